@@ -1,0 +1,44 @@
+"""edgedl takes a neural network from training to a device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+VERBS = {
+    "open": "edgedl.runtime:open",
+    "check": "edgedl.runtime.check:check",
+    "compress": "edgedl.pipeline:compress",
+    "inspect": "edgedl.passes.inspect:inspect",
+    "bench": "edgedl.pipeline:bench",
+    "eval": "edgedl.pipeline:evaluate",
+    "run": "edgedl.pipeline:run",
+    "doctor": "edgedl.pipeline:doctor",
+    "EdgeError": "edgedl.core.errors:EdgeError",
+}
+
+if TYPE_CHECKING:
+    from edgedl.core.errors import EdgeError as EdgeError
+    from edgedl.pipeline import bench as bench
+    from edgedl.pipeline import compress as compress
+    from edgedl.pipeline import doctor as doctor
+    from edgedl.pipeline import evaluate as eval  # noqa: A004
+    from edgedl.pipeline import run as run
+    from edgedl.passes.inspect import inspect as inspect
+    from edgedl.runtime import open as open  # noqa: A004
+    from edgedl.runtime.check import check as check
+
+__all__ = ["__version__", *VERBS]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in VERBS:
+        raise AttributeError(f"module `edgedl` has no attribute `{name}`")
+    from edgedl.core.registry import load
+
+    return load(VERBS[name], f"`edgedl.{name}`")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,73 @@
+"""Every error that edgedl raises on purpose, as a tree, one sentence each."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EdgeError(Exception):
+    """Something that the user can put right: where it is, what it is, and a way out."""
+
+    exit_status = 1
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}" if self.where else self.message
+
+
+class BadModel(EdgeError):
+    """The file is not a model that can be read, or its graph contradicts itself."""
+
+
+class BadSamples(EdgeError):
+    """The samples do not fit the model, or hold values that no model should see."""
+
+
+class BadBundle(EdgeError):
+    """The bundle is damaged, or was not written by edgedl."""
+
+
+class BadOption(EdgeError):
+    """The command was called in a way that it does not understand."""
+
+    exit_status = 2
+
+
+class Unsupported(EdgeError):
+    """This engine, machine or operator cannot do what was asked."""
+
+
+class Missing(EdgeError):
+    """A package that this step needs is not installed."""
+
+
+class EngineFailed(EdgeError):
+    """An engine refused the model, or failed while it ran it."""
+
+
+class WrongInput(EdgeError):
+    """The arrays given to a session are not those of its signature."""
+
+
+class WrongAnswers(EdgeError):
+    """A model answers differently from what it promised."""
+
+
+class LimitBroken(EdgeError):
+    """A limit that the user set cannot be kept; the best that was found is written all the same."""
+
+    exit_status = 3
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The hint for an unknown name: its nearest relative, then every name there is."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    listing = "known: " + ", ".join(names) if names else "none are known"
+    return f"did you mean `{close[0]}`? {listing}" if close else listing

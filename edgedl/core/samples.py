@@ -1,0 +1,256 @@
+"""Named arrays with a leading sample axis: calibration, golden and timing inputs."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+
+from edgedl.core.errors import BadSamples, nearest
+from edgedl.core.model import Signature, Tensor
+
+LABELS = "labels"
+BLOCK = 1 << 20
+
+
+class Array(Protocol):
+    """What a sample source must offer: numpy arrays do, and so does a folder of images."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    def __getitem__(self, index: Any) -> np.ndarray: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """`arrays` by input name, each with a leading sample axis, and `labels`, one row a sample.
+
+    `rows` are the samples chosen, as indices into the arrays. Once bound to a signature,
+    `keeps_axis` says of each input whether a sample keeps its axis (rows i to i+1) or loses it
+    (element i).
+    """
+
+    arrays: Mapping[str, Array]
+    labels: np.ndarray | None
+    rows: np.ndarray
+    where: str = "samples"
+    keeps_axis: Mapping[str, bool] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        return (self.feed(i) for i in range(len(self)))
+
+    def feed(self, i: int) -> dict[str, np.ndarray]:
+        """Sample `i` as the model takes it: arrays of its own in the model's shapes."""
+        row = int(self.rows[i])
+        return {
+            name: np.array(array[row : row + 1] if self.keeps_axis[name] else array[row], order="C")
+            for name, array in self.arrays.items()
+        }
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Samples:
+        """The samples at these positions, without copying any."""
+        return replace(self, rows=self.rows[np.asarray(rows, dtype=np.int64)])
+
+    @property
+    def chosen_labels(self) -> np.ndarray | None:
+        """The labels of the chosen samples, in their order."""
+        return None if self.labels is None else self.labels[self.rows]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of names, types, shapes and every chosen sample."""
+        digest = hashlib.sha256()
+        for name in sorted(self.arrays):
+            array = self.arrays[name]
+            digest.update(f"{name} {array.dtype} {array.shape[1:]} {len(self)}".encode())
+            for row in self.rows:
+                digest.update(np.ascontiguousarray(array[int(row)]).tobytes())
+        if self.chosen_labels is not None:
+            digest.update(np.ascontiguousarray(self.chosen_labels).tobytes())
+        return digest.hexdigest()
+
+    def split(self, sizes: Sequence[int], seed: int) -> list[Samples]:
+        """Disjoint random groups of these sizes; the same seed gives the same groups."""
+        order = np.random.default_rng(seed).permutation(len(self))
+        ends = np.cumsum(sizes)
+        return [
+            self.take(np.sort(order[end - size : end]))
+            for size, end in zip(sizes, ends, strict=True)
+        ]
+
+    def bind(self, signature: Signature) -> Samples:
+        """These samples, checked against a model's inputs.
+
+        Raises:
+            BadSamples: a name, type, shape or length differs, or a value is not finite.
+        """
+        expected = {tensor.name: tensor for tensor in signature.inputs}
+        for name in self.arrays:
+            if name not in expected:
+                raise BadSamples(
+                    f"array `{name}` is not an input of the model",
+                    where=self.where,
+                    hint=nearest(name, expected),
+                )
+        for name, tensor in expected.items():
+            if name not in self.arrays:
+                raise BadSamples(
+                    f"no array for the model's input `{name}`",
+                    where=self.where,
+                    hint=f"save it under that name: np.savez('samples.npz', {name}=...)"
+                    if name.isidentifier()
+                    else f"the file has: {', '.join(self.arrays) or 'nothing'}",
+                )
+            self._fits(name, tensor)
+        keeps = {name: tensor.has_batch_axis for name, tensor in expected.items()}
+        bound = replace(
+            self, arrays={name: self.arrays[name] for name in expected}, keeps_axis=keeps
+        )
+        bound._finite()
+        return bound
+
+    def _fits(self, name: str, tensor: Tensor) -> None:
+        array = self.arrays[name]
+        if array.dtype.name != tensor.dtype:
+            raise BadSamples(
+                f"array `{name}` is {array.dtype}, the model's input is {tensor.dtype}",
+                where=self.where,
+                hint=f"save it with `.astype('{tensor.dtype}')`",
+            )
+        if tensor.shape is None:
+            return
+        given: tuple[int, ...] = array.shape[1:]
+        wanted = tensor.shape[1:] if tensor.has_batch_axis else tensor.shape
+        if len(given) != len(wanted) or any(
+            isinstance(dimension, int) and dimension != size
+            for dimension, size in zip(wanted, given, strict=True)
+        ):
+            shape = ", ".join("?" if d is None else str(d) for d in wanted)
+            raise BadSamples(
+                f"a sample of `{name}` has shape ({', '.join(map(str, given))}),"
+                f" the model takes ({shape})",
+                where=self.where,
+                hint="the array's first axis counts the samples, the others are the input's own"
+                + (", without its batch axis" if tensor.has_batch_axis else ""),
+            )
+
+    def _finite(self) -> None:
+        for name, array in self.arrays.items():
+            if not (isinstance(array, np.ndarray) and np.issubdtype(array.dtype, np.floating)):
+                continue
+            for row in self.rows:
+                if not np.isfinite(array[row]).all():
+                    raise BadSamples(
+                        f"sample {row} of `{name}` holds values that are not finite",
+                        where=self.where,
+                        hint="remove the samples with NaN or infinity, or mend their pre-processing",
+                    )
+
+
+def from_arrays(arrays: Mapping[str, Any], *, where: str = "samples") -> Samples:
+    """Samples from arrays in memory; `labels`, where given, is set apart.
+
+    Raises:
+        BadSamples: there are no samples, or the arrays disagree in length.
+    """
+    inputs = {name: array for name, array in arrays.items() if name != LABELS}
+    labels = arrays.get(LABELS)
+    hint = "np.savez('samples.npz', input=x): one array per model input, samples along axis 0"
+    if not inputs:
+        raise BadSamples("there are no input arrays", where=where, hint=hint)
+    for name, array in inputs.items():
+        if not array.shape:
+            raise BadSamples(f"array `{name}` has no sample axis", where=where, hint=hint)
+        if array.dtype.hasobject:
+            raise BadSamples(f"array `{name}` holds Python objects", where=where, hint=hint)
+    lengths = {name: array.shape[0] for name, array in inputs.items()}
+    count = next(iter(lengths.values()))
+    if len(set(lengths.values())) > 1:
+        listing = ", ".join(f"`{name}` {length}" for name, length in lengths.items())
+        raise BadSamples(f"arrays of unlike length: {listing}", where=where, hint=hint)
+    if count == 0:
+        raise BadSamples("there are no samples", where=where, hint="give at least one sample")
+    if labels is not None and (not labels.shape or labels.shape[0] != count):
+        length = labels.shape[0] if labels.shape else 0
+        raise BadSamples(
+            f"{length} labels for {count} samples", where=where, hint="one label a sample"
+        )
+    if labels is not None:
+        labels = np.asarray(labels)
+    return Samples(inputs, labels, np.arange(count), where)
+
+
+def open_npz(path: str | Path) -> Samples:
+    """The samples of an `.npz` file, read from disk as they are used.
+
+    Uncompressed members are memory-mapped in place; compressed ones are unpacked once into an
+    unnamed temporary file and mapped there. Pickled arrays are refused.
+
+    Raises:
+        BadSamples: the file is missing, damaged, or not an `.npz` file.
+    """
+    path = Path(path)
+    hint = "make one with np.savez('samples.npz', input=x)"
+    try:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+            arrays = {
+                entry.filename.removesuffix(".npy"): _member(archive, entry, file)
+                for entry in archive.infolist()
+            }
+    except FileNotFoundError as error:
+        raise BadSamples("no such file", where=str(path), hint=hint) from error
+    except IsADirectoryError as error:
+        raise BadSamples("is a folder, not an .npz file", where=str(path), hint=hint) from error
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError) as error:
+        reason = str(error) or type(error).__name__
+        raise BadSamples(f"not a sound .npz file ({reason})", where=str(path), hint=hint) from error
+    return from_arrays(arrays, where=str(path))
+
+
+def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: IO[bytes]) -> np.ndarray:
+    if entry.compress_type == zipfile.ZIP_STORED and not entry.flag_bits & 1:
+        file.seek(entry.header_offset)
+        local = file.read(30)
+        if local[:4] != b"PK\x03\x04":
+            raise zipfile.BadZipFile("a member's header is damaged")
+        name_length, extra_length = struct.unpack("<HH", local[26:30])
+        start = entry.header_offset + 30 + name_length + extra_length
+        return _map(file, start, entry.file_size)
+    with tempfile.TemporaryFile() as unpacked, archive.open(entry) as member:
+        written = 0
+        while block := member.read(BLOCK):
+            written += len(block)
+            if written > entry.file_size:
+                raise zipfile.BadZipFile("a member is larger than it says")
+            unpacked.write(block)
+        unpacked.flush()
+        return _map(unpacked, 0, written)
+
+
+def _map(file: IO[bytes], start: int, size: int) -> np.ndarray:
+    file.seek(start)
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("holds pickled Python objects, which are never read")
+    offset = file.tell()
+    length = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if length != size - (offset - start):
+        raise ValueError("a member's length does not fit its shape")
+    if length == 0:
+        return np.empty(shape, dtype)
+    return np.memmap(file, dtype, "r", offset, shape, "F" if fortran else "C")

@@ -1,0 +1,141 @@
+"""Statistics of timings and of answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Verdict = Literal["faster", "slower", "inconclusive"]
+
+# MLPerf Inference's early stopping needs this many samples before a percentile may be claimed.
+FLOORS = {"p50": 10, "p90": 64, "p99": 662}
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A ratio with its 95 % interval."""
+
+    ratio: float
+    low: float
+    high: float
+
+    def verdict(self, noise_floor: float) -> Verdict:
+        """`faster` or `slower` only where the whole interval clears 1 by the noise floor."""
+        if self.low > 1 + noise_floor:
+            return "faster"
+        if self.high < 1 - noise_floor:
+            return "slower"
+        return "inconclusive"
+
+    def to_json(self) -> dict[str, float]:
+        return {"ratio": self.ratio, "low": self.low, "high": self.high}
+
+
+def percentiles(milliseconds: np.ndarray) -> dict[str, float | int | None]:
+    """min, p50, p90, p99, mean and sample count; a percentile without enough samples is None."""
+    row: dict[str, float | int | None] = {"min": float(milliseconds.min())}
+    for name, floor in FLOORS.items():
+        quantile = float(name[1:]) / 100
+        enough = len(milliseconds) >= floor
+        row[name] = float(np.quantile(milliseconds, quantile)) if enough else None
+    row["mean"] = float(milliseconds.mean())
+    row["samples"] = len(milliseconds)
+    return row
+
+
+def bootstrap_ratio(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Interval:
+    """How many times faster B is than A, from one median of each a round.
+
+    The ratio is the median of the rounds' ratios a/b; rounds, not samples, are drawn again, since
+    samples within a round are correlated (Efron and Tibshirani, An Introduction to the Bootstrap,
+    1993, percentile interval).
+    """
+    ratios = np.asarray(a, dtype=float) / np.asarray(b, dtype=float)
+    draws = np.random.default_rng(seed).integers(0, len(ratios), (2000, len(ratios)))
+    medians = np.median(ratios[draws], axis=1)
+    low, high = np.quantile(medians, [0.025, 0.975])
+    return Interval(float(np.median(ratios)), float(low), float(high))
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    """Cosine of the angle between two arrays, each taken as one vector; 1 where both are zero."""
+    x, y = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
+    norms = float(np.linalg.norm(x) * np.linalg.norm(y))
+    if norms == 0:
+        return 1.0 if np.array_equal(x, y) else 0.0
+    return float(np.clip(x @ y / norms, -1, 1))
+
+
+def decibels(signal: float, noise: float) -> float:
+    """10 log10 of signal to noise power, between -100 and 200 dB."""
+    if noise <= 0:
+        return 200.0
+    return float(np.clip(10 * np.log10(max(signal, 1e-300) / noise), -100, 200))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How alike two models answer the same samples.
+
+    `top1` is the share of samples whose largest entry along the last axis of the first output
+    stands at the same place (None where no output has classes), `cosine` the mean cosine per
+    sample, `sqnr_db` signal to noise power in decibels over all samples, the worst output's.
+    """
+
+    top1: float | None
+    cosine: float
+    sqnr_db: float
+    samples: int
+
+    def to_json(self) -> dict[str, float | int | None]:
+        return {
+            "top1": self.top1,
+            "cosine": self.cosine,
+            "sqnr_db": self.sqnr_db,
+            "samples": self.samples,
+        }
+
+
+class AgreementMeter:
+    """Gathers an `Agreement` sample by sample, keeping sums only."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.cosines: dict[str, float] = {}
+        self.signal: dict[str, float] = {}
+        self.noise: dict[str, float] = {}
+        self.same = 0
+        self.votes = 0
+
+    def add(self, expected: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> None:
+        self.samples += 1
+        for position, (name, reference) in enumerate(expected.items()):
+            answer = given[name]
+            x, y = reference.astype(np.float64), answer.astype(np.float64)
+            if x.shape != y.shape:
+                self.cosines[name] = self.cosines.get(name, 0.0)
+                self.signal[name] = self.signal.get(name, 0.0)
+                self.noise[name] = float("inf")
+                continue
+            self.cosines[name] = self.cosines.get(name, 0.0) + cosine(x, y)
+            self.signal[name] = self.signal.get(name, 0.0) + float(np.sum(x * x))
+            difference = float(np.sum((x - y) ** 2))
+            self.noise[name] = self.noise.get(name, 0.0) + (
+                difference if np.isfinite(difference) else float("inf")
+            )
+            if position == 0 and x.ndim >= 1 and x.shape[-1] > 1:
+                matches = x.argmax(-1) == y.argmax(-1)
+                self.same += int(np.sum(matches))
+                self.votes += matches.size
+
+    def result(self) -> Agreement:
+        worst = min(self.cosines, key=lambda name: self.cosines[name], default=None)
+        return Agreement(
+            top1=self.same / self.votes if self.votes else None,
+            cosine=self.cosines[worst] / self.samples if worst else 1.0,
+            sqnr_db=min((decibels(self.signal[n], self.noise[n]) for n in self.signal), default=200.0),
+            samples=self.samples,
+        )

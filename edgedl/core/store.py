@@ -1,0 +1,129 @@
+"""A folder of results, each kept under what it was made from."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgedl.core.errors import EdgeError
+
+STALE_SECONDS = 24 * 3600
+DEFAULT_LIMIT_BYTES = 20 * 10**9
+
+
+def default_root() -> Path:
+    """`$EDGEDL_STORE`, else `edgedl` in the user's cache folder."""
+    if "EDGEDL_STORE" in os.environ:
+        return Path(os.environ["EDGEDL_STORE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgedl"
+
+
+def key_of(**parts: Any) -> str:
+    """A name for whatever the parts, plain JSON values, make together."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Store:
+    """Results in `root`, one folder a key.
+
+    A result appears whole or not at all: it is made in a private folder beside its place and
+    renamed into it. Two processes that make the same result both finish, and the first one's is
+    kept. What a killed process leaves behind is removed a day later.
+    """
+
+    root: Path
+    limit_bytes: int = DEFAULT_LIMIT_BYTES
+
+    def make(self, key: str, build: Callable[[Path], None]) -> Path:
+        """The folder of `key`, made by `build(folder)` where it is not there yet.
+
+        Raises:
+            EdgeError: the store cannot be written.
+        """
+        place = self.root / key[:2] / key
+        if place.is_dir():
+            with contextlib.suppress(OSError):
+                os.utime(place)
+            return place
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            work = Path(tempfile.mkdtemp(prefix=".making-", dir=place.parent))
+        except OSError as error:
+            raise EdgeError(
+                f"the store cannot be written ({error.strerror})",
+                where=str(self.root),
+                hint="set EDGEDL_STORE to a folder that can",
+            ) from error
+        try:
+            build(work)
+            try:
+                work.rename(place)
+            except OSError:
+                if not place.is_dir():
+                    raise
+            self.tidy()
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        return place
+
+    def tidy(self) -> None:
+        """Remove abandoned work, then the results longest unused, down to the size limit."""
+        now = time.time()
+        kept: list[tuple[float, int, Path]] = []
+        for folder in self.root.glob("??/*"):
+            with contextlib.suppress(OSError):
+                age = now - folder.stat().st_mtime
+                if folder.name.startswith(".making-"):
+                    if age > STALE_SECONDS:
+                        shutil.rmtree(folder, ignore_errors=True)
+                    continue
+                size = sum(path.stat().st_size for path in folder.iterdir())
+                kept.append((age, size, folder))
+        total = sum(size for _, size, _ in kept)
+        for age, size, folder in sorted(kept, reverse=True):
+            if total <= self.limit_bytes or age < 3600:
+                break
+            shutil.rmtree(folder, ignore_errors=True)
+            total -= size
+
+
+def default_store() -> Store:
+    """The store that commands use where none is given."""
+    return Store(default_root())
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well.
+
+    Raises:
+        EdgeError: the folder is not there or cannot be written.
+    """
+    work = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        work.touch(exist_ok=False)
+    except OSError as error:
+        raise EdgeError(
+            f"cannot be written ({error.strerror})",
+            where=str(path),
+            hint="name a file in a folder that exists and that you may write to",
+        ) from error
+    try:
+        yield work
+        os.replace(work, path)
+    except IsADirectoryError as error:
+        raise EdgeError("is a directory", where=str(path), hint="name a file") from error
+    finally:
+        work.unlink(missing_ok=True)

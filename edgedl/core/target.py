@@ -1,0 +1,107 @@
+"""Named kinds of device, and the quantization scheme that each engine computes fastest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from edgedl.core.errors import BadOption, nearest
+
+PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
+MOVES = frozenset(
+    {
+        "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad",
+        "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How an engine wants its int8 graph written.
+
+    Attributes:
+        name: for the plan's listing.
+        activations: `asymmetric` is uint8 with a zero point; `symmetric` is int8 with zero point
+            0, or uint8 with zero point 0 where a tensor is never negative, unless `signed_only`.
+        signed_only: never uint8.
+        outputs: whether an int8 operator's output must be quantized too for the engine to take
+            its integer kernel.
+        optional_outputs: operators whose integer kernel also comes with a float output.
+        operators: what the engine computes in int8.
+        moves: operators that carry integer codes through unchanged; their outputs take their
+            inputs' scale.
+        bias_apart: whether a Gemm must leave its float bias to an Add behind it, because the
+            engine's integer Gemm takes none.
+    """
+
+    name: str
+    activations: Literal["asymmetric", "symmetric"]
+    outputs: bool
+    operators: frozenset[str]
+    moves: frozenset[str]
+    signed_only: bool = False
+    optional_outputs: frozenset[str] = frozenset()
+    bias_apart: bool = False
+
+
+ONNXRUNTIME = Scheme(
+    "onnxruntime",
+    activations="asymmetric",
+    outputs=True,
+    bias_apart=True,
+    optional_outputs=frozenset({"MatMul", "Gemm"}),
+    operators=PRODUCTS
+    | {"Add", "Mul", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Resize", "Concat"},
+    moves=MOVES - {"Concat", "Pad", "Tile", "Expand", "DepthToSpace", "SpaceToDepth"},
+)
+OPENVINO = Scheme(
+    "openvino",
+    activations="symmetric",
+    outputs=False,
+    operators=PRODUCTS | {"ConvTranspose", "Add", "Mul", "AveragePool", "GlobalAveragePool", "Concat"},
+    moves=MOVES,
+)
+TENSORRT = Scheme(
+    "tensorrt",
+    activations="symmetric",
+    signed_only=True,
+    outputs=False,
+    operators=PRODUCTS | {"ConvTranspose", "Add", "AveragePool", "GlobalAveragePool"},
+    moves=MOVES,
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A named kind of device: the engines that run there, the best guess first."""
+
+    name: str
+    engines: tuple[str, ...]
+    about: str
+
+
+TARGETS: Mapping[str, Target] = {
+    "cpu": Target(
+        "cpu", ("openvino", "onnxruntime"), "the fastest CPU engine that is installed, by measuring"
+    ),
+    "onnxruntime": Target("onnxruntime", ("onnxruntime",), "any CPU, Arm too"),
+    "openvino": Target("openvino", ("openvino",), "Intel and other x86 CPUs, Arm"),
+}
+SCHEMES: Mapping[str, Scheme] = {
+    "onnxruntime": ONNXRUNTIME,
+    "openvino": OPENVINO,
+    "tensorrt": TENSORRT,
+}
+
+
+def target_of(name: str) -> Target:
+    """The target of this name.
+
+    Raises:
+        BadOption: there is none; the hint says the nearest one.
+    """
+    if name not in TARGETS:
+        raise BadOption(f"unknown target `{name}`", hint=nearest(name, TARGETS))
+    return TARGETS[name]

@@ -1,0 +1,57 @@
+"""Sizes, times and drops as people write them, both ways."""
+
+from __future__ import annotations
+
+import re
+
+from edgedl.core.errors import BadOption
+
+BYTES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z%]*)\s*", re.IGNORECASE)
+
+
+def split(text: str, what: str, example: str) -> tuple[float, str]:
+    match = NUMBER.fullmatch(text)
+    if match is None:
+        raise BadOption(f"`{text}` is not {what}", hint=f"write it like `{example}`")
+    return float(match[1]), match[2].lower()
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes in `500kB` or `2MB` (powers of ten); a bare number is bytes."""
+    number, unit = split(text, "a size", "500kB")
+    if unit and unit not in BYTES:
+        raise BadOption(f"`{text}` is not a size", hint="units: B, kB, MB, GB, as in `500kB`")
+    return round(number * BYTES[unit or "b"])
+
+
+def parse_ms(text: str) -> float:
+    """Milliseconds in `5ms`, `800us` or `1s`; a bare number is milliseconds."""
+    number, unit = split(text, "a time", "5ms")
+    if unit and unit not in MILLISECONDS:
+        raise BadOption(f"`{text}` is not a time", hint="units: us, ms, s, as in `5ms`")
+    return number * MILLISECONDS[unit or "ms"]
+
+
+def parse_drop(text: str) -> float:
+    """A drop as a fraction of the metric's scale: `1%` and `0.01` are both 0.01."""
+    number, unit = split(text, "a drop", "1%")
+    if unit not in ("", "%") or (drop := number / 100 if unit else number) > 1:
+        raise BadOption(f"`{text}` is not a drop", hint="write `1%` or `0.01`")
+    return drop
+
+
+def format_bytes(count: float) -> str:
+    """`14.2 MB`, in powers of ten."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}" if count < 1000 * scale else f"{count / scale:.0f} {unit}"
+    return f"{count:.0f} B"
+
+
+def format_ms(milliseconds: float) -> str:
+    """`4.41 ms`, three significant digits; microseconds below a tenth of a millisecond."""
+    if milliseconds < 0.1:
+        return f"{milliseconds * 1000:.3g} us"
+    return f"{milliseconds:.0f} ms" if milliseconds >= 1000 else f"{milliseconds:.3g} ms"

@@ -1,0 +1,8 @@
+"""Passes: an ONNX model in, an ONNX model out."""
+
+PASSES = {
+    "clean": "edgedl.passes.clean:Clean",
+    "fold": "edgedl.passes.fold:Fold",
+    "quantize": "edgedl.passes.quantize:Quantize",
+    "shapes": "edgedl.passes.shapes:Shapes",
+}

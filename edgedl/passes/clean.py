@@ -1,0 +1,80 @@
+"""Remove what a graph carries without need, and name what has no name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+from onnxscript.rewriter import RewriteRuleSet
+from onnxscript.rewriter.rules import common as rules
+from onnxscript.version_converter import ConvertVersionPass
+
+from edgedl.core.errors import BadModel
+from edgedl.core.model import Model
+from edgedl.passes.graph import HISTORY_KEY, rewrite
+
+
+@dataclass(frozen=True)
+class Clean:
+    """The same function as a tidy graph in topological order, of opset 13 or later.
+
+    Initialisers that are also inputs become plain initialisers (they forbid constant folding),
+    Constant nodes become initialisers, model-local functions are inlined, and identities, dropout,
+    dead nodes, duplicates and documentation strings go.
+
+    Attributes:
+        min_opset: an older model is raised to it; per-channel scales need 13.
+
+    Raises:
+        BadModel: the opset cannot be raised.
+    """
+
+    name: ClassVar[str] = "clean"
+    min_opset: int = 13
+
+    def __call__(self, model: Model) -> Model:
+        return rewrite(model, self)
+
+    def edit(self, graph: ir.Model) -> None:
+        history = graph.metadata_props.get(HISTORY_KEY)
+        ir.passes.Sequential(
+            common.RemoveInitializersFromInputsPass(),
+            common.InlinePass(),
+            common.RemoveUnusedFunctionsPass(),
+            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+            common.TopologicalSortPass(),
+        )(graph)
+        opset = graph.opset_imports.get("", graph.opset_imports.get("ai.onnx", 1))
+        if opset < self.min_opset:
+            self._raise_opset(graph, opset)
+        RewriteRuleSet([rules.dropout_inference_rule, rules.dropout_zero_rule]).apply_to_model(graph)
+        ir.passes.Sequential(
+            common.IdentityEliminationPass(),
+            common.CommonSubexpressionEliminationPass(),
+            common.DeduplicateInitializersPass(),
+            common.RemoveUnusedNodesPass(),
+            common.RemoveUnusedOpsetsPass(),
+            common.ClearMetadataAndDocStringPass(),
+            common.NameFixPass(),
+            common.TopologicalSortPass(),
+        )(graph)
+        graph.ir_version = max(graph.ir_version or 8, 8)
+        if history is not None:
+            graph.metadata_props[HISTORY_KEY] = history
+
+    def _raise_opset(self, graph: ir.Model, opset: int) -> None:
+        try:
+            ConvertVersionPass(self.min_opset, fallback=True)(graph)
+        except Exception as error:
+            raise BadModel(
+                f"opset {opset} could not be raised to {self.min_opset}",
+                hint=f"export it again with opset_version={self.min_opset} or later",
+            ) from error
+        if graph.opset_imports.get("", 0) < self.min_opset:
+            raise BadModel(
+                f"opset {opset} could not be raised to {self.min_opset}",
+                hint=f"export it again with opset_version={self.min_opset} or later",
+            )
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)

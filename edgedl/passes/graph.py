@@ -1,0 +1,336 @@
+"""ONNX files in and out: a `Model` for everyone, an editable graph inside this folder only."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import google.protobuf.message
+import onnx
+import onnx_ir as ir
+
+import edgedl
+from edgedl.core.errors import BadModel, EdgeError, nearest
+from edgedl.core.model import Model, Signature, Step, Tensor, sha256
+from edgedl.core.registry import version
+from edgedl.core.samples import Samples
+from edgedl.core.store import Store, default_store, key_of
+
+HISTORY_KEY = "edgedl.history"
+EXTERNAL_BYTES = 8 << 20
+DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+FILE_NAME = "model.onnx"
+DATA_SUFFIX = ".data"
+
+
+class Edit(Protocol):
+    """What a pass gives to `rewrite`: its name, its settings as fields, and one in-place edit."""
+
+    name: ClassVar[str]
+
+    def edit(self, graph: ir.Model) -> None: ...
+
+
+def open_model(path: str | Path) -> Model:
+    """The model in an ONNX file, checked for soundness, none of its weights copied.
+
+    Raises:
+        BadModel: not an ONNX file, truncated, cyclic, an initialiser or external data file is
+            missing, an operator or domain is unknown, or it has no inputs or outputs.
+    """
+    path = Path(path)
+    graph = read(path)
+    signature = signature_of(graph, str(path))
+    files = (path, *external_files(graph, path))
+    history = tuple(
+        Step.from_json(step) for step in json.loads(graph.metadata_props.get(HISTORY_KEY, "[]"))
+    )
+    return Model(path, sha256(files), signature, history, files)
+
+
+def read(path: Path) -> ir.Model:
+    """The graph in an ONNX file; external data stays on disk, memory-mapped on use."""
+    try:
+        proto = onnx.load_model_from_string(path.read_bytes())
+    except FileNotFoundError as error:
+        raise BadModel("no such file", where=str(path), hint="give the path of an ONNX file") from error
+    except IsADirectoryError as error:
+        raise BadModel("is a folder", where=str(path), hint="give the ONNX file in it") from error
+    except OSError as error:
+        raise BadModel(f"cannot be read ({error.strerror})", where=str(path)) from error
+    except google.protobuf.message.DecodeError as error:
+        raise BadModel(
+            "not an ONNX file, or a truncated one",
+            where=str(path),
+            hint="export it again; torch: torch.onnx.export(model, args, 'model.onnx')",
+        ) from error
+    _check(proto, str(path))
+    try:
+        graph = ir.serde.deserialize_model(proto)
+    except Exception as error:
+        raise BadModel(f"damaged ({first_line(error)})", where=str(path), hint="export it again") from error
+    ir.external_data.set_base_dir(graph.graph, path.parent)
+    _check_external(graph, path)
+    return graph
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's text that says something, shortened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _check(proto: onnx.ModelProto, where: str) -> None:
+    graph = proto.graph
+    if not proto.ir_version or not graph.node:
+        raise BadModel("not an ONNX file, or an empty one", where=where, hint="export it again")
+    initializers = {tensor.name for tensor in graph.initializer}
+    initializers |= {tensor.values.name for tensor in graph.sparse_initializer}
+    if not any(value.name not in initializers for value in graph.input):
+        raise BadModel(
+            "the model has no inputs",
+            where=where,
+            hint="export it with its inputs as arguments; a constant needs no compression",
+        )
+    if not graph.output:
+        raise BadModel("the model has no outputs", where=where, hint="export it again")
+    functions = {(function.domain, function.name) for function in proto.functions}
+    opsets = {opset.domain: opset.version for opset in proto.opset_import}
+    _check_graph(graph, set(), functions, opsets, where)
+
+
+def _check_graph(
+    graph: onnx.GraphProto,
+    outer: set[str],
+    functions: set[tuple[str, str]],
+    opsets: dict[str, int],
+    where: str,
+) -> None:
+    made_by_node = {name: node for node in graph.node for name in node.output if name}
+    known = outer | {value.name for value in graph.input}
+    known |= {tensor.name for tensor in graph.initializer}
+    known |= {tensor.values.name for tensor in graph.sparse_initializer}
+    for node in graph.node:
+        _check_operator(node, functions, opsets, where)
+        for name in node.input:
+            if name and name not in known and name not in made_by_node:
+                raise BadModel(
+                    f"node `{node.name or node.op_type}` reads `{name}`, which nothing makes:"
+                    " a missing initialiser or node",
+                    where=where,
+                    hint="export it again, with its weights",
+                )
+    waiting = {id(node): {n for n in node.input if n in made_by_node and n not in known} for node in graph.node}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in waiting[id(node)]:
+            readers.setdefault(name, []).append(node)
+    ready = [node for node in graph.node if not waiting[id(node)]]
+    done = 0
+    while ready:
+        node = ready.pop()
+        done += 1
+        for name in node.output:
+            for reader in readers.get(name, ()):
+                waiting[id(reader)].discard(name)
+                if not waiting[id(reader)]:
+                    ready.append(reader)
+    if done < len(graph.node):
+        stuck = next(node for node in graph.node if waiting[id(node)])
+        raise BadModel(
+            f"the graph is cyclic: node `{stuck.name or stuck.op_type}` waits for its own output",
+            where=where,
+            hint="export it again; recurrence belongs into Loop, Scan, LSTM or a state input",
+        )
+    for value in graph.output:
+        if value.name not in known and value.name not in made_by_node:
+            raise BadModel(f"nothing makes the output `{value.name}`", where=where, hint="export it again")
+    scope = known | set(made_by_node)
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                if body.node:
+                    _check_graph(body, scope, functions, opsets, where)
+
+
+def _check_operator(
+    node: onnx.NodeProto, functions: set[tuple[str, str]], opsets: dict[str, int], where: str
+) -> None:
+    if (node.domain, node.op_type) in functions:
+        return
+    if node.domain not in DOMAINS:
+        raise BadModel(
+            f"operator `{node.op_type}` is of the unknown domain `{node.domain}`",
+            where=where,
+            hint="export it to standard ONNX operators; custom operators cannot be compressed",
+        )
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    if domain != "com.microsoft" and not onnx.defs.has(node.op_type, domain):
+        names = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == domain}
+        raise BadModel(
+            f"unknown operator `{node.op_type}`", where=where, hint=nearest(node.op_type, names).split(", ", 12)[0]
+        )
+
+
+def _check_external(graph: ir.Model, path: Path) -> None:
+    for tensor in _external_tensors(graph):
+        location = Path(tensor.location)
+        if location.is_absolute() or ".." in location.parts:
+            raise BadModel(
+                f"external data `{location}` lies outside the model's folder",
+                where=str(path),
+                hint="save it again with its data beside it",
+            )
+        file = path.parent / location
+        if not file.is_file():
+            raise BadModel(
+                f"the external data file `{location}` is missing",
+                where=str(path),
+                hint=f"copy it to {path.parent}",
+            )
+        if (tensor.offset or 0) + (tensor.length or 0) > file.stat().st_size:
+            raise BadModel(
+                f"the external data file `{location}` is truncated", where=str(path), hint="copy it again"
+            )
+
+
+def _external_tensors(graph: ir.Model) -> Iterator[ir.ExternalTensor]:
+    for subgraph in (graph.graph, *graph.graph.subgraphs()):
+        for value in subgraph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                yield value.const_value
+
+
+def external_files(graph: ir.Model, path: Path) -> tuple[Path, ...]:
+    """The external data files of a graph read from `path`, in order of name."""
+    return tuple(sorted({path.parent / tensor.location for tensor in _external_tensors(graph)}))
+
+
+def signature_of(graph: ir.Model, where: str) -> Signature:
+    """Inputs that are not initialisers, and outputs."""
+    inputs = [value for value in graph.graph.inputs if value.name not in graph.graph.initializers]
+    return Signature(
+        tuple(tensor_of(value, where) for value in inputs),
+        tuple(tensor_of(value, where) for value in graph.graph.outputs),
+    )
+
+
+def tensor_of(value: ir.Value, where: str) -> Tensor:
+    name = value.name or ""
+    if value.dtype is None:
+        raise BadModel(f"`{name}` has no element type", where=where, hint="export it again")
+    try:
+        dtype = value.dtype.numpy().name
+    except TypeError as error:
+        raise BadModel(f"`{name}` is {value.dtype}, which no array holds", where=where) from error
+    return Tensor(name, dtype, None if value.shape is None else shape_of(value))
+
+
+def shape_of(value: ir.Value) -> tuple[int | str | None, ...]:
+    """A value's dimensions: ints, names of dynamic axes, None; () for unknown rank."""
+    if value.shape is None:
+        return ()
+    return tuple(
+        dimension if isinstance(dimension, int) else dimension.value for dimension in value.shape
+    )
+
+
+def settings_of(edit: Any) -> dict[str, Any]:
+    """A pass's fields as plain JSON; samples stand as their digest."""
+    assert is_dataclass(edit)
+    return {
+        field.name: _plain(getattr(edit, field.name))
+        for field in fields(edit)
+        if getattr(edit, field.name) is not None
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Samples):
+        return {"samples": len(value), "digest": value.digest}
+    if hasattr(value, "to_json"):
+        return value.to_json()
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (tuple, list, frozenset, set)):
+        return [_plain(entry) for entry in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
+    return value
+
+
+def versions() -> dict[str, str]:
+    """The versions of what edits graphs."""
+    found = {name: version(package) for name, package in
+             (("onnx", "onnx"), ("onnx_ir", "onnx-ir"), ("onnxscript", "onnxscript"))}
+    return {"edgedl": edgedl.__version__, **{name: v for name, v in found.items() if v}}
+
+
+def rewrite(model: Model, *edits: Edit, store: Store | None = None) -> Model:
+    """The model after these edits in turn, read once and written once, into the store.
+
+    The same model, settings and library versions give the same file.
+
+    Raises:
+        BadModel: an edit failed on this graph.
+    """
+    source = model.digest
+    steps: list[Step] = []
+    for edit in edits:
+        steps.append(Step(edit.name, settings_of(edit), source, versions()))
+        source = key_of(step=steps[-1].to_json())
+    history = (*model.history, *steps)
+
+    def build(folder: Path) -> None:
+        graph = read(model.path)
+        for edit in edits:
+            try:
+                edit.edit(graph)
+            except EdgeError:
+                raise
+            except Exception as error:
+                raise BadModel(
+                    f"pass `{edit.name}` failed on this graph ({first_line(error)})",
+                    where=str(model.path),
+                    hint="does it run as it is? try `edgedl bench` on it",
+                ) from error
+        graph.metadata_props[HISTORY_KEY] = json.dumps(
+            [step.to_json() for step in history], sort_keys=True
+        )
+        write(graph, folder / FILE_NAME)
+
+    folder = (store or default_store()).make(
+        key_of(model=model.digest, steps=[step.to_json() for step in steps]), build
+    )
+    return open_model(folder / FILE_NAME)
+
+
+def write(graph: ir.Model, path: Path) -> None:
+    """Save a graph; weights that pass 8 MiB together lie beside it, to be memory-mapped."""
+    weights = sum(
+        value.const_value.nbytes
+        for value in graph.graph.initializers.values()
+        if value.const_value is not None
+    )
+    graph.producer_name, graph.producer_version = "edgedl", edgedl.__version__
+    if weights > EXTERNAL_BYTES:
+        ir.save(graph, path, external_data=path.name + DATA_SUFFIX, size_threshold_bytes=1024)
+    else:
+        ir.external_data.load_to_model(graph)
+        ir.save(graph, path)
+
+
+def write_beside(graph: ir.Model, model: Model, path: Path) -> None:
+    """Save an edited graph that shares the external data of `model`, which it was read from."""
+    for file in model.files[1:]:
+        link = path.parent / file.relative_to(model.path.parent)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file, link)
+        except OSError:
+            shutil.copyfile(file, link)
+    ir.save(graph, path)

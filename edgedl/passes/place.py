@@ -1,0 +1,140 @@
+"""Carry out a plan: put its quantizers into the graph, as QuantizeLinear and DequantizeLinear."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from edgedl.core.errors import BadOption
+from edgedl.core.model import Model
+from edgedl.core.target import SCHEMES
+from edgedl.passes.graph import rewrite
+from edgedl.passes.plan import Plan, Quantizer, weight_scales
+
+
+@dataclass(frozen=True)
+class Place:
+    """The graph with the plan's int8 operators between quantizers, its biases in float.
+
+    Weights are stored as int8 with float32 scales; the format is ONNX's QDQ, operators
+    QuantizeLinear and DequantizeLinear of opset 13.
+
+    Raises:
+        BadOption: the plan names a node or tensor that the graph has not.
+    """
+
+    name: ClassVar[str] = "place"
+    plan: Plan
+
+    def __call__(self, model: Model) -> Model:
+        return rewrite(model, self)
+
+    def edit(self, graph: ir.Model) -> None:
+        nodes = {node.name: node for node in graph.graph}
+        values = {value.name: value for value in graph.graph.inputs}
+        values |= {value.name: value for node in graph.graph for value in node.outputs}
+        self._fits(set(nodes), set(values))
+        for name, quantizer in self.plan.activations.items():
+            readers = [nodes[reader] for reader in self.plan.readers[name]]
+            if readers:
+                _insert_quantizer(graph.graph, values[name], quantizer, readers)
+        done: dict[tuple[str, int | None], ir.Value] = {}
+        for name, (position, axis) in self.plan.weights.items():
+            weight = nodes[name].inputs[position]
+            assert weight is not None
+            key = (weight.name or "", axis)
+            if key not in done:
+                done[key] = _insert_weight(graph.graph, weight, axis, nodes[name])
+            nodes[name].replace_input_with(position, done[key])
+        if SCHEMES[self.plan.scheme].bias_apart:
+            for name in self.plan.weights:
+                _set_bias_apart(graph.graph, nodes[name])
+        common.RemoveUnusedNodesPass()(graph)
+        common.TopologicalSortPass()(graph)
+
+    def _fits(self, nodes: set[str | None], values: set[str | None]) -> None:
+        unknown = [name for name in (*self.plan.int8, *self.plan.weights) if name not in nodes]
+        unknown += [name for name in self.plan.activations if name not in values]
+        if unknown:
+            raise BadOption(
+                f"the plan names `{unknown[0]}`, which the model has not",
+                hint="plan again for this model",
+            )
+
+
+def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    value = ir.Value(
+        name=name,
+        shape=ir.Shape(array.shape),
+        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+        const_value=ir.tensor(array, name=name),
+    )
+    graph.register_initializer(value)
+    return value
+
+
+def _insert_quantizer(
+    graph: ir.Graph, value: ir.Value, quantizer: Quantizer, readers: list[ir.Node]
+) -> None:
+    name = value.name or ""
+    scale = _constant(graph, f"{name}_scale", np.asarray(quantizer.scale, np.float32))
+    zero = _constant(graph, f"{name}_zero_point", np.asarray(quantizer.zero_point, quantizer.dtype))
+    quantize = ir.node("QuantizeLinear", [value, scale, zero], name=f"{name}_quantize")
+    codes = quantize.outputs[0]
+    codes.name, codes.shape, codes.type = f"{name}_codes", value.shape, ir.TensorType(zero.dtype)  # type: ignore[arg-type]
+    dequantize = ir.node("DequantizeLinear", [codes, scale, zero], name=f"{name}_dequantize")
+    real = dequantize.outputs[0]
+    real.name, real.shape, real.type = f"{name}_quantized", value.shape, value.type
+    producer = value.producer()
+    if producer is None:
+        graph.insert_before(graph[0], [quantize, dequantize])
+    else:
+        graph.insert_after(producer, [quantize, dequantize])
+    for reader in readers:
+        for position, operand in enumerate(reader.inputs):
+            if operand is value:
+                reader.replace_input_with(position, real)
+
+
+def _insert_weight(graph: ir.Graph, weight: ir.Value, axis: int | None, reader: ir.Node) -> ir.Value:
+    assert weight.const_value is not None
+    array = weight.const_value.numpy()
+    scales = weight_scales(array, axis)
+    spread = scales if axis is None else scales.reshape([-1 if i == axis else 1 for i in range(array.ndim)])
+    codes = np.clip(np.rint(array / spread), -127, 127).astype(np.int8)
+    stem = weight.name if axis is None else f"{weight.name}_axis{axis}"
+    stored = _constant(graph, f"{stem}_int8", codes)
+    scale = _constant(graph, f"{stem}_scale", scales)
+    zero = _constant(graph, f"{stem}_zero_point", np.zeros(scales.shape, np.int8))
+    attributes = {} if axis is None else {"axis": axis}
+    node = ir.node("DequantizeLinear", [stored, scale, zero], attributes, name=f"{stem}_dequantize")
+    node.outputs[0].name = f"{stem}_dequantized"
+    node.outputs[0].shape, node.outputs[0].type = weight.shape, weight.type
+    graph.insert_before(reader, [node])
+    return node.outputs[0]
+
+
+def _set_bias_apart(graph: ir.Graph, node: ir.Node) -> None:
+    """A Gemm without bias, or a two-dimensional MatMul written as one, and an Add behind it."""
+    data = node.inputs[0]
+    flat = data is not None and data.shape is not None and len(data.shape) == 2
+    if node.op_type == "MatMul" and flat and len(node.inputs[1].shape or ()) == 2:  # type: ignore[union-attr]
+        node.op_type = "Gemm"
+        return
+    if node.op_type != "Gemm" or len(node.inputs) < 3 or node.inputs[2] is None:
+        return
+    bias, whole = node.inputs[2], node.outputs[0]
+    product = ir.node("Gemm", [data, node.inputs[1]], dict(node.attributes), name=f"{node.name}_product")
+    product.outputs[0].name = f"{whole.name}_product"
+    product.outputs[0].type, product.outputs[0].shape = whole.type, whole.shape
+    added = ir.node("Add", [product.outputs[0], bias], name=f"{node.name}_bias")
+    added.outputs[0].type, added.outputs[0].shape = whole.type, whole.shape
+    name = whole.name
+    ir.convenience.replace_nodes_and_values(
+        graph, node, [node], [product, added], [whole], [added.outputs[0]]
+    )
+    added.outputs[0].name = name

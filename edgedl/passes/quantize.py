@@ -1,0 +1,85 @@
+"""Static int8: calibrate, plan, then place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from edgedl.core.model import Model
+from edgedl.core.progress import Progress, silent
+from edgedl.core.samples import Samples
+from edgedl.core.target import SCHEMES
+from edgedl.passes.calibrate import calibrate
+from edgedl.passes.graph import read, rewrite
+from edgedl.passes.place import Place
+from edgedl.passes.plan import Extent, Plan, decide, layout, not_finite
+from edgedl.passes.ranges import Histogram, Method
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """The model in int8 by the rules of a target's scheme, as ONNX QDQ with float biases.
+
+    Attributes:
+        samples: what calibration runs, bound to the model's signature.
+        scheme: the engine whose rules decide.
+        method: how a tensor's range is found.
+        extent: how far the rules go.
+        keep_float: nodes that stay float, and why.
+    """
+
+    name: ClassVar[str] = "quantize"
+    tolerance: ClassVar[float] = 0.9
+    samples: Samples
+    scheme: str = "onnxruntime"
+    method: Method = "mse"
+    extent: Extent = "full"
+    keep_float: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(self, model: Model) -> Model:
+        return rewrite(model, Place(self.plan(model)))
+
+    def plan(self, model: Model, progress: Progress = silent) -> Plan:
+        """The plan that placing will carry out."""
+        found = layout(
+            read(model.path), SCHEMES[self.scheme], extent=self.extent, keep_float=self.keep_float
+        )
+        histograms = calibrate(model, found.tensors, self.samples, progress=progress)
+        return plan(
+            model, self.scheme, histograms, self.method, extent=self.extent, keep_float=self.keep_float
+        )
+
+
+def plan(
+    model: Model,
+    scheme: str,
+    histograms: Mapping[str, Histogram],
+    method: Method,
+    *,
+    extent: Extent = "full",
+    keep_float: Mapping[str, str] | None = None,
+) -> Plan:
+    """A plan from histograms that were counted before, for any extent within theirs.
+
+    Operators whose tensors were not finite, or were never seen, stay float.
+    """
+    graph = read(model.path)
+    rules = SCHEMES[scheme]
+    kept = dict(keep_float or {})
+    while True:
+        found = layout(graph, rules, extent=extent, keep_float=kept)
+        broken = not_finite(found, histograms)
+        culprits = {
+            node
+            for name in broken
+            for node in found.readers[name]
+            if any(d.node == node and d.precision == "int8" for d in found.decisions)
+        } or {
+            d.node
+            for d in found.decisions
+            if d.precision == "int8" and broken & {v.name for n in graph.graph if n.name == d.node for v in n.outputs}
+        }
+        if not broken or not culprits:
+            return decide(found, rules, histograms, method)
+        kept |= dict.fromkeys(culprits, "a tensor of its was not finite during calibration")

@@ -1,0 +1,99 @@
+"""The device side: bundles and sessions on numpy and one engine, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from edgedl.core.errors import Missing
+from edgedl.core.registry import installed, missing, resolve
+from edgedl.runtime.bundle import open_bundle
+from edgedl.runtime.session import Operator, Session
+
+ENGINES = {
+    "onnxruntime": "edgedl.runtime.ort:ENGINE",
+    "openvino": "edgedl.runtime.openvino:ENGINE",
+}
+
+
+class Engine(Protocol):
+    """What an engine's file offers under the name `ENGINE`."""
+
+    name: str
+    version: str
+
+    def precisions(self) -> tuple[str, ...]:
+        """Float precisions that are fast on this machine, `float32` first."""
+
+    def open_model(
+        self, model: bytes | str | Path, *, settings: Mapping[str, Any], threads: int | None = None
+    ) -> Session:
+        """A session on an ONNX model, given as a path or as its bytes.
+
+        Raises:
+            EngineFailed: the engine refuses the model.
+        """
+
+    def operators(
+        self,
+        model: bytes | str | Path,
+        feed: Mapping[str, np.ndarray],
+        *,
+        settings: Mapping[str, Any],
+        threads: int | None = None,
+    ) -> list[Operator]:
+        """What one run of the model really executes, by the engine's own account."""
+
+
+def engine(name: str) -> Engine:
+    """The engine of this name.
+
+    Raises:
+        BadOption: unknown. Missing: not installed; the hint says how to install it.
+    """
+    found: Engine = resolve(ENGINES, name, kind="engine", group="edgedl.engines")
+    return found
+
+
+def installed_engines() -> tuple[str, ...]:
+    """The engines whose package is installed here, found out without importing one."""
+    return tuple(name for name in ENGINES if installed(name))
+
+
+def any_engine() -> Engine:
+    """An installed engine, onnxruntime where there is a choice.
+
+    Raises:
+        Missing: there is none.
+    """
+    names = installed_engines()
+    if not names:
+        raise Missing(
+            "no engine is installed", hint="pip install 'edgedl[onnxruntime]' or 'edgedl[openvino]'"
+        )
+    return engine(names[0])
+
+
+def open(  # noqa: A001
+    path: str | Path, *, threads: int | None = None, engine_name: str | None = None
+) -> Session:
+    """A session on the bundle at `path`; it never writes to disk.
+
+    Args:
+        path: a bundle.
+        threads: processor threads for one call; the engine's own choice where None.
+        engine_name: take the payload of this engine; the bundle's first that can be opened here
+            where None.
+
+    Raises:
+        BadBundle: the file is damaged or is no bundle.
+        Missing: no engine of the bundle's is installed.
+        EngineFailed: the engine refuses the model.
+    """
+    bundle = open_bundle(path)
+    payload = bundle.payload(engine_name, installed_engines())
+    chosen = engine(payload.engine)
+    return chosen.open_model(bundle.read(payload.part), settings=payload.settings, threads=threads)

@@ -1,0 +1,99 @@
+"""Whether a bundle is sound and answers here as it did where it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgedl.core.errors import EdgeError
+from edgedl.runtime import engine, installed_engines
+from edgedl.runtime.bundle import Bundle, Golden, open_bundle
+
+
+@dataclass(frozen=True)
+class PayloadCheck:
+    """One payload's golden answers on this machine.
+
+    `error` is the largest relative error over samples and outputs, None where it was not run;
+    `problem` says why it failed or was not run, None where all is well.
+    """
+
+    engine: str
+    precision: str
+    error: float | None
+    problem: str | None
+    skipped: bool = False
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """A bundle's check. Its digests were right, or opening it would have raised."""
+
+    path: Path
+    parts: int
+    golden_samples: int
+    tolerance: float
+    payloads: tuple[PayloadCheck, ...]
+
+    @property
+    def ok(self) -> bool:
+        """At least one payload ran here, and none that ran answered differently."""
+        ran = [check for check in self.payloads if not check.skipped]
+        return bool(ran) and all(check.problem is None for check in ran)
+
+
+def check(path: str | Path, *, threads: int | None = None) -> CheckResult:
+    """Check digests, then run the golden samples through every payload whose engine is here.
+
+    Raises:
+        BadBundle: the file is damaged or is no bundle.
+    """
+    bundle = open_bundle(path)
+    golden = bundle.golden()
+    return CheckResult(
+        bundle.path,
+        len(bundle.parts),
+        len(golden.inputs),
+        golden.tolerance,
+        tuple(_check_payload(bundle, i, golden, threads) for i in range(len(bundle.payloads))),
+    )
+
+
+def _check_payload(bundle: Bundle, i: int, golden: Golden, threads: int | None) -> PayloadCheck:
+    payload = bundle.payloads[i]
+    if payload.engine not in installed_engines():
+        problem = f"pip install 'edgedl[{payload.engine}]' to check it"
+        return PayloadCheck(payload.engine, payload.precision, None, problem, skipped=True)
+    try:
+        with engine(payload.engine).open_model(
+            bundle.read(payload.part), settings=payload.settings, threads=threads
+        ) as session:
+            error = max(
+                (
+                    relative_error(answers, session.run(inputs))
+                    for inputs, answers in zip(golden.inputs, golden.answers, strict=True)
+                ),
+                default=0.0,
+            )
+    except EdgeError as failure:
+        return PayloadCheck(payload.engine, payload.precision, None, str(failure))
+    problem = None
+    if not error <= golden.tolerance:
+        problem = f"its answers are {error:.2g} away from the golden ones, {golden.tolerance:.2g} allowed"
+    return PayloadCheck(payload.engine, payload.precision, error, problem)
+
+
+def relative_error(expected: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> float:
+    """The largest |given - expected| / |expected| over outputs, in the Euclidean norm."""
+    worst = 0.0
+    for name, reference in expected.items():
+        answer = given.get(name)
+        if answer is None or answer.shape != reference.shape:
+            return float("inf")
+        x, y = reference.astype(np.float64), answer.astype(np.float64)
+        norm, distance = float(np.linalg.norm(x)), float(np.linalg.norm(y - x))
+        worst = max(worst, distance / norm if norm > 0 else (0.0 if distance == 0 else float("inf")))
+    return worst

@@ -1,0 +1,156 @@
+"""onnxruntime's CPU engine: ONNX in, answers out."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from edgedl.core.errors import EngineFailed
+from edgedl.core.model import Signature, Tensor
+from edgedl.runtime.session import CLOSED, InputCheck, Operator, Session
+
+FATAL_ONLY = 4
+DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(bool)": "bool",
+    **{f"tensor({t}{bits})": f"{t}{bits}" for t in ("int", "uint") for bits in (8, 16, 32, 64)},
+}
+CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
+
+class OrtSession:
+    """One `InferenceSession`; onnxruntime lets several threads run it at once."""
+
+    def __init__(self, engine: onnxruntime.InferenceSession) -> None:
+        self._engine: onnxruntime.InferenceSession | None = engine
+        self._run = engine.run
+        self._outputs = [value.name for value in engine.get_outputs()]
+        self.signature = Signature(
+            tuple(_tensor(value) for value in engine.get_inputs()),
+            tuple(_tensor(value) for value in engine.get_outputs()),
+        )
+        self._check = InputCheck(self.signature)
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self._check(inputs)
+        try:
+            answers = self._run(None, inputs)
+        except Exception as error:
+            raise EngineFailed(f"onnxruntime failed: {_reason(error)}") from error
+        return dict(zip(self._outputs, answers, strict=True))
+
+    def close(self) -> None:
+        self._engine = None
+        self._run = _closed
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _closed(*_: Any) -> Any:
+    raise CLOSED
+
+
+def _options(threads: int | None) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = FATAL_ONLY
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    return options
+
+
+def _engine(
+    model: bytes | str | Path, options: onnxruntime.SessionOptions
+) -> onnxruntime.InferenceSession:
+    source = str(model) if isinstance(model, Path) else model
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise EngineFailed(f"onnxruntime refuses the model: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+
+
+def _tensor(value: onnxruntime.NodeArg) -> Tensor:
+    if value.type not in DTYPES:
+        raise EngineFailed(f"`{value.name}` is {value.type}, which no array holds")
+    return Tensor(value.name, DTYPES[value.type], tuple(value.shape))
+
+
+def _precision(kind: str, types: set[str]) -> str:
+    if kind in CONVERSIONS:
+        return "conversion"
+    if types & {"int8", "uint8"} or kind.startswith("DynamicQuantize"):
+        return "int8"
+    if "float16" in types:
+        return "float16"
+    return "float32" if types & {"float", "double"} else "integer"
+
+
+class OrtEngine:
+    """onnxruntime on the processor.
+
+    `settings["memory_pattern"]` False plans no memory ahead, which keeps the peak low where a
+    model has many large outputs.
+    """
+
+    name = "onnxruntime"
+    version: str = onnxruntime.__version__
+
+    def precisions(self) -> tuple[str, ...]:
+        return ("float32",)
+
+    def open_model(
+        self, model: bytes | str | Path, *, settings: Mapping[str, Any], threads: int | None = None
+    ) -> OrtSession:
+        options = _options(threads)
+        options.enable_mem_pattern = settings.get("memory_pattern", True)
+        return OrtSession(_engine(model, options))
+
+    def operators(
+        self,
+        model: bytes | str | Path,
+        feed: Mapping[str, np.ndarray],
+        *,
+        settings: Mapping[str, Any],
+        threads: int | None = None,
+    ) -> list[Operator]:
+        """By onnxruntime's profile; conversions between types have the precision `conversion`."""
+        with tempfile.TemporaryDirectory() as folder:
+            options = _options(threads)
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            session = _engine(model, options)
+            session.run(None, dict(feed))
+            events = json.loads(Path(session.end_profiling()).read_text())
+        found: dict[str, Operator] = {}
+        for event in events:
+            arguments = event.get("args", {})
+            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+                kind = arguments["op_name"]
+                shapes = arguments.get("input_type_shape", [])
+                types = {next(iter(entry)) for entry in shapes if entry}
+                found[event["name"]] = Operator(kind, _precision(kind, types))
+        return list(found.values())
+
+
+ENGINE = OrtEngine()
