@@ -12,7 +12,7 @@ PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 MOVES = frozenset(
     {
         "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad",
-        "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+        "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
     }
 )  # fmt: skip
 
@@ -53,7 +53,7 @@ ONNXRUNTIME = Scheme(
     bias_apart=True,
     optional_outputs=frozenset({"MatMul", "Gemm"}),
     operators=PRODUCTS
-    | {"Add", "Mul", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Resize", "Concat"},
+    | {"Add", "Mul", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Concat"},
     moves=MOVES - {"Concat", "Pad", "Tile", "Expand", "DepthToSpace", "SpaceToDepth"},
 )
 OPENVINO = Scheme(

@@ -15,17 +15,22 @@ import onnx
 import onnx_ir as ir
 
 import edgedl
-from edgedl.core.errors import BadModel, EdgeError, nearest
+from edgedl.core.errors import BadModel, EdgeError, Unsupported, nearest
 from edgedl.core.model import Model, Signature, Step, Tensor, sha256
 from edgedl.core.registry import version
 from edgedl.core.samples import Samples
 from edgedl.core.store import Store, default_store, key_of
+from edgedl.core.units import format_bytes
 
 HISTORY_KEY = "edgedl.history"
 EXTERNAL_BYTES = 8 << 20
 DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 FILE_NAME = "model.onnx"
 DATA_SUFFIX = ".data"
+QUANTIZED = frozenset(
+    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
+)
+MOST_BYTES = (1 << 31) - (1 << 20)
 
 
 class Edit(Protocol):
@@ -334,3 +339,31 @@ def write_beside(graph: ir.Model, model: Model, path: Path) -> None:
         except OSError:
             shutil.copyfile(file, link)
     ir.save(graph, path)
+
+
+def to_bytes(model: Model) -> bytes:
+    """The model as one ONNX file, its external data inside.
+
+    Raises:
+        Unsupported: it passes the 2 GiB that such a file may have.
+    """
+    if model.bytes >= MOST_BYTES:
+        raise Unsupported(
+            f"the model has {format_bytes(model.bytes)}, an ONNX file holds 2 GiB at most",
+            where=str(model.path),
+            hint="compress it in parts, or prune it first",
+        )
+    if len(model.files) == 1:
+        return model.path.read_bytes()
+    graph = read(model.path)
+    ir.external_data.load_to_model(graph)
+    data: bytes = ir.to_proto(graph).SerializeToString(deterministic=True)
+    return data
+
+
+def quantized_already(model: Model) -> bool:
+    """Whether the graph converts between float and integers, or holds integer operators."""
+    return any(
+        node.op_type in QUANTIZED or node.op_type.startswith("QLinear")
+        for node in read(model.path).graph.all_nodes()
+    )

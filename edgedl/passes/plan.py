@@ -281,8 +281,8 @@ def _made_in_int8(
 
 
 def _moves(node: ir.Node, scheme: Scheme) -> bool:
-    if node.op_type == "Resize" and "Resize" in scheme.operators | scheme.moves:
-        return node.attributes.get_string("mode", "nearest") == "nearest"
+    if node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "nearest":
+        return False
     return node.domain in ("", "ai.onnx") and node.op_type in scheme.moves
 
 

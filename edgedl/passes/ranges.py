@@ -196,22 +196,8 @@ def _scalings() -> np.ndarray:
 def _least_error(
     lower: np.ndarray, upper: np.ndarray, counts: np.ndarray, full: Range, grid: Grid
 ) -> Range:
-    middle, weight = (lower + upper) / 2, counts.astype(np.float64)
-    spread = (upper - lower) ** 2 / 12
-
     def error(low: float, high: float) -> float:
-        if grid.symmetric:
-            one_sided = low == 0
-            step = max(-low, high) / (grid.levels - 1 if one_sided else grid.levels // 2 - 1)
-        else:
-            step = (high - low) / (grid.levels - 1)
-        clipped = np.clip(middle, low, high)
-        outside = np.where(clipped == middle, 0.0, (middle - clipped) ** 2 + spread)
-        fine = (upper - lower) < step
-        exact = (middle - np.round(middle / step) * step) ** 2
-        rounding = np.where(fine, np.minimum(exact + spread, step**2 / 4), step**2 / 12)
-        rounding = np.where(lower == upper, exact, rounding)
-        return float(weight @ np.where(clipped == middle, rounding, outside))
+        return _error(lower, upper, counts, Range(low, high), grid)
 
     best, least = full, error(full.low, full.high)
     if grid.symmetric or full.low == 0 or full.high == 0:
@@ -229,6 +215,26 @@ def _least_error(
             break
         best, least = Range(float(low), float(high)), found
     return best
+
+
+def _error(
+    lower: np.ndarray, upper: np.ndarray, counts: np.ndarray, span: Range, grid: Grid
+) -> float:
+    """Summed squared error of rounding and clipping, expected within each bin."""
+    middle, spread = (lower + upper) / 2, (upper - lower) ** 2 / 12
+    if grid.symmetric:
+        step = span.largest / (grid.levels - 1 if span.low == 0 else grid.levels // 2 - 1)
+    else:
+        step = (span.high - span.low) / (grid.levels - 1)
+    if step <= 0:
+        return float(counts @ (middle**2 + spread))
+    clipped = np.clip(middle, span.low, span.high)
+    exact = (middle - np.round(middle / step) * step) ** 2
+    fine = (upper - lower) < step
+    rounding = np.where(fine, np.minimum(exact + spread, step**2 / 4), step**2 / 12)
+    rounding = np.where(lower == upper, exact, rounding)
+    outside = (middle - clipped) ** 2 + spread
+    return float(counts @ np.where(clipped == middle, rounding, outside))
 
 
 def _entropy(lower: np.ndarray, upper: np.ndarray, counts: np.ndarray, full: Range) -> Range:
@@ -278,3 +284,12 @@ def _smooth(histogram: np.ndarray) -> np.ndarray | None:
     empty = probabilities == 0
     floor = 1e-7
     return np.asarray(np.where(empty, floor, probabilities * (1 - floor * empty.sum())))
+
+
+def noise_to_signal(histogram: Histogram, span: Range, grid: Grid) -> float:
+    """Expected squared error of quantizing to a range, over the values' own power; 0 for zeros."""
+    if not histogram.count or span.low == span.high:
+        return 0.0
+    lower, upper, counts = histogram.bins()
+    power = float(counts @ ((lower + upper) / 2) ** 2)
+    return _error(lower, upper, counts, span, grid) / power if power > 0 else 0.0

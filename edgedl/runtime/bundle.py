@@ -19,21 +19,20 @@ padding by being zero, and the header by what it must say.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import mmap
 import re
 import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from edgedl.core.errors import BadBundle, BadOption, Missing, Unsupported, nearest
+from edgedl.core.errors import BadBundle, BadOption, Missing, nearest
 from edgedl.core.model import Signature, Step
 from edgedl.core.store import atomic_write
+from edgedl.runtime.golden import Golden, pack, unpack
 
 SUFFIX = ".edl"
 MAGIC = b"\x89EDL\r\n\x1a\n"
@@ -74,19 +73,6 @@ class Payload:
             "precision": self.precision,
             "settings": dict(self.settings),
         }
-
-
-@dataclass(frozen=True)
-class Golden:
-    """Inputs with the answers that the payload gave where it was made.
-
-    `tolerance` is how far another machine may be from them: the norm of the difference over the
-    norm of the answer, for every output.
-    """
-
-    inputs: tuple[Mapping[str, np.ndarray], ...]
-    answers: tuple[Mapping[str, np.ndarray], ...]
-    tolerance: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,25 +128,11 @@ class Bundle:
 
     def golden(self) -> Golden:
         """Golden inputs and answers."""
-        index = self.golden_index
-
-        def arrays(names: Mapping[str, str]) -> dict[str, np.ndarray]:
-            return {name: _array(self.read(part)) for name, part in names.items()}
-
+        contents = {name: self.read(name) for name in self.parts if name.startswith("golden/")}
         try:
-            samples = index["samples"]
-            return Golden(
-                tuple(arrays(sample["inputs"]) for sample in samples),
-                tuple(arrays(sample["answers"]) for sample in samples),
-                float(index["tolerance"]),
-            )
-        except (KeyError, TypeError, ValueError, EOFError) as error:
-            raise BadBundle("its golden answers are damaged", where=str(self.path), hint=AGAIN) from error
-
-
-def _array(data: bytes) -> np.ndarray:
-    array: np.ndarray = np.load(io.BytesIO(data), allow_pickle=False)
-    return array
+            return unpack(self.golden_index, contents)
+        except (KeyError, TypeError, ValueError, EOFError, zlib.error) as error:
+            raise BadBundle("its golden samples are damaged", where=str(self.path), hint=AGAIN) from error
 
 
 def find_bundle(path: str | Path) -> Path:
@@ -300,22 +272,14 @@ def write_bundle(
 
     Raises:
         EdgeError: the file cannot be written.
-        Unsupported: a golden array cannot be stored.
     """
     contents: dict[str, bytes] = {payload.part: data for payload, data in payloads}
-    samples = []
-    for i, (given, answers) in enumerate(zip(golden.inputs, golden.answers, strict=True)):
-        sample: dict[str, dict[str, str]] = {}
-        for kind, arrays in (("inputs", given), ("answers", answers)):
-            sample[kind] = {}
-            for k, (name, array) in enumerate(arrays.items()):
-                part = f"golden/{i}/{kind}/{k}.npy"
-                sample[kind][name] = part
-                contents[part] = _npy(array)
+    index, golden_parts = pack(golden)
+    contents |= golden_parts
     manifest = {
         "signature": signature.to_json(),
         "payloads": [payload.to_json() for payload, _ in payloads],
-        "golden": {"samples": samples, "tolerance": golden.tolerance},
+        "golden": index,
         "history": [step.to_json() for step in history],
         "notes": dict(notes),
     }
@@ -345,11 +309,3 @@ def _with_places(
         if _aligned(HEADER.size + len(text)) == _aligned(HEADER.size + length):
             return text
         length = len(text)
-
-
-def _npy(array: np.ndarray) -> bytes:
-    if array.dtype.hasobject:
-        raise Unsupported("arrays of Python objects cannot be kept in a bundle")
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.ascontiguousarray(array) if array.ndim else array, (1, 0), allow_pickle=False)
-    return buffer.getvalue()

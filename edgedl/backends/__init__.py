@@ -1,0 +1,52 @@
+"""The build side of each engine: a file an engine, a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from edgedl.core.registry import resolve
+from edgedl.core.target import Scheme, Target
+from edgedl.runtime.bundle import Payload
+
+BACKENDS = {
+    "onnxruntime": "edgedl.backends.ort:BACKEND",
+    "openvino": "edgedl.backends.openvino:BACKEND",
+}
+
+
+class Backend(Protocol):
+    """What a backend's file offers under the name `BACKEND`."""
+
+    engine: str
+    scheme: Scheme
+
+    def check(self, target: Target) -> None:
+        """Say whether this machine can build for the target.
+
+        Raises:
+            Unsupported: it cannot, and why. Missing: the engine is not installed.
+        """
+
+    def floats(self) -> tuple[str, ...]:
+        """Float precisions worth trying here, `float32` first."""
+
+    def settings(self, precision: str) -> Mapping[str, Any]:
+        """How the engine is to open a model in `int8`, or in one of `floats()`."""
+
+    def compile(self, data: bytes, precision: str) -> Payload:
+        """The payload that opens this ONNX file in this precision, opened once to prove it.
+
+        Raises:
+            EngineFailed: the engine refuses the model.
+        """
+
+
+def backend(name: str) -> Backend:
+    """The backend of this engine.
+
+    Raises:
+        BadOption: unknown. Missing: the engine is not installed; the hint says how to install it.
+    """
+    found: Backend = resolve(BACKENDS, name, kind="backend", group="edgedl.backends")
+    return found

@@ -1,0 +1,39 @@
+"""Build for OpenVINO's CPU plugin: the payload is the ONNX file and the precision to open it in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgedl.core.errors import Unsupported
+from edgedl.core.target import OPENVINO, Scheme, Target
+from edgedl.runtime import engine
+from edgedl.runtime.bundle import Payload
+
+HINTS = {"float32": "f32", "int8": "f32", "bf16": "bf16", "float16": "f16"}
+
+
+class OpenVinoBackend:
+    """OpenVINO on the processor; int8 models keep their float operators in float32."""
+
+    engine = "openvino"
+    scheme: Scheme = OPENVINO
+
+    def check(self, target: Target) -> None:
+        if self.engine not in target.engines:
+            raise Unsupported(f"target `{target.name}` does not run {self.engine}")
+        engine(self.engine)
+
+    def floats(self) -> tuple[str, ...]:
+        return engine(self.engine).precisions()
+
+    def settings(self, precision: str) -> Mapping[str, Any]:
+        return {"precision": HINTS[precision]}
+
+    def compile(self, data: bytes, precision: str) -> Payload:
+        settings = self.settings(precision)
+        engine(self.engine).open_model(data, settings=settings, threads=1).close()
+        return Payload(self.engine, "onnx", "models/openvino.onnx", precision, settings)
+
+
+BACKEND = OpenVinoBackend()

@@ -1,0 +1,37 @@
+"""Build for onnxruntime: the payload is the ONNX file itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgedl.core.errors import Unsupported
+from edgedl.core.target import ONNXRUNTIME, Scheme, Target
+from edgedl.runtime import engine
+from edgedl.runtime.bundle import Payload
+
+
+class OrtBackend:
+    """onnxruntime on the processor."""
+
+    engine = "onnxruntime"
+    scheme: Scheme = ONNXRUNTIME
+
+    def check(self, target: Target) -> None:
+        if self.engine not in target.engines:
+            raise Unsupported(f"target `{target.name}` does not run {self.engine}")
+        engine(self.engine)
+
+    def floats(self) -> tuple[str, ...]:
+        return engine(self.engine).precisions()
+
+    def settings(self, precision: str) -> Mapping[str, Any]:
+        return {}
+
+    def compile(self, data: bytes, precision: str) -> Payload:
+        settings = self.settings(precision)
+        engine(self.engine).open_model(data, settings=settings, threads=1).close()
+        return Payload(self.engine, "onnx", "models/onnxruntime.onnx", precision, settings)
+
+
+BACKEND = OrtBackend()

@@ -1,0 +1,189 @@
+"""What `compress` found, as JSON and as a page that is read in ten seconds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgedl.core.stats import Agreement, Interval, Verdict
+from edgedl.core.units import format_bytes, format_ms
+from edgedl.report.table import table
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A metric of the float model and of the result, on samples that no choice was made on."""
+
+    metric: str
+    baseline: float
+    result: float
+    samples: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "metric": self.metric,
+            "baseline": self.baseline,
+            "result": self.result,
+            "drop": self.baseline - self.result,
+            "samples": self.samples,
+        }
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way that was tried: its figures, and what became of it."""
+
+    name: str
+    p50_ms: float | None
+    agreement: Agreement | None
+    drop: float | None
+    bytes: int | None
+    outcome: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "p50_ms": self.p50_ms,
+            "agreement": None if self.agreement is None else self.agreement.to_json(),
+            "drop": self.drop,
+            "bytes": self.bytes,
+            "outcome": self.outcome,
+        }
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """The result of `compress`. Latencies are in milliseconds, by percentile.
+
+    Attributes:
+        broken: limits that could not be kept, a sentence each; empty where all hold.
+        float_reasons: how many operators stayed float, by operator and reason.
+    """
+
+    source: Path
+    output: Path
+    engine: str
+    target: str
+    precision: str
+    threads: int
+    bytes: int
+    baseline_bytes: int
+    baseline_ms: Mapping[str, float | int | None]
+    result_ms: Mapping[str, float | int | None]
+    speedup: Interval
+    verdict: Verdict
+    noise_floor: float
+    agreement: Agreement
+    accuracy: Accuracy | None
+    operators: Mapping[str, int]
+    choices: tuple[Choice, ...]
+    float_reasons: Mapping[tuple[str, str], int]
+    doubts: tuple[str, ...]
+    broken: tuple[str, ...]
+    seconds: float
+    peak_rss_bytes: int | None
+    machine: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract's document."""
+        return {
+            "output": str(self.output),
+            "engine": self.engine,
+            "target": self.target,
+            "precision": self.precision,
+            "threads": self.threads,
+            "bytes": self.bytes,
+            "baseline_bytes": self.baseline_bytes,
+            "latency_ms": {"baseline": dict(self.baseline_ms), "result": dict(self.result_ms)},
+            "speedup": {**self.speedup.to_json(), "verdict": self.verdict},
+            "noise_floor": self.noise_floor,
+            "agreement": self.agreement.to_json(),
+            "accuracy": None if self.accuracy is None else self.accuracy.to_json(),
+            "operators": dict(self.operators),
+            "tried": [choice.to_json() for choice in self.choices],
+            "stayed_float": [
+                {"operator": operator, "reason": reason, "count": count}
+                for (operator, reason), count in self.float_reasons.items()
+            ],
+            "doubts": list(self.doubts),
+            "broken_limits": list(self.broken),
+            "seconds": self.seconds,
+            "peak_rss_bytes": self.peak_rss_bytes,
+            "machine": dict(self.machine),
+        }
+
+    def text(self) -> str:
+        """The page."""
+        ratio = self.baseline_bytes / self.bytes
+        rows = [
+            ["", "float32", "result", ""],
+            ["bytes", format_bytes(self.baseline_bytes), format_bytes(self.bytes), _smaller(ratio)],
+            ["latency p50", _ms(self.baseline_ms), _ms(self.result_ms), self._speed()],
+        ]
+        if self.accuracy is not None:
+            points = 100 * (self.accuracy.result - self.accuracy.baseline)
+            rows.append(
+                [
+                    self.accuracy.metric,
+                    f"{self.accuracy.baseline:.4f}",
+                    f"{self.accuracy.result:.4f}",
+                    f"{points:+.2f} points on {self.accuracy.samples} samples",
+                ]
+            )
+        rows.append(["agreement", "", *_agreement(self.agreement)])
+        computed = ", ".join(f"{count} {kind}" for kind, count in self.operators.items() if count)
+        rows.append(["operators", "", self.precision, computed])
+        threads = f"{self.threads} thread{'s' * (self.threads != 1)}"
+        title = f"{self.source.name} -> {self.output}   {self.engine}, {self.precision}, {threads}"
+        parts = [title, table(rows, right=(1, 2)), self._tried()]
+        if self.float_reasons:
+            lines = [
+                f"  {count} {operator}: {reason}"
+                for (operator, reason), count in Counter(self.float_reasons).most_common(6)
+            ]
+            parts.append("stayed float\n" + "\n".join(lines))
+        if self.doubts:
+            parts.append("doubts\n" + "\n".join(f"  {doubt}" for doubt in self.doubts))
+        if self.broken:
+            parts.append("limits that could not be kept\n" + "\n".join(f"  {b}" for b in self.broken))
+        return "\n\n".join(parts)
+
+    def _speed(self) -> str:
+        interval = f"{self.speedup.ratio:.2f}x [{self.speedup.low:.2f}, {self.speedup.high:.2f}]"
+        if self.verdict == "inconclusive":
+            return f"{interval}: no difference beyond the noise of {100 * self.noise_floor:.0f} %"
+        return f"{interval} {self.verdict}"
+
+    def _tried(self) -> str:
+        rows = [["tried", "p50", "bytes", "top-1", "cosine", ""]]
+        for choice in self.choices:
+            agreement = choice.agreement
+            rows.append(
+                [
+                    choice.name,
+                    "" if choice.p50_ms is None else format_ms(choice.p50_ms),
+                    "" if choice.bytes is None else format_bytes(choice.bytes),
+                    "" if agreement is None or agreement.top1 is None else f"{agreement.top1:.3f}",
+                    "" if agreement is None else f"{agreement.cosine:.4f}",
+                    choice.outcome,
+                ]
+            )
+        return table(rows, right=(1, 2, 3, 4))
+
+
+def _smaller(ratio: float) -> str:
+    return f"{ratio:.2f}x smaller" if ratio >= 1 else f"{1 / ratio:.2f}x larger"
+
+
+def _ms(latency: Mapping[str, float | int | None]) -> str:
+    p50 = latency["p50"]
+    return "too few samples" if p50 is None else format_ms(p50)
+
+
+def _agreement(agreement: Agreement) -> tuple[str, str]:
+    first = f"{agreement.cosine:.4f}" if agreement.top1 is None else f"{agreement.top1:.3f}"
+    kind = "cosine" if agreement.top1 is None else f"top-1, cosine {agreement.cosine:.4f}"
+    return first, f"{kind}, {agreement.sqnr_db:.1f} dB on {agreement.samples} samples"

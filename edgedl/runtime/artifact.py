@@ -1,0 +1,95 @@
+"""Whatever can be run: a bundle, an ONNX file, or a folder that holds one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgedl.core.errors import BadModel
+from edgedl.core.target import target_of
+from edgedl.runtime import any_engine, engine, installed_engines
+from edgedl.runtime.bundle import SUFFIX, is_bundle, open_bundle
+from edgedl.runtime.session import Session
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file to run, and how: its engine, the precision asked of it, and the engine's settings.
+
+    `data` is the path of an ONNX file, or a bundle's payload.
+    """
+
+    path: Path
+    engine: str
+    precision: str
+    settings: Mapping[str, Any]
+    data: bytes | Path
+    bytes: int
+
+    def open(self, threads: int | None = None) -> Session:
+        """A session of it."""
+        return engine(self.engine).open_model(self.data, settings=self.settings, threads=threads)
+
+
+def find_model(path: str | Path) -> Path:
+    """The file at a path, or the only bundle or ONNX file in a folder.
+
+    Raises:
+        BadModel: there is none, or there are several.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        if not path.exists():
+            raise BadModel("no such file", where=str(path), hint="give the path of a model or a bundle")
+        return path
+    found = sorted([*path.glob(f"*{SUFFIX}"), *path.glob("*.onnx")])
+    if len(found) != 1:
+        raise BadModel(
+            f"{len(found) or 'no'} models in this folder", where=str(path), hint="name the file"
+        )
+    return found[0]
+
+
+def find_artifact(path: str | Path, engine_name: str | None = None) -> Artifact:
+    """The artifact at a path, for this engine or the first that is installed.
+
+    An ONNX file runs in the engine's float32 setting.
+
+    Raises:
+        BadModel, BadBundle: the file is missing or unsound. Missing: its engine is not installed.
+    """
+    path = find_model(path)
+    if is_bundle(path):
+        bundle = open_bundle(path)
+        payload = bundle.payload(engine_name, installed_engines())
+        return Artifact(
+            path, payload.engine, payload.precision, payload.settings, bundle.read(payload.part), bundle.bytes
+        )
+    if path.suffix not in (".onnx", ".pb"):
+        raise BadModel(
+            "neither a bundle nor an ONNX file",
+            where=str(path),
+            hint=f"bundles end in `{SUFFIX}`, ONNX files in `.onnx`",
+        )
+    chosen = engine(engine_name) if engine_name else any_engine()
+    data = path.with_name(path.name + ".data")
+    size = path.stat().st_size + (data.stat().st_size if data.exists() else 0)
+    return Artifact(path, chosen.name, "float32", {}, path, size)
+
+
+def engine_of_target(name: str | None) -> str | None:
+    """The engine that `--target` names; None for `cpu`, which leaves the choice open.
+
+    Raises:
+        BadOption: unknown target. Missing: its engine is not installed.
+    """
+    if name is None:
+        return None
+    engines = target_of(name).engines
+    if len(engines) > 1:
+        return None
+    if engines[0] not in installed_engines():
+        engine(engines[0])
+    return engines[0]

@@ -1,0 +1,145 @@
+"""Golden samples: inputs with the answers they must bring, small enough to ship."""
+
+from __future__ import annotations
+
+import io
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgedl.core.errors import Unsupported
+
+LEVELS = 255
+MOST_ANSWER_ELEMENTS = 4096
+MOST_ARRAY_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """Every `stride`-th element of an output, flattened, and the output's shape."""
+
+    shape: tuple[int, ...]
+    stride: int
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, output: np.ndarray) -> Answer:
+        stride = max(1, math.ceil(output.size / MOST_ANSWER_ELEMENTS))
+        return cls(output.shape, stride, output.reshape(-1)[::stride].copy())
+
+    def error(self, output: np.ndarray | None) -> float:
+        """|given - expected| / |expected| in the Euclidean norm; infinite for another shape."""
+        if output is None or output.shape != self.shape:
+            return math.inf
+        expected = self.values.astype(np.float64)
+        given = output.reshape(-1)[:: self.stride].astype(np.float64)
+        norm, distance = float(np.linalg.norm(expected)), float(np.linalg.norm(given - expected))
+        if not math.isfinite(distance):
+            same = np.array_equal(expected, given, equal_nan=True)
+            return 0.0 if same else math.inf
+        return distance / norm if norm > 0 else (0.0 if distance == 0 else math.inf)
+
+
+@dataclass(frozen=True, eq=False)
+class Golden:
+    """Inputs with the answers that the payload gave where it was made.
+
+    `tolerance` is how far another machine may be from them, in the measure of `Answer.error`.
+    """
+
+    inputs: tuple[Mapping[str, np.ndarray], ...]
+    answers: tuple[Mapping[str, Answer], ...]
+    tolerance: float
+
+    def error(self, sample: int, outputs: Mapping[str, np.ndarray]) -> float:
+        """The largest error over the outputs of one sample."""
+        answers = self.answers[sample]
+        return max((answer.error(outputs.get(name)) for name, answer in answers.items()), default=0.0)
+
+
+def coarse(feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """An input whose float arrays are rounded to 256 levels: what is stored is a byte an element."""
+    return {name: _decode(*_encode(array)) for name, array in feed.items()}
+
+
+def _encode(array: np.ndarray) -> tuple[dict[str, Any], bytes]:
+    """An array as a description in JSON and compressed bytes."""
+    head: dict[str, Any] = {"dtype": array.dtype.name, "shape": list(array.shape)}
+    if array.dtype.hasobject:
+        raise Unsupported("arrays of Python objects cannot be kept in a bundle")
+    if array.dtype == np.float32 and array.size > 1 and np.isfinite(array).all():
+        low, high = float(array.min()), float(array.max())
+        step = float(np.float32((high - low) / LEVELS)) or 1.0
+        codes = np.clip(np.rint((array - low) / step), 0, LEVELS).astype(np.uint8)
+        head |= {"low": low, "step": step}
+        return head, zlib.compress(codes.tobytes(), 9)
+    return head, zlib.compress(np.asarray(array, order="C").tobytes(), 9)
+
+
+def _decode(head: Mapping[str, Any], data: bytes) -> np.ndarray:
+    dtype = np.dtype(str(head["dtype"]))
+    shape = tuple(int(size) for size in head["shape"])
+    coded = "step" in head
+    stored = np.dtype(np.uint8) if coded else dtype
+    length = math.prod(shape) * stored.itemsize
+    if dtype.hasobject or min(shape, default=0) < 0 or length > MOST_ARRAY_BYTES:
+        raise ValueError("an array is not sound")
+    unpacker = zlib.decompressobj()
+    raw = unpacker.decompress(data, length + 1)
+    if len(raw) != length:
+        raise ValueError("an array's length does not fit its shape")
+    array = np.frombuffer(raw, stored).reshape(shape)
+    if coded:
+        low, step = np.float32(head["low"]), np.float32(head["step"])
+        return np.asarray(low + array.astype(np.float32) * step, np.float32)
+    return array.copy()
+
+
+def pack(golden: Golden) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The index for the manifest, and the parts by name."""
+    parts: dict[str, bytes] = {}
+    samples = []
+    for i, (feed, answers) in enumerate(zip(golden.inputs, golden.answers, strict=True)):
+        inputs, outputs = {}, {}
+        for k, (name, array) in enumerate(feed.items()):
+            head, parts[f"golden/{i}/input-{k}"] = _encode(array)
+            inputs[name] = {"part": f"golden/{i}/input-{k}", **head}
+        for k, (name, answer) in enumerate(answers.items()):
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, answer.values, (1, 0), allow_pickle=False)
+            parts[f"golden/{i}/answer-{k}"] = buffer.getvalue()
+            outputs[name] = {
+                "part": f"golden/{i}/answer-{k}",
+                "shape": list(answer.shape),
+                "stride": answer.stride,
+            }
+        samples.append({"inputs": inputs, "answers": outputs})
+    return {"samples": samples, "tolerance": golden.tolerance}, parts
+
+
+def unpack(index: Mapping[str, Any], parts: Mapping[str, bytes]) -> Golden:
+    """Golden samples from the manifest's index and the parts.
+
+    Raises:
+        KeyError, TypeError, ValueError, EOFError, zlib.error: they do not fit one another.
+    """
+    inputs: list[dict[str, np.ndarray]] = []
+    answers: list[dict[str, Answer]] = []
+    samples: Sequence[Mapping[str, Any]] = index["samples"]
+    for sample in samples:
+        inputs.append({n: _decode(head, parts[head["part"]]) for n, head in sample["inputs"].items()})
+        answers.append(
+            {
+                name: Answer(
+                    tuple(int(size) for size in entry["shape"]),
+                    max(1, int(entry["stride"])),
+                    np.load(io.BytesIO(parts[entry["part"]]), allow_pickle=False),
+                )
+                for name, entry in sample["answers"].items()
+            }
+        )
+    return Golden(tuple(inputs), tuple(answers), float(index["tolerance"]))

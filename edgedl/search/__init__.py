@@ -1,0 +1,1 @@
+"""The choice among ways to run a model, made by measuring."""

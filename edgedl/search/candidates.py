@@ -1,0 +1,203 @@
+"""Ways to run a model on an engine, each of them opened, run and compared with float."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgedl.backends import Backend
+from edgedl.benchmark.accuracy import METRICS
+from edgedl.core.errors import EdgeError
+from edgedl.core.model import Model
+from edgedl.core.samples import Samples
+from edgedl.core.stats import Agreement, AgreementMeter
+from edgedl.core.target import Scheme
+from edgedl.passes.graph import read, rewrite
+from edgedl.passes.place import Place
+from edgedl.passes.plan import EXTENTS, Extent, Plan, layout
+from edgedl.passes.quantize import plan
+from edgedl.passes.ranges import METHODS, Histogram, Method
+from edgedl.runtime import engine
+from edgedl.runtime.session import Session
+
+REFERENCE_BYTES = 64 << 20
+METHOD_SAMPLES = 24
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way: an engine, the precision asked of it, the model, and the plan behind it."""
+
+    engine: str
+    precision: str
+    label: str
+    model: Model
+    settings: Mapping[str, Any]
+    plan: Plan | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.engine} {self.label}"
+
+    def open(self, threads: int | None) -> Session:
+        return engine(self.engine).open_model(
+            self.model.path, settings=self.settings, threads=threads
+        )
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate and its answers on the samples that choices are made on.
+
+    `drop` is the metric's loss against float with labels; without, 1 minus top-1 agreement, or 1
+    minus cosine where no output has classes.
+    """
+
+    candidate: Candidate
+    agreement: Agreement
+    drop: float
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A candidate that did not run, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Float answers to the samples that choices are made on, and their labels."""
+
+    feeds: tuple[Mapping[str, np.ndarray], ...]
+    answers: tuple[Mapping[str, np.ndarray], ...]
+    labels: np.ndarray | None
+    metric: str | None
+
+    def take(self, count: int) -> Reference:
+        """The first `count` samples."""
+        labels = None if self.labels is None else self.labels[:count]
+        return Reference(self.feeds[:count], self.answers[:count], labels, self.metric)
+
+    def score(self, answers: Sequence[Mapping[str, np.ndarray]]) -> float:
+        assert self.metric is not None
+        assert self.labels is not None
+        measure = METRICS[self.metric]
+        return float(np.mean([measure(a, label) for a, label in zip(answers, self.labels, strict=True)]))
+
+
+def reference(session: Session, samples: Samples, metric: str | None) -> Reference:
+    """Float answers to as many samples as 64 MiB of answers allow, four at least."""
+    feeds: list[Mapping[str, np.ndarray]] = []
+    answers: list[Mapping[str, np.ndarray]] = []
+    size = 0
+    for feed in samples:
+        feeds.append(feed)
+        answers.append(session.run(feed))
+        size += sum(array.nbytes for array in (*feed.values(), *answers[-1].values()))
+        if size > REFERENCE_BYTES and len(feeds) >= 4:
+            break
+    labels = samples.chosen_labels
+    return Reference(
+        tuple(feeds), tuple(answers), None if labels is None else labels[: len(feeds)], metric
+    )
+
+
+def try_out(candidate: Candidate, expected: Reference, threads: int | None) -> Trial:
+    """Open a candidate, run it, and compare its answers with float.
+
+    Raises:
+        EngineFailed: the engine refuses the model, or fails while it runs.
+    """
+    meter = AgreementMeter()
+    answers = []
+    with candidate.open(threads) as session:
+        for feed, wanted in zip(expected.feeds, expected.answers, strict=True):
+            answers.append(session.run(feed))
+            meter.add(wanted, answers[-1])
+    found = meter.result()
+    if expected.metric is not None:
+        drop = expected.score(expected.answers) - expected.score(answers)
+    else:
+        drop = 1 - (found.cosine if found.top1 is None else found.top1)
+    return Trial(candidate, found, drop)
+
+
+def float_candidates(backend: Backend, given: Model, clean: Model) -> Iterator[Candidate]:
+    """The model as given, and cleaned in every float precision that is fast here."""
+    float32, *reduced = backend.floats()
+    settings = backend.settings(float32)
+    yield Candidate(backend.engine, float32, "float32, as given", given, settings)
+    yield Candidate(backend.engine, float32, "float32, cleaned", clean, settings)
+    for precision in reduced:
+        yield Candidate(backend.engine, precision, precision, clean, backend.settings(precision))
+
+
+def tensors_to_watch(clean: Model, schemes: Sequence[Scheme]) -> list[str]:
+    """Every tensor that any plan of these schemes could quantize, in graph order."""
+    graph = read(clean.path)
+    wanted = {name for scheme in schemes for name in layout(graph, scheme).tensors}
+    order = [v.name or "" for v in graph.graph.inputs]
+    order += [v.name or "" for node in graph.graph for v in node.outputs]
+    return [name for name in order if name in wanted]
+
+
+def int8_candidate(
+    backend: Backend,
+    clean: Model,
+    histograms: Mapping[str, Histogram],
+    method: Method,
+    *,
+    extent: Extent = "full",
+    keep_float: Mapping[str, str] | None = None,
+    label: str,
+) -> Candidate:
+    """The model in int8 by the backend's scheme."""
+    decided = plan(
+        clean, backend.scheme.name, histograms, method, extent=extent, keep_float=keep_float
+    )
+    model = rewrite(clean, Place(decided))
+    return Candidate(backend.engine, "int8", label, model, backend.settings("int8"), decided)
+
+
+def int8_candidates(
+    backend: Backend,
+    clean: Model,
+    histograms: Mapping[str, Histogram],
+    expected: Reference,
+    threads: int | None,
+) -> Iterator[Candidate | Refusal]:
+    """Int8 as far as the rules go, and narrower, with the ranges that answer most like float.
+
+    Only plans that differ in what they put into int8 are given.
+    """
+    least = expected.take(METHOD_SAMPLES)
+    tried: list[tuple[float, Method, Candidate]] = []
+    for method in METHODS:
+        candidate = int8_candidate(backend, clean, histograms, method, label=f"int8, {method}")
+        assert candidate.plan is not None
+        if not candidate.plan.int8:
+            return
+        try:
+            tried.append((try_out(candidate, least, threads).agreement.sqnr_db, method, candidate))
+        except EdgeError as error:
+            yield Refusal(candidate.name, error.message)
+            break
+    method: Method = "mse"
+    seen: set[tuple[str, ...]] = set()
+    if tried:
+        _, method, candidate = max(tried, key=lambda entry: entry[0])
+        assert candidate.plan is not None
+        seen.add(candidate.plan.int8)
+        yield candidate
+    for extent in EXTENTS[1:]:
+        label = f"int8 {extent}, {method}"
+        candidate = int8_candidate(backend, clean, histograms, method, extent=extent, label=label)
+        assert candidate.plan is not None
+        if candidate.plan.int8 and candidate.plan.int8 not in seen:
+            seen.add(candidate.plan.int8)
+            yield candidate

@@ -1,0 +1,115 @@
+"""Limits that the user sets, and operators put back to float until they are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgedl.backends import Backend
+from edgedl.core.model import Model
+from edgedl.core.target import SCHEMES
+from edgedl.core.units import format_bytes, format_ms
+from edgedl.passes.graph import read
+from edgedl.passes.plan import Plan, weight_scales
+from edgedl.passes.ranges import Grid, Histogram, Method, Range, noise_to_signal
+from edgedl.search.candidates import Candidate, Reference, Trial, int8_candidate, try_out
+
+BACK_TO_FLOAT = "put back to float: among the most harmful to the answers"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the result must keep: a loss of the metric (a fraction), milliseconds, bytes."""
+
+    max_drop: float | None = None
+    max_latency_ms: float | None = None
+    max_bytes: int | None = None
+
+    def broken(self, drop: float, latency_ms: float, size: int) -> tuple[str, ...]:
+        """Sentences about the limits that these figures break."""
+        found = []
+        if self.max_drop is not None and drop > self.max_drop + 1e-12:
+            found.append(f"drop {100 * drop:.2f} % is over --max-drop {100 * self.max_drop:g}%")
+        if self.max_latency_ms is not None and latency_ms > self.max_latency_ms:
+            found.append(
+                f"latency {format_ms(latency_ms)} is over --max-latency {format_ms(self.max_latency_ms)}"
+            )
+        if self.max_bytes is not None and size > self.max_bytes:
+            found.append(f"{format_bytes(size)} is over --max-bytes {format_bytes(self.max_bytes)}")
+        return tuple(found)
+
+
+def by_harm(plan: Plan, clean: Model, histograms: Mapping[str, Histogram]) -> list[str]:
+    """The plan's int8 nodes, those first that are expected to add most noise to their signal.
+
+    The noise of a node is that of rounding and clipping its activations, from their histograms,
+    and that of rounding its weights.
+    """
+    grid = Grid(symmetric=SCHEMES[plan.scheme].activations == "symmetric")
+    noise: dict[str, float] = {}
+    spans = {}
+    for name, quantizer in plan.activations.items():
+        codes = (0, 255) if quantizer.dtype == "uint8" else (-127, 127)
+        low, high = ((code - quantizer.zero_point) * quantizer.scale for code in codes)
+        spans[name] = noise_to_signal(histograms[name], Range(low, high), grid)
+    for node in read(clean.path).graph:
+        if node.name not in plan.int8:
+            continue
+        total = sum(spans.get(value.name or "", 0.0) for value in node.inputs if value is not None)
+        if node.name in plan.weights:
+            position, axis = plan.weights[node.name]
+            weight = node.inputs[position]
+            assert weight is not None
+            assert weight.const_value is not None
+            total += _weight_noise(weight.const_value.numpy(), axis)
+        noise[node.name] = total
+    return sorted(noise, key=lambda name: -noise[name])
+
+
+def _weight_noise(weight: np.ndarray, axis: int | None) -> float:
+    scales = weight_scales(weight, axis)
+    if axis is not None:
+        scales = scales.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
+    power = float(np.sum(weight.astype(np.float64) ** 2))
+    error = float(np.sum((np.rint(weight / scales) * scales - weight).astype(np.float64) ** 2))
+    return error / power if power > 0 else 0.0
+
+
+def relieve(
+    backend: Backend,
+    clean: Model,
+    histograms: Mapping[str, Histogram],
+    method: Method,
+    start: Candidate,
+    expected: Reference,
+    max_drop: float,
+    threads: int | None,
+) -> Iterator[Trial]:
+    """Trials with more and more of the most harmful operators in float, until the drop holds.
+
+    The number of operators doubles from a sixteenth on; once the drop holds, one more trial halfway
+    back looks for a faster one. Every trial is given, so that the caller keeps the best.
+    """
+    assert start.plan is not None
+    order = by_harm(start.plan, clean, histograms)
+
+    def attempt(count: int) -> Trial:
+        kept = dict.fromkeys(order[:count], BACK_TO_FLOAT)
+        label = f"int8 but {count} operator{'s' * (count > 1)}"
+        candidate = int8_candidate(
+            backend, clean, histograms, method, keep_float=kept, label=label
+        )
+        return try_out(candidate, expected, threads)
+
+    failed, count = 0, max(1, len(order) // 16)
+    while count < len(order):
+        trial = attempt(count)
+        yield trial
+        if trial.drop <= max_drop:
+            middle = (failed + count) // 2
+            if middle > failed:
+                yield attempt(middle)
+            return
+        failed, count = count, count * 2
