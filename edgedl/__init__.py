@@ -10,7 +10,7 @@ VERBS = {
     "open": "edgedl.runtime:open",
     "check": "edgedl.runtime.check:check",
     "compress": "edgedl.pipeline:compress",
-    "inspect": "edgedl.passes.inspect:inspect",
+    "inspect": "edgedl.pipeline:inspect",
     "bench": "edgedl.pipeline:bench",
     "eval": "edgedl.pipeline:evaluate",
     "run": "edgedl.pipeline:run",
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from edgedl.pipeline import compress as compress
     from edgedl.pipeline import doctor as doctor
     from edgedl.pipeline import evaluate as eval  # noqa: A004
+    from edgedl.pipeline import inspect as inspect
     from edgedl.pipeline import run as run
-    from edgedl.passes.inspect import inspect as inspect
     from edgedl.runtime import open as open  # noqa: A004
     from edgedl.runtime.check import check as check
 

@@ -77,15 +77,3 @@ class Shapes:
                 if value not in outputs:
                     value.shape = None
 
-
-def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """`input=1x3x224x224` as a name and dimensions.
-
-    Raises:
-        BadOption: it is not written like that.
-    """
-    name, separator, dimensions = text.rpartition("=")
-    sizes = dimensions.lower().split("x")
-    if not separator or not name or not all(size.isdigit() and int(size) > 0 for size in sizes):
-        raise BadOption(f"`{text}` is not a shape", hint="write it like `input=1x3x224x224`")
-    return name, tuple(map(int, sizes))

@@ -9,8 +9,8 @@ Layout, little-endian:
     24   8   length of the manifest
     32  32   SHA-256 of the manifest
     64   n   manifest, JSON in UTF-8
-             zeros up to a multiple of 4096, then the parts in the manifest's order, each followed
-             by zeros up to a multiple of 4096
+             zeros up to a multiple of 64, then the parts in the manifest's order, each followed
+             by zeros up to a multiple of 64
 
 Every byte is covered: the manifest by the header's digest, parts by the manifest's digests,
 padding by being zero, and the header by what it must say.
@@ -38,7 +38,7 @@ SUFFIX = ".edl"
 MAGIC = b"\x89EDL\r\n\x1a\n"
 VERSION = 1
 HEADER = struct.Struct("<8sIIQQ32s")
-ALIGN = 4096
+ALIGN = 64
 MOST_MANIFEST_BYTES = 64 << 20
 MOST_PARTS = 4096
 PART_NAME = re.compile(r"[A-Za-z0-9_\-]+(?:[./][A-Za-z0-9_\-]+)*")

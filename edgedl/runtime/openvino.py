@@ -20,7 +20,7 @@ DEVICE = "CPU"
 PRECISIONS = {"f32": "float32", "bf16": "bf16", "f16": "float16"}
 INTEGER = frozenset({"i8", "u8", "i4", "u4"})
 CONVERSIONS = frozenset({"Reorder", "Convert", "FakeQuantize"})
-NO_WORK = frozenset({"Input", "Output", "Const", "Parameter", "Result", "Constant"})
+NO_WORK = frozenset({"Input", "Output", "Const", "Parameter", "Result", "Constant", "Reshape"})
 
 
 @cache

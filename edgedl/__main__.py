@@ -1,0 +1,6 @@
+"""`python -m edgedl`."""
+
+from edgedl.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""`edgedl compress`."""
+
+from __future__ import annotations
+
+import click
+
+from edgedl.cli.options import (
+    Bar,
+    json_option,
+    parse_shapes,
+    print_json,
+    samples_option,
+    shape_option,
+    target_option,
+    threads_option,
+)
+from edgedl.core.errors import BadOption
+from edgedl.core.units import parse_bytes, parse_drop, parse_ms
+
+
+@click.command()
+@click.argument("model")
+@click.option("--int8", is_flag=True, help="Weights in 8 bits, operators in what is fastest.")
+@samples_option
+@click.option("--test", metavar="FILE.npz", help="Samples to choose and report on; else a part of --samples.")
+@click.option("-o", "--output", metavar="OUT.edl", required=True, help="The bundle to write.")
+@target_option
+@shape_option
+@click.option("--max-drop", metavar="1%", help="The most that accuracy, or agreement, may fall.")
+@click.option("--max-latency", metavar="5ms", help="The longest that a call may take, p50.")
+@click.option("--max-bytes", metavar="2MB", help="The largest that the bundle may be.")
+@click.option("--metric", metavar="NAME", help="top1, top5 or mse; the labels suggest one.")
+@threads_option
+@click.option("--seconds", type=click.FloatRange(0.5, 600), default=10.0, show_default=True, help="Budget of the last timing.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--report", metavar="DIR", help="Write the report there, as text and JSON.")
+@json_option
+def command(
+    model: str,
+    int8: bool,
+    samples: str | None,
+    test: str | None,
+    output: str,
+    target: str | None,
+    shapes: tuple[str, ...],
+    max_drop: str | None,
+    max_latency: str | None,
+    max_bytes: str | None,
+    metric: str | None,
+    threads: int,
+    seconds: float,
+    seed: int,
+    report: str | None,
+    as_json: bool,
+) -> int:
+    """Make MODEL smaller and faster for a target, and prove it.
+
+    MODEL is an ONNX file, a bundle, or a folder that holds one of them.
+    """
+    if not int8:
+        raise BadOption("what is it to be compressed to?", hint="edgedl compress MODEL --int8 --samples S.npz -o OUT.edl")
+    if samples is None:
+        raise BadOption(
+            "int8 needs samples to calibrate on",
+            hint="--samples S.npz, made by np.savez('S.npz', input=x): one array an input, samples along axis 0",
+        )
+    fixed = parse_shapes(shapes)
+    drop = None if max_drop is None else parse_drop(max_drop)
+    latency = None if max_latency is None else parse_ms(max_latency)
+    size = None if max_bytes is None else parse_bytes(max_bytes)
+    from edgedl import pipeline
+
+    with Bar() as bar:
+        result = pipeline.compress(
+            model, samples, output, target=target or "cpu", test=test, shapes=fixed, max_drop=drop,
+            max_latency_ms=latency, max_bytes=size, metric=metric, threads=threads, seed=seed,
+            seconds=seconds, progress=bar,
+        )  # fmt: skip
+    if report is not None:
+        pipeline.write_report(result, report)
+    click.echo(result.text(), err=as_json)
+    if as_json:
+        print_json(result.to_json())
+    return 3 if result.broken else 0

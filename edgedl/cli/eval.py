@@ -1,0 +1,38 @@
+"""`edgedl eval`."""
+
+from __future__ import annotations
+
+import click
+
+from edgedl.cli.options import Bar, json_option, print_json, samples_option, target_option
+from edgedl.core.errors import BadOption
+from edgedl.report.table import table
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, metavar="A [B ...]")
+@samples_option
+@target_option
+@click.option("--metric", metavar="NAME", help="top1, top5 or mse; the labels suggest one.")
+@json_option
+def command(
+    models: tuple[str, ...], samples: str | None, target: str | None, metric: str | None, as_json: bool
+) -> None:
+    """Accuracy of models on labelled samples, and their agreement with the first."""
+    if samples is None:
+        raise BadOption("there is nothing to evaluate on", hint="--samples S.npz with an array `labels`")
+    from edgedl import pipeline
+
+    with Bar() as bar:
+        found = pipeline.evaluate(models, samples, target=target, metric=metric, progress=bar)
+    rows = [["artifact", "engine", found["metric"] or "", "against the first"]]
+    for row in found["rows"]:
+        value = "" if row["value"] is None else f"{row['value']:.4f}"
+        same = row["agreement"]
+        alike = "" if same is None else f"cosine {same['cosine']:.4f}, {same['sqnr_db']:.1f} dB"
+        if same is not None and same["top1"] is not None:
+            alike = f"top-1 {same['top1']:.3f}, {alike}"
+        rows.append([row["artifact"], row["engine"], value, alike])
+    click.echo(table(rows, right=(2,)), err=as_json)
+    if as_json:
+        print_json(found)

@@ -1,0 +1,51 @@
+"""`edgedl inspect`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from edgedl.cli.options import json_option, parse_shapes, print_json, shape_option
+from edgedl.core.units import format_bytes
+from edgedl.report.table import table
+
+
+@click.command()
+@click.argument("model")
+@shape_option
+@json_option
+def command(model: str, shapes: tuple[str, ...], as_json: bool) -> None:
+    """Inputs, outputs, operators, parameters, MACs, bytes, precisions, history of MODEL."""
+    fixed = parse_shapes(shapes)
+    from edgedl import pipeline
+
+    found = pipeline.inspect(model, shapes=fixed)
+    click.echo(_text(found), err=as_json)
+    if as_json:
+        print_json(found)
+
+
+def _text(found: dict[str, Any]) -> str:
+    rows = []
+    for kind in ("inputs", "outputs"):
+        for tensor in found[kind]:
+            shape = "?" if tensor["shape"] is None else "x".join("?" if d is None else str(d) for d in tensor["shape"])
+            rows.append([kind[:-1], f"{tensor['name']}  {tensor['dtype']}[{shape}]"])
+    for payload in found.get("payloads", ()):
+        rows.append(["payload", f"{payload['engine']} {payload['precision']}"])
+    rows.append(["bytes", format_bytes(found["bytes"])])
+    rows.append(["parameters", f"{found['parameters']:,}"])
+    macs = found["macs"]
+    rows.append(["MACs", "unknown: shapes are dynamic, fix them with --shape" if macs is None else f"{macs:,} a sample"])
+    weights = ", ".join(f"{format_bytes(size)} {kind}" for kind, size in found["weight_bytes"].items())
+    rows.append(["weights", weights + (", quantized" if found["quantized"] else "")])
+    operators = ", ".join(f"{count} {kind}" for kind, count in found["operators"].items())
+    rows.append(["operators", operators])
+    if found["operators_in_bodies"]:
+        rows.append(["", f"{found['operators_in_bodies']} of them inside If, Loop or Scan bodies"])
+    rows.append(["opset", str(found["opset"])])
+    for step in found["history"]:
+        settings = ", ".join(f"{k}={v}" for k, v in step["settings"].items() if not isinstance(v, (dict, list)))
+        rows.append(["history", f"{step['name']}({settings})"])
+    return table(rows)

@@ -1,0 +1,85 @@
+"""Options that several commands share, and how they are parsed."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from edgedl.core.errors import BadOption
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+QUIET_SECONDS = 2.0
+REDRAW_SECONDS = 0.1
+BAR_CELLS = 24
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document as the last line.")
+samples_option = click.option("--samples", metavar="FILE.npz", help="Inputs by name, samples along axis 0.")
+shape_option = click.option(
+    "--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help="Fix an input's dimensions."
+)
+target_option = click.option("--target", metavar="NAME", help="cpu, onnxruntime or openvino.")
+
+
+def threads_option(command: Command) -> Command:
+    """`--threads N`, one where it is not given."""
+    return click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True)(command)
+
+
+def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """`--shape` options by input.
+
+    Raises:
+        BadOption: one is not written like `input=1x3x224x224`.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, separator, dimensions = text.rpartition("=")
+        sizes = dimensions.lower().split("x")
+        if not separator or not name or not all(size.isdigit() and int(size) > 0 for size in sizes):
+            raise BadOption(f"`{text}` is not a shape", hint="write it like `input=1x3x224x224`")
+        shapes[name] = tuple(map(int, sizes))
+    return shapes
+
+
+def print_json(document: Any) -> None:
+    """One document on one line of stdout."""
+    click.echo(json.dumps(document, allow_nan=False))
+
+
+class Bar:
+    """A progress bar on stderr, once work has taken two seconds; nothing where it is no terminal."""
+
+    def __init__(self) -> None:
+        self.began = self.drawn = time.monotonic()
+        self.label = ""
+        self.shown = False
+        self.enabled = sys.stderr.isatty()
+
+    def __call__(self, label: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if not self.enabled or now - self.began < QUIET_SECONDS:
+            return
+        if label == self.label and done < total and now - self.drawn < REDRAW_SECONDS:
+            return
+        self.label, self.drawn, self.shown = label, now, True
+        filled = BAR_CELLS * done // max(total, 1)
+        bar = "#" * filled + "." * (BAR_CELLS - filled)
+        sys.stderr.write(f"\r\x1b[K[{bar}] {label} {done}/{total}")
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Take the bar away."""
+        if self.shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
