@@ -32,7 +32,7 @@ from edgedl.core.units import format_bytes
 from edgedl.passes.calibrate import calibrate, forecast
 from edgedl.passes.clean import Clean
 from edgedl.passes.fold import Fold
-from edgedl.passes.graph import FILE_NAME, open_model, quantized_already, rewrite, to_bytes
+from edgedl.passes.graph import FILE_NAME, open_model, quantized_already, rewrite, to_ship
 from edgedl.passes.inspect import inspect as inspect_model
 from edgedl.passes.ranges import METHODS, Histogram, Method
 from edgedl.passes.shapes import Shapes
@@ -110,7 +110,7 @@ def load_model(path: str | Path) -> Model:
         (folder / FILE_NAME).write_bytes(bundle.read(part.name))
 
     folder = default_store().make(key_of(part=part.sha256), unpack)
-    return replace(open_model(folder / FILE_NAME), history=bundle.history)
+    return replace(open_model(folder / FILE_NAME), history=bundle.history())
 
 
 def prepare(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
@@ -187,7 +187,7 @@ def compress(
     output = Path(output)
     golden = _golden(winner, groups.report, threads)
     built = backend(winner.candidate.engine)
-    data = to_bytes(winner.candidate.model)
+    data, names = to_ship(winner.candidate.model)
     payload = built.compile(data, winner.candidate.precision)
     machine = this_machine().to_json()
     ratio = comparison.ratio("baseline", "result")
@@ -197,6 +197,7 @@ def compress(
         payloads=[(payload, data)],
         golden=golden,
         history=winner.candidate.model.history,
+        names=names,
         notes={"target": target, "threads": threads, "speedup": ratio.to_json(), "machine": machine},
     )
     proof = check(output, threads=threads)
@@ -436,7 +437,7 @@ def rank(trials: Sequence[Trial], latency: Mapping[str, float], limits: Limits) 
         near = [trial for trial in near if trial.candidate.plan is not None]
         near.sort(key=lambda trial: -trial.agreement.sqnr_db)
     else:
-        near = near[:1]
+        near.sort(key=lambda trial: trial.candidate.model.bytes)
     return [*near, *(trial for trial in order if trial not in near)]
 
 
@@ -454,9 +455,18 @@ def _confirm(
         name = trial.candidate.engine
         floats = [t.candidate for t in trials if t.candidate.engine == name and t.candidate.precision == "float32"]
         baseline = floats[0] if floats else trial.candidate
-        with trial.candidate.open(threads) as result, baseline.open(threads) as base:
+        with (
+            baseline.open(threads) as base,
+            baseline.open(threads) as again,
+            trial.candidate.open(threads) as result,
+        ):
             comparison = compare(
-                {"baseline": base, "result": result}, feeds, seconds=seconds, seed=seed, progress=progress
+                {"baseline": base, "result": result},
+                feeds,
+                twin=again,
+                seconds=seconds,
+                seed=seed,
+                progress=progress,
             )
         slower = comparison.ratio("baseline", "result").verdict(comparison.noise_floor) == "slower"
         if not slower or trial.candidate is baseline:

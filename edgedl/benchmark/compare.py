@@ -16,6 +16,7 @@ from edgedl.runtime.session import Session
 
 LEAST_ROUNDS = 10
 LEAST_FLOOR = 0.01
+TWIN = "the first once more"
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Comparison:
         measurements: raw samples by name.
         medians_ns: by name, the median call of each round, in order of the rounds.
         noise_floor: how far the first session's rounds differ from its own second runs in the
-            same rounds; no smaller difference is believed. At least 0.01.
+            same rounds, and from its twin's; no smaller difference is believed. At least 0.01.
         unsteady: names whose warm-up never became steady.
     """
 
@@ -44,6 +45,7 @@ def compare(
     sessions: Mapping[str, Session],
     feeds: Sequence[Feed],
     *,
+    twin: Session | None = None,
     seconds: float = 10.0,
     precision: float = 0.01,
     least_rounds: int = LEAST_ROUNDS,
@@ -53,10 +55,14 @@ def compare(
 ) -> Comparison:
     """Time sessions in rounds, each round all of them forth and back again (A B ... B A).
 
+    `twin` is a second session of the first one's model, timed among the others: how far the two
+    differ, as sessions of one model do by where their memory lies, widens the noise floor.
+
     The order within a round is random. Rounds go on until every ratio to the first session has an
     interval narrower than twice `precision`, or until `seconds` are spent, `least_rounds` at least. The
     first session's two turns in a round, compared with one another, give the noise floor.
     """
+    sessions = {**sessions, **({TWIN: twin} if twin is not None else {})}
     names = list(sessions)
     rng = np.random.default_rng(seed)
     turns = {name: cycle(feeds) for name in names}
@@ -87,9 +93,13 @@ def compare(
         {
             name: Measurement(np.asarray(samples[name]), warm[name][0], warm[name][1])
             for name in names
+            if name != TWIN
         },
-        medians,
-        _noise_floor(first[names[0]], again[names[0]]),
+        {name: rounds for name, rounds in medians.items() if name != TWIN},
+        max(
+            _noise_floor(first[names[0]], again[names[0]]),
+            _noise_floor(medians[names[0]], medians[TWIN]) if twin is not None else 0.0,
+        ),
         tuple(name for name in names if not warm[name][1]),
     )
 

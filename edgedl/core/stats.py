@@ -64,6 +64,8 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     """Cosine of the angle between two arrays, each taken as one vector; 1 where both are zero."""
     x, y = a.ravel().astype(np.float64), b.ravel().astype(np.float64)
     norms = float(np.linalg.norm(x) * np.linalg.norm(y))
+    if not np.isfinite(norms):
+        return 1.0 if np.array_equal(x, y, equal_nan=True) else 0.0
     if norms == 0:
         return 1.0 if np.array_equal(x, y) else 0.0
     return float(np.clip(x @ y / norms, -1, 1))
@@ -81,7 +83,7 @@ class Agreement:
     """How alike two models answer the same samples.
 
     `top1` is the share of samples whose largest entry along the last axis of the first output
-    stands at the same place (None where no output has classes), `cosine` the mean cosine per
+    stands at the same place (None where the first output has no classes), `cosine` the mean cosine per
     sample, `sqnr_db` signal to noise power in decibels over all samples, the worst output's.
     """
 
@@ -97,6 +99,17 @@ class Agreement:
             "sqnr_db": self.sqnr_db,
             "samples": self.samples,
         }
+
+
+def _has_classes(answer: np.ndarray) -> bool:
+    """Whether the last axis holds scores of classes: one row that is no unit vector, as embeddings
+    are, or rows of probabilities that add up to 1."""
+    if answer.ndim == 0 or answer.shape[-1] < 2:
+        return False
+    rows = answer.reshape(-1, answer.shape[-1])
+    if answer.ndim <= 2:
+        return not np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-3)
+    return bool(np.allclose(rows.sum(axis=1), 1, atol=1e-2) and rows.min() >= 0)
 
 
 class AgreementMeter:
@@ -126,7 +139,7 @@ class AgreementMeter:
             self.noise[name] = self.noise.get(name, 0.0) + (
                 difference if np.isfinite(difference) else float("inf")
             )
-            if position == 0 and x.ndim >= 1 and x.shape[-1] > 1:
+            if position == 0 and _has_classes(x):
                 matches = x.argmax(-1) == y.argmax(-1)
                 self.same += int(np.sum(matches))
                 self.votes += matches.size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -50,8 +51,8 @@ class Clean:
         if opset < self.min_opset:
             self._raise_opset(graph, opset)
         RewriteRuleSet([rules.dropout_inference_rule, rules.dropout_zero_rule]).apply_to_model(graph)
+        eliminate_identities(graph)
         ir.passes.Sequential(
-            common.IdentityEliminationPass(),
             common.CommonSubexpressionEliminationPass(),
             common.DeduplicateInitializersPass(),
             common.RemoveUnusedNodesPass(),
@@ -65,6 +66,9 @@ class Clean:
             graph.metadata_props[HISTORY_KEY] = history
 
     def _raise_opset(self, graph: ir.Model, opset: int) -> None:
+        logger = logging.getLogger("onnxscript.version_converter")
+        level = logger.level
+        logger.setLevel(logging.ERROR)
         try:
             ConvertVersionPass(self.min_opset, fallback=True)(graph)
         except Exception as error:
@@ -72,9 +76,17 @@ class Clean:
                 f"opset {opset} could not be raised to {self.min_opset}",
                 hint=f"export it again with opset_version={self.min_opset} or later",
             ) from error
+        finally:
+            logger.setLevel(level)
         if graph.opset_imports.get("", 0) < self.min_opset:
             raise BadModel(
                 f"opset {opset} could not be raised to {self.min_opset}",
                 hint=f"export it again with opset_version={self.min_opset} or later",
             )
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
+
+
+def eliminate_identities(graph: ir.Model) -> None:
+    """Remove Identity nodes; graphs with bodies keep theirs, since a body's output may need one."""
+    if not any(True for _ in graph.graph.subgraphs()):
+        common.IdentityEliminationPass()(graph)

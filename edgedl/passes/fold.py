@@ -13,11 +13,12 @@ from onnxscript.rewriter import RewriteRuleSet
 from onnxscript.rewriter.rules import common as rules
 
 from edgedl.core.model import Model
+from edgedl.passes.clean import eliminate_identities
 from edgedl.passes.graph import rewrite
 
 KEPT = frozenset({"DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"})
 GROWING = frozenset({"ConstantOfShape", "Expand", "Tile", "Range", "EyeLike", "OneHot"})
-SMALL_ELEMENTS = 64 * 1024
+SMALL_ELEMENTS = 1024
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Fold:
     """Constants computed, batch norms and scalings folded into the products before them.
 
     A constant expression is folded where its result is no larger than its inputs, or has at most
-    64 Ki elements; conversions of stored integers to float stay, since they are what makes a
+    1024 elements; conversions of stored integers to float stay, since they are what makes a
     quantized model small.
     """
 
@@ -59,9 +60,9 @@ class Fold:
                     rules.successive_relu_rule,
                 ]
             ).apply_to_model(graph)
+        eliminate_identities(graph)
         ir.passes.Sequential(
             common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-            common.IdentityEliminationPass(),
             common.DeduplicateInitializersPass(),
             common.RemoveUnusedNodesPass(),
             common.RemoveUnusedOpsetsPass(),

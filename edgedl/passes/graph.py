@@ -341,11 +341,14 @@ def write_beside(graph: ir.Model, model: Model, path: Path) -> None:
     ir.save(graph, path)
 
 
-def to_bytes(model: Model) -> bytes:
-    """The model as one ONNX file, its external data inside.
+def to_ship(model: Model) -> tuple[bytes, dict[str, str]]:
+    """The model as one small ONNX file, and its nodes' and tensors' names by their short ones.
+
+    External data is brought inside; names within the graph are shortened, and history and shapes of
+    inner tensors, which an engine infers, are left out. Inputs and outputs keep their names.
 
     Raises:
-        Unsupported: it passes the 2 GiB that such a file may have.
+        Unsupported: it passes the 2 GiB that one file may have.
     """
     if model.bytes >= MOST_BYTES:
         raise Unsupported(
@@ -353,12 +356,33 @@ def to_bytes(model: Model) -> bytes:
             where=str(model.path),
             hint="compress it in parts, or prune it first",
         )
-    if len(model.files) == 1:
-        return model.path.read_bytes()
     graph = read(model.path)
     ir.external_data.load_to_model(graph)
-    data: bytes = ir.to_proto(graph).SerializeToString(deterministic=True)
-    return data
+    graph.metadata_props.pop(HISTORY_KEY, None)
+    names = {} if any(True for _ in graph.graph.subgraphs()) else _shorten(graph.graph)
+    proto = ir.to_proto(graph)
+    del proto.graph.value_info[:]
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data, names
+
+
+def _shorten(graph: ir.Graph) -> dict[str, str]:
+    kept = {value.name for value in (*graph.inputs, *graph.outputs)}
+    names: dict[str, str] = {}
+    weights = list(graph.initializers.values())
+    inner = [value for node in graph for value in node.outputs]
+    for prefix, values in (("w", weights), ("t", inner)):
+        for i, value in enumerate(values):
+            if value.name and value.name not in kept:
+                names[f"{prefix}{i}"] = value.name
+    if kept & set(names):
+        return {}
+    shorter = {long: short for short, long in names.items()}
+    for value in (*weights, *inner):
+        value.name = shorter.get(value.name or "", value.name)
+    for i, node in enumerate(graph):
+        names[f"n{i}"], node.name = node.name or "", f"n{i}"
+    return names
 
 
 def quantized_already(model: Model) -> bool:

@@ -38,10 +38,11 @@ class Place:
         values = {value.name: value for value in graph.graph.inputs}
         values |= {value.name: value for node in graph.graph for value in node.outputs}
         self._fits(set(nodes), set(values))
-        for name, quantizer in self.plan.activations.items():
+        for number, (name, quantizer) in enumerate(self.plan.activations.items()):
             readers = [nodes[reader] for reader in self.plan.readers[name]]
             if readers:
-                _insert_quantizer(graph.graph, values[name], quantizer, readers)
+                stem = f"quantized_{number}"
+                _insert_quantizer(graph.graph, values[name], quantizer, readers, stem)
         done: dict[tuple[str, int | None], ir.Value] = {}
         for name, (position, axis) in self.plan.weights.items():
             weight = nodes[name].inputs[position]
@@ -78,9 +79,8 @@ def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
 
 
 def _insert_quantizer(
-    graph: ir.Graph, value: ir.Value, quantizer: Quantizer, readers: list[ir.Node]
+    graph: ir.Graph, value: ir.Value, quantizer: Quantizer, readers: list[ir.Node], name: str
 ) -> None:
-    name = value.name or ""
     scale = _constant(graph, f"{name}_scale", np.asarray(quantizer.scale, np.float32))
     zero = _constant(graph, f"{name}_zero_point", np.asarray(quantizer.zero_point, quantizer.dtype))
     quantize = ir.node("QuantizeLinear", [value, scale, zero], name=f"{name}_quantize")
@@ -88,7 +88,7 @@ def _insert_quantizer(
     codes.name, codes.shape, codes.type = f"{name}_codes", value.shape, ir.TensorType(zero.dtype)  # type: ignore[arg-type]
     dequantize = ir.node("DequantizeLinear", [codes, scale, zero], name=f"{name}_dequantize")
     real = dequantize.outputs[0]
-    real.name, real.shape, real.type = f"{name}_quantized", value.shape, value.type
+    real.name, real.shape, real.type = f"{name}_real", value.shape, value.type
     producer = value.producer()
     if producer is None:
         graph.insert_before(graph[0], [quantize, dequantize])

@@ -83,7 +83,6 @@ class Bundle:
         path: the file.
         signature: inputs and outputs.
         payloads: models by engine, the best first.
-        history: how the model came to be.
         notes: what was measured when it was made, as plain JSON.
     """
 
@@ -91,7 +90,6 @@ class Bundle:
     signature: Signature
     payloads: tuple[Payload, ...]
     parts: Mapping[str, Part]
-    history: tuple[Step, ...]
     notes: Mapping[str, Any]
     golden_index: Mapping[str, Any]
     data: memoryview
@@ -126,6 +124,20 @@ class Bundle:
             hint=f"pip install 'edgedl[{wanted}]'",
         )
 
+    def history(self) -> tuple[Step, ...]:
+        """How the model came to be."""
+        try:
+            return tuple(Step.from_json(step) for step in _inflate(self.read("about/history")))
+        except (KeyError, TypeError, ValueError, RecursionError, zlib.error) as error:
+            raise BadBundle("its history is damaged", where=str(self.path), hint=AGAIN) from error
+
+    def names(self) -> dict[str, str]:
+        """The original names of nodes and tensors, by the short ones in the payloads."""
+        try:
+            return dict(_inflate(self.read("about/names")))
+        except (KeyError, TypeError, ValueError, RecursionError, zlib.error) as error:
+            raise BadBundle("its names are damaged", where=str(self.path), hint=AGAIN) from error
+
     def golden(self) -> Golden:
         """Golden inputs and answers."""
         contents = {name: self.read(name) for name in self.parts if name.startswith("golden/")}
@@ -133,6 +145,19 @@ class Bundle:
             return unpack(self.golden_index, contents)
         except (KeyError, TypeError, ValueError, EOFError, zlib.error) as error:
             raise BadBundle("its golden samples are damaged", where=str(self.path), hint=AGAIN) from error
+
+
+def _deflate(document: Any) -> bytes:
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return zlib.compress(text.encode(), 9)
+
+
+def _inflate(data: bytes) -> Any:
+    unpacker = zlib.decompressobj()
+    text = unpacker.decompress(data, MOST_MANIFEST_BYTES)
+    if unpacker.unconsumed_tail:
+        raise ValueError("a document is too large")
+    return json.loads(text)
 
 
 def find_bundle(path: str | Path) -> Path:
@@ -185,7 +210,6 @@ def open_bundle(path: str | Path) -> Bundle:
                 for p in manifest["payloads"]
             ),
             parts,
-            tuple(Step.from_json(step) for step in manifest["history"]),
             dict(manifest["notes"]),
             dict(manifest["golden"]),
             data,
@@ -267,8 +291,12 @@ def write_bundle(
     golden: Golden,
     history: Sequence[Step],
     notes: Mapping[str, Any],
+    names: Mapping[str, str] | None = None,
 ) -> None:
     """Write a bundle, whole or not at all.
+
+    Args:
+        names: the original names of nodes and tensors, by the short ones in the payloads.
 
     Raises:
         EdgeError: the file cannot be written.
@@ -280,9 +308,10 @@ def write_bundle(
         "signature": signature.to_json(),
         "payloads": [payload.to_json() for payload, _ in payloads],
         "golden": index,
-        "history": [step.to_json() for step in history],
         "notes": dict(notes),
     }
+    contents["about/history"] = _deflate([step.to_json() for step in history])
+    contents["about/names"] = _deflate(dict(names or {}))
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
     text = _with_places(manifest, contents, digests)
     end = _aligned(HEADER.size + len(text))

@@ -14,7 +14,7 @@ import numpy as np
 from edgedl.core.errors import Unsupported
 
 LEVELS = 255
-MOST_ANSWER_ELEMENTS = 4096
+MOST_ANSWER_ELEMENTS = 1024
 MOST_ARRAY_BYTES = 1 << 30
 
 
