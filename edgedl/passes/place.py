@@ -51,6 +51,8 @@ class Place:
             if key not in done:
                 done[key] = _insert_weight(graph.graph, weight, axis, nodes[name])
             nodes[name].replace_input_with(position, done[key])
+        for name in self.plan.tables:
+            _store_table(graph.graph, nodes[name])
         if SCHEMES[self.plan.scheme].bias_apart:
             for name in self.plan.weights:
                 _set_bias_apart(graph.graph, nodes[name])
@@ -58,7 +60,8 @@ class Place:
         common.TopologicalSortPass()(graph)
 
     def _fits(self, nodes: set[str | None], values: set[str | None]) -> None:
-        unknown = [name for name in (*self.plan.int8, *self.plan.weights) if name not in nodes]
+        named = (*self.plan.int8, *self.plan.weights, *self.plan.tables)
+        unknown = [name for name in named if name not in nodes]
         unknown += [name for name in self.plan.activations if name not in values]
         if unknown:
             raise BadOption(
@@ -101,21 +104,49 @@ def _insert_quantizer(
 
 
 def _insert_weight(graph: ir.Graph, weight: ir.Value, axis: int | None, reader: ir.Node) -> ir.Value:
-    assert weight.const_value is not None
-    array = weight.const_value.numpy()
-    scales = weight_scales(array, axis)
-    spread = scales if axis is None else scales.reshape([-1 if i == axis else 1 for i in range(array.ndim)])
-    codes = np.clip(np.rint(array / spread), -127, 127).astype(np.int8)
     stem = weight.name if axis is None else f"{weight.name}_axis{axis}"
-    stored = _constant(graph, f"{stem}_int8", codes)
-    scale = _constant(graph, f"{stem}_scale", scales)
-    zero = _constant(graph, f"{stem}_zero_point", np.zeros(scales.shape, np.int8))
+    stored, scale, zero = _stored(graph, weight, axis, f"{stem}")
     attributes = {} if axis is None else {"axis": axis}
     node = ir.node("DequantizeLinear", [stored, scale, zero], attributes, name=f"{stem}_dequantize")
     node.outputs[0].name = f"{stem}_dequantized"
     node.outputs[0].shape, node.outputs[0].type = weight.shape, weight.type
     graph.insert_before(reader, [node])
     return node.outputs[0]
+
+
+def _stored(
+    graph: ir.Graph, weight: ir.Value, axis: int | None, stem: str
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """A constant's codes, scales and zero points, as new constants."""
+    assert weight.const_value is not None
+    array = weight.const_value.numpy()
+    scales = weight_scales(array, axis)
+    spread = scales if axis is None else scales.reshape([-1 if i == axis else 1 for i in range(array.ndim)])
+    codes = np.clip(np.rint(array / spread), -127, 127).astype(np.int8)
+    return (
+        _constant(graph, f"{stem}_int8", codes),
+        _constant(graph, f"{stem}_scale", scales),
+        _constant(graph, f"{stem}_zero_point", np.zeros(scales.shape, np.int8)),
+    )
+
+
+def _store_table(graph: ir.Graph, node: ir.Node) -> None:
+    """A Gather that looks up codes, and behind it the conversion of the rows that were found."""
+    table, rows = node.inputs[0], node.outputs[0]
+    assert table is not None
+    stored, scale, zero = _stored(graph, table, 1, f"{table.name}_columns")
+    found = ir.node("Gather", [stored, node.inputs[1]], dict(node.attributes), name=f"{node.name}_codes")
+    found.outputs[0].name = f"{rows.name}_codes"
+    found.outputs[0].type, found.outputs[0].shape = ir.TensorType(ir.DataType.INT8), rows.shape
+    real = ir.node(
+        "DequantizeLinear", [found.outputs[0], scale, zero], {"axis": -1}, name=f"{node.name}_real"
+    )
+    real.outputs[0].type, real.outputs[0].shape = rows.type, rows.shape
+    name = rows.name
+    ir.convenience.replace_nodes_and_values(
+        graph, node, [node], [found, real], [rows], [real.outputs[0]]
+    )
+    real.outputs[0].name = name
 
 
 def _set_bias_apart(graph: ir.Graph, node: ir.Node) -> None:

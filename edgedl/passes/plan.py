@@ -18,6 +18,7 @@ GLUE = frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "L
 BOTH_COMPUTED = frozenset({"Add", "Mul"})
 FUSED_ACTIVATIONS = frozenset({"Relu", "Clip"})
 SUBGRAPH_HOLDERS = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+TABLE_ELEMENTS = 1 << 16
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny) * 2**20
 
 
@@ -63,6 +64,7 @@ class Plan:
         readers: by tensor, the nodes that read its quantized values; others read it as it was.
         weights: by node, the position of its constant operand and the axis of its scales (None:
             one scale for all).
+        tables: nodes that look rows up in a constant table, stored in int8 and expanded row by row.
     """
 
     scheme: str
@@ -70,6 +72,7 @@ class Plan:
     activations: Mapping[str, Quantizer]
     readers: Mapping[str, tuple[str, ...]]
     weights: Mapping[str, tuple[int, int | None]]
+    tables: tuple[str, ...] = ()
 
     @property
     def int8(self) -> tuple[str, ...]:
@@ -83,6 +86,7 @@ class Plan:
             "activations": {name: q.to_json() for name, q in self.activations.items()},
             "readers": {name: list(nodes) for name, nodes in self.readers.items()},
             "weights": {name: list(entry) for name, entry in self.weights.items()},
+            "tables": list(self.tables),
         }
 
 
@@ -97,6 +101,7 @@ class Layout:
     groups: Mapping[str, str]
     readers: Mapping[str, tuple[str, ...]]
     weights: Mapping[str, tuple[int, int | None]]
+    tables: tuple[str, ...]
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -173,7 +178,12 @@ def layout(
             weights[name] = operand
     chosen = [node for node in facts.nodes if (d := decisions.get(node.name or "")) and d.precision == "int8"]
     groups, readers = _quantized_tensors(chosen, facts, scheme)
-    return Layout(tuple(decisions.values()), groups, readers, weights)
+    tables = tuple(
+        node.name or ""
+        for node in facts.nodes
+        if extent != "gemms" and _is_table(node, facts) and node.name not in (keep_float or {})
+    )
+    return Layout(tuple(decisions.values()), groups, readers, weights, tables)
 
 
 def _judge(
@@ -303,6 +313,22 @@ def _weight(node: ir.Node, facts: Facts) -> tuple[int, int | None] | None:
     return 1, 1 if rank == 2 else None
 
 
+def _is_table(node: ir.Node, facts: Facts) -> bool:
+    """Whether a Gather looks rows up in a large constant matrix that nothing else reads."""
+    table = node.inputs[0] if node.op_type == "Gather" else None
+    if table is None or not facts.constant(table) or node.attributes.get_int("axis", 0) != 0:
+        return False
+    assert table.const_value is not None
+    shape = table.const_value.shape.numpy()
+    return (
+        table.const_value.dtype == ir.DataType.FLOAT
+        and len(shape) == 2
+        and shape[0] * shape[1] >= TABLE_ELEMENTS
+        and len(facts.readers(table)) == 1
+        and node.outputs[0].name not in facts.outputs
+    )
+
+
 def _quantized_tensors(
     chosen: list[ir.Node], facts: Facts, scheme: Scheme
 ) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
@@ -375,7 +401,9 @@ def decide(
     activations = {
         name: quantizer(ranges[group], scheme) for name, group in found.groups.items()
     }
-    return Plan(scheme.name, found.decisions, activations, found.readers, found.weights)
+    return Plan(
+        scheme.name, found.decisions, activations, found.readers, found.weights, found.tables
+    )
 
 
 def not_finite(found: Layout, histograms: Mapping[str, Histogram]) -> set[str]:
