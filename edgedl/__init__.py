@@ -10,24 +10,24 @@ VERBS = {
     "open": "edgedl.runtime:open",
     "check": "edgedl.runtime.check:check",
     "compress": "edgedl.pipeline:compress",
-    "inspect": "edgedl.pipeline:inspect",
-    "bench": "edgedl.pipeline:bench",
-    "eval": "edgedl.pipeline:evaluate",
-    "run": "edgedl.pipeline:run",
-    "doctor": "edgedl.pipeline:doctor",
+    "inspect": "edgedl.verbs:inspect",
+    "bench": "edgedl.verbs:bench",
+    "eval": "edgedl.verbs:evaluate",
+    "run": "edgedl.verbs:run",
+    "doctor": "edgedl.verbs:doctor",
     "EdgeError": "edgedl.core.errors:EdgeError",
 }
 
 if TYPE_CHECKING:
     from edgedl.core.errors import EdgeError as EdgeError
-    from edgedl.pipeline import bench as bench
     from edgedl.pipeline import compress as compress
-    from edgedl.pipeline import doctor as doctor
-    from edgedl.pipeline import evaluate as eval  # noqa: A004
-    from edgedl.pipeline import inspect as inspect
-    from edgedl.pipeline import run as run
     from edgedl.runtime import open as open  # noqa: A004
     from edgedl.runtime.check import check as check
+    from edgedl.verbs import bench as bench
+    from edgedl.verbs import doctor as doctor
+    from edgedl.verbs import evaluate as eval  # noqa: A004, F401
+    from edgedl.verbs import inspect as inspect
+    from edgedl.verbs import run as run
 
 __all__ = ["__version__", *VERBS]
 

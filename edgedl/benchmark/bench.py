@@ -99,14 +99,14 @@ def bench(
     seed: int = 0,
     progress: Progress = silent,
 ) -> BenchReport:
-    """Time artifacts in interleaved rounds on the same inputs, and each one cold in its own process.
+    """Time artifacts in interleaved rounds on the same inputs, and each cold in its own process.
 
     Args:
         engine: run everything on this engine; each artifact's own where None.
         samples: inputs, rotated; random ones where None.
 
     Raises:
-        BadOption: random inputs cannot be made for a dynamic shape, or the artifacts take unlike inputs.
+        BadOption: a shape is too dynamic for random inputs, or the artifacts take unlike inputs.
         EngineFailed: an engine refuses or fails.
     """
     doubts: list[str] = []
@@ -136,10 +136,16 @@ def bench(
         start = cold(artifact.path, artifact.engine, threads, feeds[0])
         rows.append(
             Row(
-                name, artifact.engine, artifact.precision, threads, found.measurements[name].latency_ms(),
-                rates[name], start, artifact.bytes,
+                artifact=name,
+                engine=artifact.engine,
+                precision=artifact.precision,
+                threads=threads,
+                latency_ms=found.measurements[name].latency_ms(),
+                throughput_per_s=rates[name],
+                cold=start,
+                bytes=artifact.bytes,
             )
-        )  # fmt: skip
+        )
     pairs = []
     for a, b in combinations(names, 2):
         ratio = found.ratio(a, b)
@@ -151,9 +157,14 @@ def bench(
     if any(row.latency_ms["p99"] is None for row in rows):
         doubts.append("p99 needs 662 samples: give more --seconds")
     machine = this_machine()
-    if machine.load_per_core is not None and machine.load_per_core > 0.5 + threads / machine.usable_cores:
+    if (
+        machine.load_per_core is not None
+        and machine.load_per_core > 0.5 + threads / machine.usable_cores
+    ):
         doubts.append(f"the machine is busy: load {machine.load_per_core:.1f} a core")
-    return BenchReport(tuple(rows), tuple(pairs), found.noise_floor, machine.to_json(), tuple(doubts))
+    return BenchReport(
+        tuple(rows), tuple(pairs), found.noise_floor, machine.to_json(), tuple(doubts)
+    )
 
 
 def _names(artifacts: Sequence[Artifact]) -> list[str]:
@@ -186,7 +197,10 @@ def random_feeds(signature: Signature, seed: int, count: int = 16) -> list[dict[
     rng = np.random.default_rng(seed)
     shapes: dict[str, tuple[int, ...]] = {}
     for tensor in signature.inputs:
-        shape = [1 if i == 0 and not isinstance(d, int) else d for i, d in enumerate(tensor.shape or (None,))]
+        shape = [
+            1 if i == 0 and not isinstance(d, int) else d
+            for i, d in enumerate(tensor.shape or (None,))
+        ]
         if tensor.shape is None or not all(isinstance(d, int) for d in shape):
             raise BadOption(
                 f"the shape of input `{tensor}` is dynamic",

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -36,16 +37,30 @@ def cold(path: Path, engine: str, threads: int | None, feed: Mapping[str, np.nda
     """
     with tempfile.TemporaryDirectory() as folder:
         inputs = Path(folder) / "inputs.npz"
-        np.savez(inputs, **{f"a{i}": array for i, array in enumerate(feed.values())})
+        arrays: dict[str, Any] = {f"a{i}": array for i, array in enumerate(feed.values())}
+        np.savez(inputs, **arrays)
         names = json.dumps(list(feed))
-        command = [sys.executable, "-m", "edgedl.benchmark.cold", str(path), engine, str(threads or 0)]
+        command = [
+            sys.executable,
+            "-m",
+            "edgedl.benchmark.cold",
+            str(path),
+            engine,
+            str(threads or 0),
+        ]
         done = subprocess.run(
-            [*command, str(inputs), names], capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False
+            [*command, str(inputs), names],
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_SECONDS,
+            check=False,
         )
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["it ended without a word"]
         raise EngineFailed(
-            f"in a fresh process {engine} failed: {lines[-1][:300]}", where=str(path), hint="`edgedl check` it"
+            f"in a fresh process {engine} failed: {lines[-1][:300]}",
+            where=str(path),
+            hint="`edgedl check` it",
         )
     found = json.loads(done.stdout.splitlines()[-1])
     return Cold(found["load_ms"], found["first_ms"], found["peak_rss_bytes"])

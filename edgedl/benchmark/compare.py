@@ -59,8 +59,8 @@ def compare(
     differ, as sessions of one model do by where their memory lies, widens the noise floor.
 
     The order within a round is random. Rounds go on until every ratio to the first session has an
-    interval narrower than twice `precision`, or until `seconds` are spent, `least_rounds` at least. The
-    first session's two turns in a round, compared with one another, give the noise floor.
+    interval narrower than twice `precision`, or until `seconds` are spent, `least_rounds` at least.
+    The first session's two turns in a round, compared with one another, give the noise floor.
     """
     sessions = {**sessions, **({TWIN: twin} if twin is not None else {})}
     names = list(sessions)
@@ -83,7 +83,9 @@ def compare(
                     half[name].append(float(np.median(times)))
             rounds, spent = len(first[names[0]]), clock() - began
             progress("timing", min(round(100 * spent / budget), 99), 100)
-            if rounds >= least_rounds and (spent > budget or _narrow(first, again, names, precision)):
+            if rounds >= least_rounds and (
+                spent > budget or _narrow(first, again, names, precision)
+            ):
                 break
     progress("timing", 100, 100)
     medians = {
@@ -110,7 +112,7 @@ def _narrow(
     names: Sequence[str],
     precision: float,
 ) -> bool:
-    both = {name: np.sqrt(np.multiply(first[name], again[name])) for name in names}
+    both = {name: np.sqrt(np.multiply(first[name], again[name])).tolist() for name in names}
     intervals = [bootstrap_ratio(both[names[0]], both[name]) for name in names[1:]]
     return all(i.high - i.low < 2 * precision * i.ratio for i in intervals)
 

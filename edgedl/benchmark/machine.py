@@ -13,8 +13,9 @@ from edgedl.core.memory import available_bytes, total_bytes
 from edgedl.core.registry import version
 
 ISA_FLAGS = (
-    "sse4_2", "avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16",
-    "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2",
+    "sse4_2", "avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16",
+    "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimdhp", "asimddp", "i8mm",
+    "bf16", "sve", "sve2",
 )  # fmt: skip
 LIBRARIES = ("numpy", "onnxruntime", "openvino", "onnx", "onnx-ir", "onnxscript", "torch")
 INT8_FLAGS = frozenset({"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"})
@@ -48,7 +49,9 @@ def this_machine() -> Machine:
     """The machine as it is now."""
     cpuinfo = _text("/proc/cpuinfo")
     flags = set(_field(cpuinfo, "flags|Features").split())
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usable = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     try:
         load: float | None = os.getloadavg()[0] / usable
     except OSError:

@@ -51,7 +51,9 @@ def quiet() -> Iterator[None]:
             gc.enable()
 
 
-def warm_up(session: Session, feeds: Sequence[Feed], clock: Clock = perf_counter_ns) -> tuple[np.ndarray, bool]:
+def warm_up(
+    session: Session, feeds: Sequence[Feed], clock: Clock = perf_counter_ns
+) -> tuple[np.ndarray, bool]:
     """Run until the medians of two windows of 50 ms agree to 2 %, or for 2 s.
 
     Returns the calls' times in nanoseconds, and whether it became steady.

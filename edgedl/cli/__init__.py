@@ -35,7 +35,9 @@ class Commands(click.Group):
         command: click.Command = importlib.import_module(f"edgedl.cli.{cmd_name}").command
         return command
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0] if args else ""
         if name and not name.startswith("-") and name not in COMMANDS:
             raise click.UsageError(f"unknown command `{name}`\n\nhint: {nearest(name, COMMANDS)}")

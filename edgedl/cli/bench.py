@@ -22,7 +22,13 @@ from edgedl.cli.options import (
 @samples_option
 @shape_option
 @threads_option
-@click.option("--seconds", type=click.FloatRange(0.5, 3600), default=10.0, show_default=True, help="Budget of the rounds.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.5, 3600),
+    default=10.0,
+    show_default=True,
+    help="Budget of the rounds.",
+)
 @json_option
 def command(
     models: tuple[str, ...],
@@ -35,11 +41,17 @@ def command(
 ) -> None:
     """Time models side by side, in interleaved rounds, with 95 % intervals."""
     fixed = parse_shapes(shapes)
-    from edgedl import pipeline
+    from edgedl import verbs
 
     with Bar() as bar:
-        found = pipeline.bench(
-            models, target=target, samples=samples, shapes=fixed, threads=threads, seconds=seconds, progress=bar
+        found = verbs.bench(
+            models,
+            target=target,
+            samples=samples,
+            shapes=fixed,
+            threads=threads,
+            seconds=seconds,
+            progress=bar,
         )
     from edgedl.report.benched import text
 

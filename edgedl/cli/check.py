@@ -10,7 +10,11 @@ from edgedl.report.table import table
 
 @click.command()
 @click.argument("bundle")
-@click.option("--threads", type=click.IntRange(1, 1024), help="Processor threads; the engine's choice if absent.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    help="Processor threads; the engine's choice if absent.",
+)
 @json_option
 def command(bundle: str, threads: int | None, as_json: bool) -> int:
     """Check BUNDLE's digests, and its golden answers on this machine."""
@@ -19,9 +23,22 @@ def command(bundle: str, threads: int | None, as_json: bool) -> int:
     found = check(bundle, threads=threads)
     rows = [["digests", f"{found.parts} parts", "right"]]
     for payload in found.payloads:
-        error = "" if payload.error is None else f"error {payload.error:.2g}, {found.tolerance:.2g} allowed"
-        state = "skipped: " + str(payload.problem) if payload.skipped else payload.problem or "right"
-        rows.append([f"{payload.engine} {payload.precision}", f"{found.golden_samples} golden samples", state, error])
+        error = (
+            ""
+            if payload.error is None
+            else f"error {payload.error:.2g}, {found.tolerance:.2g} allowed"
+        )
+        state = (
+            "skipped: " + str(payload.problem) if payload.skipped else payload.problem or "right"
+        )
+        rows.append(
+            [
+                f"{payload.engine} {payload.precision}",
+                f"{found.golden_samples} golden samples",
+                state,
+                error,
+            ]
+        )
     click.echo(table(rows), err=as_json)
     if as_json:
         print_json(

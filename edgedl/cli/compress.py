@@ -22,7 +22,9 @@ from edgedl.core.units import parse_bytes, parse_drop, parse_ms
 @click.argument("model")
 @click.option("--int8", is_flag=True, help="Weights in 8 bits, operators in what is fastest.")
 @samples_option
-@click.option("--test", metavar="FILE.npz", help="Samples to choose and report on; else a part of --samples.")
+@click.option(
+    "--test", metavar="FILE.npz", help="Samples to choose and report on; else a part of --samples."
+)
 @click.option("-o", "--output", metavar="OUT.edl", required=True, help="The bundle to write.")
 @target_option
 @shape_option
@@ -31,7 +33,13 @@ from edgedl.core.units import parse_bytes, parse_drop, parse_ms
 @click.option("--max-bytes", metavar="2MB", help="The largest that the bundle may be.")
 @click.option("--metric", metavar="NAME", help="top1, top5 or mse; the labels suggest one.")
 @threads_option
-@click.option("--seconds", type=click.FloatRange(0.5, 600), default=10.0, show_default=True, help="Budget of the last timing.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.5, 600),
+    default=10.0,
+    show_default=True,
+    help="Budget of the last timing.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--report", metavar="DIR", help="Write the report there, as text and JSON.")
 @json_option
@@ -58,11 +66,14 @@ def command(
     MODEL is an ONNX file, a bundle, or a folder that holds one of them.
     """
     if not int8:
-        raise BadOption("what is it to be compressed to?", hint="edgedl compress MODEL --int8 --samples S.npz -o OUT.edl")
+        raise BadOption(
+            "what is it to be compressed to?",
+            hint="edgedl compress MODEL --int8 --samples S.npz -o OUT.edl",
+        )
     if samples is None:
         raise BadOption(
             "int8 needs samples to calibrate on",
-            hint="--samples S.npz, made by np.savez('S.npz', input=x): one array an input, samples along axis 0",
+            hint="--samples S.npz, made by np.savez('S.npz', input=x), samples along axis 0",
         )
     fixed = parse_shapes(shapes)
     drop = None if max_drop is None else parse_drop(max_drop)

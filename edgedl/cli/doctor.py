@@ -13,9 +13,9 @@ from edgedl.report.table import table
 @json_option
 def command(as_json: bool) -> None:
     """What this machine can do, what is missing, and the command that installs it."""
-    from edgedl import pipeline
+    from edgedl import verbs
 
-    found = pipeline.doctor()
+    found = verbs.doctor()
     machine = found["machine"]
     cores = f"{machine['usable_cores']} of {machine['cores']} cores usable"
     if machine["quota_cores"] is not None:
@@ -26,14 +26,17 @@ def command(as_json: bool) -> None:
         ["int8", found["int8"]],
     ]
     if machine["memory_bytes"] is not None and machine["available_bytes"] is not None:
-        memory = f"{format_bytes(machine['available_bytes'])} free of {format_bytes(machine['memory_bytes'])}"
+        free = format_bytes(machine["available_bytes"])
+        memory = f"{free} free of {format_bytes(machine['memory_bytes'])}"
         rows.append(["memory", memory])
     rows.append(["python", f"{machine['python']} on {machine['system']}"])
     for engine in found["engines"]:
         if engine["version"] is None:
             rows.append([engine["name"], f"not installed: {engine['install']}"])
         else:
-            rows.append([engine["name"], f"{engine['version']}, fast in {', '.join(engine['precisions'])}"])
+            rows.append(
+                [engine["name"], f"{engine['version']}, fast in {', '.join(engine['precisions'])}"]
+            )
     for tool in found["tools"]:
         state = tool["version"] or f"not installed: {tool['install']}"
         rows.append([tool["name"], f"{state}  ({tool['for']})"])

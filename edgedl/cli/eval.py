@@ -16,15 +16,21 @@ from edgedl.report.table import table
 @click.option("--metric", metavar="NAME", help="top1, top5 or mse; the labels suggest one.")
 @json_option
 def command(
-    models: tuple[str, ...], samples: str | None, target: str | None, metric: str | None, as_json: bool
+    models: tuple[str, ...],
+    samples: str | None,
+    target: str | None,
+    metric: str | None,
+    as_json: bool,
 ) -> None:
     """Accuracy of models on labelled samples, and their agreement with the first."""
     if samples is None:
-        raise BadOption("there is nothing to evaluate on", hint="--samples S.npz with an array `labels`")
-    from edgedl import pipeline
+        raise BadOption(
+            "there is nothing to evaluate on", hint="--samples S.npz with an array `labels`"
+        )
+    from edgedl import verbs
 
     with Bar() as bar:
-        found = pipeline.evaluate(models, samples, target=target, metric=metric, progress=bar)
+        found = verbs.evaluate(models, samples, target=target, metric=metric, progress=bar)
     rows = [["artifact", "engine", found["metric"] or "", "against the first"]]
     for row in found["rows"]:
         value = "" if row["value"] is None else f"{row['value']:.4f}"

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from edgedl.cli.options import json_option, parse_shapes, print_json, shape_option
+from edgedl.core.model import Tensor
 from edgedl.core.units import format_bytes
 from edgedl.report.table import table
 
@@ -18,9 +19,9 @@ from edgedl.report.table import table
 def command(model: str, shapes: tuple[str, ...], as_json: bool) -> None:
     """Inputs, outputs, operators, parameters, MACs, bytes, precisions, history of MODEL."""
     fixed = parse_shapes(shapes)
-    from edgedl import pipeline
+    from edgedl import verbs
 
-    found = pipeline.inspect(model, shapes=fixed)
+    found = verbs.inspect(model, shapes=fixed)
     click.echo(_text(found), err=as_json)
     if as_json:
         print_json(found)
@@ -29,16 +30,23 @@ def command(model: str, shapes: tuple[str, ...], as_json: bool) -> None:
 def _text(found: dict[str, Any]) -> str:
     rows = []
     for kind in ("inputs", "outputs"):
-        for tensor in found[kind]:
-            shape = "?" if tensor["shape"] is None else "x".join("?" if d is None else str(d) for d in tensor["shape"])
-            rows.append([kind[:-1], f"{tensor['name']}  {tensor['dtype']}[{shape}]"])
+        rows += [[kind[:-1], str(Tensor.from_json(tensor))] for tensor in found[kind]]
     for payload in found.get("payloads", ()):
         rows.append(["payload", f"{payload['engine']} {payload['precision']}"])
     rows.append(["bytes", format_bytes(found["bytes"])])
     rows.append(["parameters", f"{found['parameters']:,}"])
     macs = found["macs"]
-    rows.append(["MACs", "unknown: shapes are dynamic, fix them with --shape" if macs is None else f"{macs:,} a sample"])
-    weights = ", ".join(f"{format_bytes(size)} {kind}" for kind, size in found["weight_bytes"].items())
+    rows.append(
+        [
+            "MACs",
+            "unknown: shapes are dynamic, fix them with --shape"
+            if macs is None
+            else f"{macs:,} a sample",
+        ]
+    )
+    weights = ", ".join(
+        f"{format_bytes(size)} {kind}" for kind, size in found["weight_bytes"].items()
+    )
     rows.append(["weights", weights + (", quantized" if found["quantized"] else "")])
     operators = ", ".join(f"{count} {kind}" for kind, count in found["operators"].items())
     rows.append(["operators", operators])
@@ -46,6 +54,8 @@ def _text(found: dict[str, Any]) -> str:
         rows.append(["", f"{found['operators_in_bodies']} of them inside If, Loop or Scan bodies"])
     rows.append(["opset", str(found["opset"])])
     for step in found["history"]:
-        settings = ", ".join(f"{k}={v}" for k, v in step["settings"].items() if not isinstance(v, (dict, list)))
+        settings = ", ".join(
+            f"{k}={v}" for k, v in step["settings"].items() if not isinstance(v, (dict, list))
+        )
         rows.append(["history", f"{step['name']}({settings})"])
     return table(rows)

@@ -17,17 +17,27 @@ QUIET_SECONDS = 2.0
 REDRAW_SECONDS = 0.1
 BAR_CELLS = 24
 
-json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document as the last line.")
-samples_option = click.option("--samples", metavar="FILE.npz", help="Inputs by name, samples along axis 0.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON document as the last line."
+)
+samples_option = click.option(
+    "--samples", metavar="FILE.npz", help="Inputs by name, samples along axis 0."
+)
 shape_option = click.option(
-    "--shape", "shapes", multiple=True, metavar="NAME=1x3x224x224", help="Fix an input's dimensions."
+    "--shape",
+    "shapes",
+    multiple=True,
+    metavar="NAME=1x3x224x224",
+    help="Fix an input's dimensions.",
 )
 target_option = click.option("--target", metavar="NAME", help="cpu, onnxruntime or openvino.")
 
 
 def threads_option(command: Command) -> Command:
     """`--threads N`, one where it is not given."""
-    return click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True)(command)
+    return click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True)(
+        command
+    )
 
 
 def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -52,7 +62,7 @@ def print_json(document: Any) -> None:
 
 
 class Bar:
-    """A progress bar on stderr, once work has taken two seconds; nothing where it is no terminal."""
+    """A progress bar on stderr once work has taken two seconds; none where it is no terminal."""
 
     def __init__(self) -> None:
         self.began = self.drawn = time.monotonic()

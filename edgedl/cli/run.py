@@ -9,14 +9,26 @@ from edgedl.cli.options import Bar, target_option
 
 @click.command()
 @click.argument("bundle")
-@click.option("--input", "inputs", metavar="S.npz", required=True, help="Inputs by name, samples along axis 0.")
-@click.option("--output", metavar="O.npz", required=True, help="Where the answers go, a row a sample.")
-@click.option("--threads", type=click.IntRange(1, 1024), help="Processor threads; the engine's choice if absent.")
+@click.option(
+    "--input",
+    "inputs",
+    metavar="S.npz",
+    required=True,
+    help="Inputs by name, samples along axis 0.",
+)
+@click.option(
+    "--output", metavar="O.npz", required=True, help="Where the answers go, a row a sample."
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    help="Processor threads; the engine's choice if absent.",
+)
 @target_option
 def command(bundle: str, inputs: str, output: str, threads: int | None, target: str | None) -> None:
     """Run BUNDLE on every sample and save its outputs by name."""
-    from edgedl import pipeline
+    from edgedl import verbs
 
     with Bar() as bar:
-        count = pipeline.run(bundle, inputs, output, threads=threads, target=target, progress=bar)
+        count = verbs.run(bundle, inputs, output, threads=threads, target=target, progress=bar)
     click.echo(f"{count} samples -> {output}")

@@ -26,7 +26,9 @@ class Tensor:
     @property
     def has_batch_axis(self) -> bool:
         """Whether the first axis counts samples: it is 1 or dynamic."""
-        return bool(self.shape) and (self.shape[0] == 1 or not isinstance(self.shape[0], int))
+        if not self.shape:
+            return False
+        return self.shape[0] == 1 or not isinstance(self.shape[0], int)
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "dtype": self.dtype, "shape": self.shape and list(self.shape)}
@@ -37,7 +39,11 @@ class Tensor:
         return cls(document["name"], document["dtype"], None if shape is None else tuple(shape))
 
     def __str__(self) -> str:
-        shape = "?" if self.shape is None else "x".join("?" if d is None else str(d) for d in self.shape)
+        shape = (
+            "?"
+            if self.shape is None
+            else "x".join("?" if d is None else str(d) for d in self.shape)
+        )
         return f"{self.name} {self.dtype}[{shape}]"
 
 
@@ -81,9 +87,7 @@ class Step:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Step:
-        return cls(
-            document["name"], document["settings"], document["source"], document["versions"]
-        )
+        return cls(document["name"], document["settings"], document["source"], document["versions"])
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,13 @@ class Array(Protocol):
     """What a sample source must offer: numpy arrays do, and so does a folder of images."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """Samples first."""
+
     @property
-    def dtype(self) -> np.dtype[Any]: ...
+    def dtype(self) -> np.dtype[Any]:
+        """The elements' type."""
+
     def __getitem__(self, index: Any) -> np.ndarray: ...
 
 
@@ -156,7 +160,7 @@ class Samples:
                     raise BadSamples(
                         f"sample {row} of `{name}` holds values that are not finite",
                         where=self.where,
-                        hint="remove the samples with NaN or infinity, or mend their pre-processing",
+                        hint="remove samples with NaN or infinity, or mend their pre-processing",
                     )
 
 
@@ -243,7 +247,11 @@ def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: IO[bytes]) -
 def _map(file: IO[bytes], start: int, size: int) -> np.ndarray:
     file.seek(start)
     version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
     shape, fortran, dtype = read(file)
     if dtype.hasobject:
         raise ValueError("holds pickled Python objects, which are never read")

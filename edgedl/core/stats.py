@@ -83,8 +83,8 @@ class Agreement:
     """How alike two models answer the same samples.
 
     `top1` is the share of samples whose largest entry along the last axis of the first output
-    stands at the same place (None where the first output has no classes), `cosine` the mean cosine per
-    sample, `sqnr_db` signal to noise power in decibels over all samples, the worst output's.
+    stands at the same place (None where the first output has no classes), `cosine` the mean cosine
+    per sample, `sqnr_db` signal to noise power in decibels over all samples, the worst output's.
     """
 
     top1: float | None
@@ -149,6 +149,8 @@ class AgreementMeter:
         return Agreement(
             top1=self.same / self.votes if self.votes else None,
             cosine=self.cosines[worst] / self.samples if worst else 1.0,
-            sqnr_db=min((decibels(self.signal[n], self.noise[n]) for n in self.signal), default=200.0),
+            sqnr_db=min(
+                (decibels(self.signal[n], self.noise[n]) for n in self.signal), default=200.0
+            ),
             samples=self.samples,
         )

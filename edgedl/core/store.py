@@ -122,7 +122,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
         ) from error
     try:
         yield work
-        os.replace(work, path)
+        work.replace(path)
     except IsADirectoryError as error:
         raise EdgeError("is a directory", where=str(path), hint="name a file") from error
     finally:

@@ -12,7 +12,8 @@ PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 MOVES = frozenset(
     {
         "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad",
-        "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+        "Reshape", "Resize", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose",
+        "Unsqueeze",
     }
 )  # fmt: skip
 
@@ -60,7 +61,8 @@ OPENVINO = Scheme(
     "openvino",
     activations="symmetric",
     outputs=False,
-    operators=PRODUCTS | {"ConvTranspose", "Add", "Mul", "AveragePool", "GlobalAveragePool", "Concat"},
+    operators=PRODUCTS
+    | {"ConvTranspose", "Add", "Mul", "AveragePool", "GlobalAveragePool", "Concat"},
     moves=MOVES,
 )
 TENSORRT = Scheme(

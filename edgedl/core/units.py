@@ -11,7 +11,7 @@ MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z%]*)\s*", re.IGNORECASE)
 
 
-def split(text: str, what: str, example: str) -> tuple[float, str]:
+def _split(text: str, what: str, example: str) -> tuple[float, str]:
     match = NUMBER.fullmatch(text)
     if match is None:
         raise BadOption(f"`{text}` is not {what}", hint=f"write it like `{example}`")
@@ -20,7 +20,7 @@ def split(text: str, what: str, example: str) -> tuple[float, str]:
 
 def parse_bytes(text: str) -> int:
     """Bytes in `500kB` or `2MB` (powers of ten); a bare number is bytes."""
-    number, unit = split(text, "a size", "500kB")
+    number, unit = _split(text, "a size", "500kB")
     if unit and unit not in BYTES:
         raise BadOption(f"`{text}` is not a size", hint="units: B, kB, MB, GB, as in `500kB`")
     return round(number * BYTES[unit or "b"])
@@ -28,7 +28,7 @@ def parse_bytes(text: str) -> int:
 
 def parse_ms(text: str) -> float:
     """Milliseconds in `5ms`, `800us` or `1s`; a bare number is milliseconds."""
-    number, unit = split(text, "a time", "5ms")
+    number, unit = _split(text, "a time", "5ms")
     if unit and unit not in MILLISECONDS:
         raise BadOption(f"`{text}` is not a time", hint="units: us, ms, s, as in `5ms`")
     return number * MILLISECONDS[unit or "ms"]
@@ -36,7 +36,7 @@ def parse_ms(text: str) -> float:
 
 def parse_drop(text: str) -> float:
     """A drop as a fraction of the metric's scale: `1%` and `0.01` are both 0.01."""
-    number, unit = split(text, "a drop", "1%")
+    number, unit = _split(text, "a drop", "1%")
     if unit not in ("", "%") or (drop := number / 100 if unit else number) > 1:
         raise BadOption(f"`{text}` is not a drop", hint="write `1%` or `0.01`")
     return drop
@@ -46,7 +46,11 @@ def format_bytes(count: float) -> str:
     """`14.2 MB`, in powers of ten."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= scale:
-            return f"{count / scale:.3g} {unit}" if count < 1000 * scale else f"{count / scale:.0f} {unit}"
+            return (
+                f"{count / scale:.3g} {unit}"
+                if count < 1000 * scale
+                else f"{count / scale:.0f} {unit}"
+            )
     return f"{count:.0f} B"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -61,9 +62,7 @@ def _forecast(
 ) -> Forecast:
     if limit_bytes is None:
         limit_bytes = (available_bytes() or DEFAULT_LIMIT_BYTES) // 4
-    sizes = {
-        value.name or "": _bytes(value) for node in graph.graph for value in node.outputs
-    }
+    sizes = {value.name or "": _bytes(value) for node in graph.graph for value in node.outputs}
     live = 2 * max(sizes.values(), default=0)
     fixed = 3 * model.bytes + live
     groups: list[list[str]] = []
@@ -84,7 +83,7 @@ def _bytes(value: ir.Value) -> int:
     shape = shape_of(value)
     if value.shape is None or not all(isinstance(dimension, int) for dimension in shape):
         return 0
-    return int(np.prod([1, *shape], dtype=object)) * 4
+    return math.prod(int(d) for d in shape if d is not None) * 4
 
 
 def calibrate(

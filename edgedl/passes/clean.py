@@ -43,14 +43,16 @@ class Clean:
         ir.passes.Sequential(
             common.RemoveInitializersFromInputsPass(),
             common.InlinePass(),
-            common.RemoveUnusedFunctionsPass(),
+            common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
             common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
             common.TopologicalSortPass(),
         )(graph)
         opset = graph.opset_imports.get("", graph.opset_imports.get("ai.onnx", 1))
         if opset < self.min_opset:
             self._raise_opset(graph, opset)
-        RewriteRuleSet([rules.dropout_inference_rule, rules.dropout_zero_rule]).apply_to_model(graph)
+        RewriteRuleSet([rules.dropout_inference_rule, rules.dropout_zero_rule]).apply_to_model(
+            graph
+        )
         eliminate_identities(graph)
         ir.passes.Sequential(
             common.CommonSubexpressionEliminationPass(),

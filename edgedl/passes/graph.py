@@ -10,9 +10,9 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-import google.protobuf.message
 import onnx
 import onnx_ir as ir
+from google.protobuf.message import DecodeError
 
 import edgedl
 from edgedl.core.errors import BadModel, EdgeError, Unsupported, nearest
@@ -63,12 +63,14 @@ def read(path: Path) -> ir.Model:
     try:
         proto = onnx.load_model_from_string(path.read_bytes())
     except FileNotFoundError as error:
-        raise BadModel("no such file", where=str(path), hint="give the path of an ONNX file") from error
+        raise BadModel(
+            "no such file", where=str(path), hint="give the path of an ONNX file"
+        ) from error
     except IsADirectoryError as error:
         raise BadModel("is a folder", where=str(path), hint="give the ONNX file in it") from error
     except OSError as error:
         raise BadModel(f"cannot be read ({error.strerror})", where=str(path)) from error
-    except google.protobuf.message.DecodeError as error:
+    except DecodeError as error:
         raise BadModel(
             "not an ONNX file, or a truncated one",
             where=str(path),
@@ -78,7 +80,9 @@ def read(path: Path) -> ir.Model:
     try:
         graph = ir.serde.deserialize_model(proto)
     except Exception as error:
-        raise BadModel(f"damaged ({first_line(error)})", where=str(path), hint="export it again") from error
+        raise BadModel(
+            f"damaged ({first_line(error)})", where=str(path), hint="export it again"
+        ) from error
     ir.external_data.set_base_dir(graph.graph, path.parent)
     _check_external(graph, path)
     return graph
@@ -106,15 +110,13 @@ def _check(proto: onnx.ModelProto, where: str) -> None:
     if not graph.output:
         raise BadModel("the model has no outputs", where=where, hint="export it again")
     functions = {(function.domain, function.name) for function in proto.functions}
-    opsets = {opset.domain: opset.version for opset in proto.opset_import}
-    _check_graph(graph, set(), functions, opsets, where)
+    _check_graph(graph, set(), functions, where)
 
 
 def _check_graph(
     graph: onnx.GraphProto,
     outer: set[str],
     functions: set[tuple[str, str]],
-    opsets: dict[str, int],
     where: str,
 ) -> None:
     made_by_node = {name: node for node in graph.node for name in node.output if name}
@@ -122,7 +124,7 @@ def _check_graph(
     known |= {tensor.name for tensor in graph.initializer}
     known |= {tensor.values.name for tensor in graph.sparse_initializer}
     for node in graph.node:
-        _check_operator(node, functions, opsets, where)
+        _check_operator(node, functions, where)
         for name in node.input:
             if name and name not in known and name not in made_by_node:
                 raise BadModel(
@@ -131,7 +133,10 @@ def _check_graph(
                     where=where,
                     hint="export it again, with its weights",
                 )
-    waiting = {id(node): {n for n in node.input if n in made_by_node and n not in known} for node in graph.node}
+    waiting = {
+        id(node): {n for n in node.input if n in made_by_node and n not in known}
+        for node in graph.node
+    }
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in waiting[id(node)]:
@@ -155,18 +160,18 @@ def _check_graph(
         )
     for value in graph.output:
         if value.name not in known and value.name not in made_by_node:
-            raise BadModel(f"nothing makes the output `{value.name}`", where=where, hint="export it again")
+            raise BadModel(
+                f"nothing makes the output `{value.name}`", where=where, hint="export it again"
+            )
     scope = known | set(made_by_node)
     for node in graph.node:
         for attribute in node.attribute:
             for body in (attribute.g, *attribute.graphs):
                 if body.node:
-                    _check_graph(body, scope, functions, opsets, where)
+                    _check_graph(body, scope, functions, where)
 
 
-def _check_operator(
-    node: onnx.NodeProto, functions: set[tuple[str, str]], opsets: dict[str, int], where: str
-) -> None:
+def _check_operator(node: onnx.NodeProto, functions: set[tuple[str, str]], where: str) -> None:
     if (node.domain, node.op_type) in functions:
         return
     if node.domain not in DOMAINS:
@@ -179,7 +184,9 @@ def _check_operator(
     if domain != "com.microsoft" and not onnx.defs.has(node.op_type, domain):
         names = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == domain}
         raise BadModel(
-            f"unknown operator `{node.op_type}`", where=where, hint=nearest(node.op_type, names).split(", ", 12)[0]
+            f"unknown operator `{node.op_type}`",
+            where=where,
+            hint=nearest(node.op_type, names).split(", ", 12)[0],
         )
 
 
@@ -201,7 +208,9 @@ def _check_external(graph: ir.Model, path: Path) -> None:
             )
         if (tensor.offset or 0) + (tensor.length or 0) > file.stat().st_size:
             raise BadModel(
-                f"the external data file `{location}` is truncated", where=str(path), hint="copy it again"
+                f"the external data file `{location}` is truncated",
+                where=str(path),
+                hint="copy it again",
             )
 
 
@@ -227,6 +236,7 @@ def signature_of(graph: ir.Model, where: str) -> Signature:
 
 
 def tensor_of(value: ir.Value, where: str) -> Tensor:
+    """A graph's input or output as the signature tells it."""
     name = value.name or ""
     if value.dtype is None:
         raise BadModel(f"`{name}` has no element type", where=where, hint="export it again")
@@ -264,14 +274,23 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, (tuple, list, frozenset, set)):
-        return [_plain(entry) for entry in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
+        return [
+            _plain(entry)
+            for entry in (sorted(value) if isinstance(value, (set, frozenset)) else value)
+        ]
     return value
 
 
 def versions() -> dict[str, str]:
     """The versions of what edits graphs."""
-    found = {name: version(package) for name, package in
-             (("onnx", "onnx"), ("onnx_ir", "onnx-ir"), ("onnxscript", "onnxscript"))}
+    found = {
+        name: version(package)
+        for name, package in (
+            ("onnx", "onnx"),
+            ("onnx_ir", "onnx-ir"),
+            ("onnxscript", "onnxscript"),
+        )
+    }
     return {"edgedl": edgedl.__version__, **{name: v for name, v in found.items() if v}}
 
 

@@ -88,7 +88,9 @@ def inspect(model: Model) -> Inspection:
 
 def _macs(graph: ir.Model) -> int | None:
     inputs = {
-        value.name or "": value for value in graph.graph.inputs if value.name not in graph.graph.initializers
+        value.name or "": value
+        for value in graph.graph.inputs
+        if value.name not in graph.graph.initializers
     }
     fixed = {}
     for name, value in inputs.items():

@@ -103,7 +103,9 @@ def _insert_quantizer(
                 reader.replace_input_with(position, real)
 
 
-def _insert_weight(graph: ir.Graph, weight: ir.Value, axis: int | None, reader: ir.Node) -> ir.Value:
+def _insert_weight(
+    graph: ir.Graph, weight: ir.Value, axis: int | None, reader: ir.Node
+) -> ir.Value:
     stem = weight.name if axis is None else f"{weight.name}_axis{axis}"
     stored, scale, zero = _stored(graph, weight, axis, f"{stem}")
     attributes = {} if axis is None else {"axis": axis}
@@ -121,7 +123,11 @@ def _stored(
     assert weight.const_value is not None
     array = weight.const_value.numpy()
     scales = weight_scales(array, axis)
-    spread = scales if axis is None else scales.reshape([-1 if i == axis else 1 for i in range(array.ndim)])
+    spread = (
+        scales
+        if axis is None
+        else scales.reshape([-1 if i == axis else 1 for i in range(array.ndim)])
+    )
     codes = np.clip(np.rint(array / spread), -127, 127).astype(np.int8)
     return (
         _constant(graph, f"{stem}_int8", codes),
@@ -135,7 +141,9 @@ def _store_table(graph: ir.Graph, node: ir.Node) -> None:
     table, rows = node.inputs[0], node.outputs[0]
     assert table is not None
     stored, scale, zero = _stored(graph, table, 1, f"{table.name}_columns")
-    found = ir.node("Gather", [stored, node.inputs[1]], dict(node.attributes), name=f"{node.name}_codes")
+    found = ir.node(
+        "Gather", [stored, node.inputs[1]], dict(node.attributes), name=f"{node.name}_codes"
+    )
     found.outputs[0].name = f"{rows.name}_codes"
     found.outputs[0].type, found.outputs[0].shape = ir.TensorType(ir.DataType.INT8), rows.shape
     real = ir.node(
@@ -159,7 +167,9 @@ def _set_bias_apart(graph: ir.Graph, node: ir.Node) -> None:
     if node.op_type != "Gemm" or len(node.inputs) < 3 or node.inputs[2] is None:
         return
     bias, whole = node.inputs[2], node.outputs[0]
-    product = ir.node("Gemm", [data, node.inputs[1]], dict(node.attributes), name=f"{node.name}_product")
+    product = ir.node(
+        "Gemm", [data, node.inputs[1]], dict(node.attributes), name=f"{node.name}_product"
+    )
     product.outputs[0].name = f"{whole.name}_product"
     product.outputs[0].type, product.outputs[0].shape = whole.type, whole.shape
     added = ir.node("Add", [product.outputs[0], bias], name=f"{node.name}_bias")

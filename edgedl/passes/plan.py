@@ -14,7 +14,9 @@ from edgedl.passes.ranges import Grid, Histogram, Method, Range, find_range
 
 Extent = Literal["full", "products", "gemms"]
 EXTENTS: tuple[Extent, ...] = ("full", "products", "gemms")
-GLUE = frozenset({"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid"})
+GLUE = frozenset(
+    {"Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid"}
+)
 BOTH_COMPUTED = frozenset({"Add", "Mul"})
 FUSED_ACTIVATIONS = frozenset({"Relu", "Clip"})
 SUBGRAPH_HOLDERS = frozenset({"If", "Loop", "Scan", "SequenceMap"})
@@ -124,7 +126,9 @@ class Facts:
         return [
             value
             for value in node.inputs
-            if value is not None and not self.constant(value) and value.dtype in (None, ir.DataType.FLOAT)
+            if value is not None
+            and not self.constant(value)
+            and value.dtype in (None, ir.DataType.FLOAT)
         ]
 
     def readers(self, value: ir.Value) -> list[ir.Node]:
@@ -176,7 +180,11 @@ def layout(
         decisions[name] = Decision(name, node.op_type, verdict[0], reason)
         if verdict[0] == "int8" and (operand := _weight(node, facts)) is not None:
             weights[name] = operand
-    chosen = [node for node in facts.nodes if (d := decisions.get(node.name or "")) and d.precision == "int8"]
+    chosen = [
+        node
+        for node in facts.nodes
+        if (d := decisions.get(node.name or "")) and d.precision == "int8"
+    ]
     groups, readers = _quantized_tensors(chosen, facts, scheme)
     tables = tuple(
         node.name or ""
@@ -335,7 +343,9 @@ def _quantized_tensors(
     quantized: dict[str, ir.Value] = {}
     made: set[str] = set()
     for node in chosen:
-        for value in facts.computed(node)[: 1 if _is_product(node) and node.op_type != "MatMul" else None]:
+        for value in facts.computed(node)[
+            : 1 if _is_product(node) and node.op_type != "MatMul" else None
+        ]:
             quantized[value.name or ""] = value
         made.add(facts.result(node).name or "")
         if scheme.outputs and node.op_type not in scheme.optional_outputs:
@@ -354,7 +364,12 @@ def _quantized_tensors(
         outputs = [value for value in node.outputs if value.name in quantized]
         operands = facts.computed(node)
         inputs = operands if node.op_type == "Concat" else operands[:1]
-        if not outputs or not inputs or len(inputs) < len(node.inputs) and node.op_type == "Concat":
+        whole = node.op_type != "Concat" or len(inputs) == len(node.inputs)
+        if not outputs or not inputs or not whole:
+            not outputs
+            or not inputs
+            or (node.op_type == "Concat" and len(inputs) < len(node.inputs))
+        ):
             continue
         for value in (*inputs, *node.outputs):
             name = value.name or ""
@@ -370,7 +385,11 @@ def _quantized_tensors(
             node.name or ""
             for node in facts.readers(value)
             if node.graph is facts.graph
-            and (everyone or node.name in int8 or (_moves(node, scheme) and node.outputs[0].name in quantized))
+            and (
+                everyone
+                or node.name in int8
+                or (_moves(node, scheme) and node.outputs[0].name in quantized)
+            )
         )
     order = {value.name: i for i, node in enumerate(facts.nodes) for value in node.outputs}
     names = sorted(quantized, key=lambda name: order.get(name, -1))
@@ -398,9 +417,7 @@ def decide(
     for name, group in found.groups.items():
         span = find_range(histograms[name], method, grid)
         ranges[group] = span.union(ranges[group]) if group in ranges else span
-    activations = {
-        name: quantizer(ranges[group], scheme) for name, group in found.groups.items()
-    }
+    activations = {name: quantizer(ranges[group], scheme) for name, group in found.groups.items()}
     return Plan(
         scheme.name, found.decisions, activations, found.readers, found.weights, found.tables
     )
@@ -408,7 +425,9 @@ def decide(
 
 def not_finite(found: Layout, histograms: Mapping[str, Histogram]) -> set[str]:
     """Quantized tensors in which calibration saw NaN or infinity, or nothing at all."""
-    return {name for name in found.groups if histograms[name].not_finite or not histograms[name].count}
+    return {
+        name for name in found.groups if histograms[name].not_finite or not histograms[name].count
+    }
 
 
 def quantizer(span: Range, scheme: Scheme) -> Quantizer:

@@ -47,7 +47,12 @@ class Quantize:
         )
         histograms = calibrate(model, found.tensors, self.samples, progress=progress)
         return plan(
-            model, self.scheme, histograms, self.method, extent=self.extent, keep_float=self.keep_float
+            model,
+            self.scheme,
+            histograms,
+            self.method,
+            extent=self.extent,
+            keep_float=self.keep_float,
         )
 
 
@@ -78,7 +83,8 @@ def plan(
         } or {
             d.node
             for d in found.decisions
-            if d.precision == "int8" and broken & {v.name for n in graph.graph if n.name == d.node for v in n.outputs}
+            if d.precision == "int8"
+            and broken & {v.name for n in graph.graph if n.name == d.node for v in n.outputs}
         }
         if not broken or not culprits:
             return decide(found, rules, histograms, method)

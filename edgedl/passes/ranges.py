@@ -148,7 +148,9 @@ class Grid:
     symmetric: bool = False
 
 
-def find_range(histogram: Histogram, method: Method, grid: Grid, percentile: float = 99.99) -> Range:
+def find_range(
+    histogram: Histogram, method: Method, grid: Grid, percentile: float = 99.99
+) -> Range:
     """The range that `method` chooses for the values in `histogram`.
 
     `minmax` covers every value. `percentile` leaves out the share of values beyond it, split over

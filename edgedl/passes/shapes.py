@@ -38,18 +38,20 @@ class Shapes:
         inputs = {value.name or "": value for value in graph.graph.inputs}
         for name, shape in self.fixed.items():
             if name not in inputs:
-                raise BadOption(f"--shape names `{name}`, which is no input", hint=nearest(name, inputs))
+                raise BadOption(
+                    f"--shape names `{name}`, which is no input", hint=nearest(name, inputs)
+                )
             value = inputs[name]
             old = shape_of(value) if value.shape is not None else (None,) * len(shape)
             if len(old) != len(shape):
                 raise BadOption(
-                    f"--shape gives `{name}` {len(shape)} dimensions, the model's input has {len(old)}",
+                    f"--shape gives `{name}` {len(shape)} dimensions, the model has {len(old)}",
                     hint=f"the model says {'x'.join(map(str, old))}",
                 )
             for was, becomes in zip(old, shape, strict=True):
                 if isinstance(was, int) and was != becomes:
                     raise BadOption(
-                        f"--shape sets a dimension of `{name}` to {becomes}, the model fixes it at {was}",
+                        f"--shape sets {becomes} in `{name}`, where the model has {was}",
                         hint=f"the model says {'x'.join(map(str, old))}",
                     )
                 if isinstance(was, str):
@@ -76,4 +78,3 @@ class Shapes:
             for value in node.outputs:
                 if value not in outputs:
                     value.shape = None
-

@@ -11,7 +11,9 @@ from edgedl.report.table import table
 
 def text(document: Mapping[str, Any]) -> str:
     """The contract's document of `bench` as tables."""
-    rows = [["artifact", "engine", "precision", "p50", "p90", "p99", "load", "first", "memory", "bytes"]]
+    rows = [
+        ["artifact", "engine", "precision", "p50", "p90", "p99", "load", "first", "memory", "bytes"]
+    ]
     for row in document["rows"]:
         latency = row["latency_ms"]
         memory = row["peak_rss_bytes"]
@@ -20,7 +22,10 @@ def text(document: Mapping[str, Any]) -> str:
                 row["artifact"],
                 row["engine"],
                 row["precision"],
-                *("-" if latency[name] is None else format_ms(latency[name]) for name in ("p50", "p90", "p99")),
+                *(
+                    "-" if latency[name] is None else format_ms(latency[name])
+                    for name in ("p50", "p90", "p99")
+                ),
                 format_ms(row["load_ms"]),
                 format_ms(row["first_ms"]),
                 "-" if memory is None else format_bytes(memory),

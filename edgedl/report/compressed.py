@@ -148,7 +148,9 @@ class Compressed:
         if self.doubts:
             parts.append("doubts\n" + "\n".join(f"  {doubt}" for doubt in self.doubts))
         if self.broken:
-            parts.append("limits that could not be kept\n" + "\n".join(f"  {b}" for b in self.broken))
+            parts.append(
+                "limits that could not be kept\n" + "\n".join(f"  {b}" for b in self.broken)
+            )
         return "\n\n".join(parts)
 
     def _speed(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgedl.core.errors import Missing
-from edgedl.core.registry import installed, missing, resolve
+from edgedl.core.registry import installed, resolve
 from edgedl.runtime.bundle import open_bundle
 from edgedl.runtime.session import Operator, Session
 

@@ -42,7 +42,9 @@ def find_model(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_dir():
         if not path.exists():
-            raise BadModel("no such file", where=str(path), hint="give the path of a model or a bundle")
+            raise BadModel(
+                "no such file", where=str(path), hint="give the path of a model or a bundle"
+            )
         return path
     found = sorted([*path.glob(f"*{SUFFIX}"), *path.glob("*.onnx")])
     if len(found) != 1:
@@ -65,7 +67,12 @@ def find_artifact(path: str | Path, engine_name: str | None = None) -> Artifact:
         bundle = open_bundle(path)
         payload = bundle.payload(engine_name, installed_engines())
         return Artifact(
-            path, payload.engine, payload.precision, payload.settings, bundle.read(payload.part), bundle.bytes
+            path,
+            payload.engine,
+            payload.precision,
+            payload.settings,
+            bundle.read(payload.part),
+            bundle.size_bytes,
         )
     if path.suffix not in (".onnx", ".pb"):
         raise BadModel(

@@ -94,14 +94,15 @@ class Bundle:
     golden_index: Mapping[str, Any]
     data: memoryview
 
-    @property
-    def bytes(self) -> int:
-        return len(self.data)
-
     def read(self, name: str) -> bytes:
         """The contents of a part."""
         part = self.parts[name]
-        return bytes(self.data[part.offset : part.offset + part.bytes])
+        return self.data[part.offset : part.offset + part.bytes].tobytes()
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the file."""
+        return len(self.data)
 
     def payload(self, engine: str | None, installed: Sequence[str]) -> Payload:
         """The payload of this engine, or the first whose engine is installed.
@@ -112,7 +113,9 @@ class Bundle:
         engines = [payload.engine for payload in self.payloads]
         if engine is not None and engine not in engines:
             raise BadOption(
-                f"the bundle has no payload for `{engine}`", where=str(self.path), hint=nearest(engine, engines)
+                f"the bundle has no payload for `{engine}`",
+                where=str(self.path),
+                hint=nearest(engine, engines),
             )
         for payload in self.payloads:
             if payload.engine == (engine or payload.engine) and payload.engine in installed:
@@ -144,7 +147,9 @@ class Bundle:
         try:
             return unpack(self.golden_index, contents)
         except (KeyError, TypeError, ValueError, EOFError, zlib.error) as error:
-            raise BadBundle("its golden samples are damaged", where=str(self.path), hint=AGAIN) from error
+            raise BadBundle(
+                "its golden samples are damaged", where=str(self.path), hint=AGAIN
+            ) from error
 
 
 def _deflate(document: Any) -> bytes:
@@ -234,7 +239,9 @@ def _checked(data: memoryview, where: str) -> tuple[dict[str, Any], dict[str, Pa
             hint="pip install --upgrade edgedl",
         )
     if length != len(data):
-        raise BadBundle(f"{len(data)} bytes long, but says {length}: truncated", where=where, hint=AGAIN)
+        raise BadBundle(
+            f"{len(data)} bytes long, but says {length}: truncated", where=where, hint=AGAIN
+        )
     if reserved or manifest_length > min(MOST_MANIFEST_BYTES, len(data) - HEADER.size):
         raise BadBundle("its header is damaged", where=where, hint=AGAIN)
     end = HEADER.size + manifest_length
@@ -243,16 +250,18 @@ def _checked(data: memoryview, where: str) -> tuple[dict[str, Any], dict[str, Pa
         raise BadBundle("its manifest was altered", where=where, hint=AGAIN)
     try:
         manifest = json.loads(bytes(text))
-        entries = [
-            Part(p["name"], p["offset"], p["bytes"], p["sha256"]) for p in manifest["parts"]
-        ]
+        entries = [Part(p["name"], p["offset"], p["bytes"], p["sha256"]) for p in manifest["parts"]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadBundle("its manifest cannot be read", where=where, hint=AGAIN) from error
     parts: dict[str, Part] = {}
     if len(entries) > MOST_PARTS:
         raise BadBundle(f"it claims {len(entries)} parts", where=where, hint=AGAIN)
     for part in entries:
-        if not isinstance(part.name, str) or not PART_NAME.fullmatch(part.name) or part.name in parts:
+        if (
+            not isinstance(part.name, str)
+            or not PART_NAME.fullmatch(part.name)
+            or part.name in parts
+        ):
             raise BadBundle(f"a part has the name {part.name!r}", where=where, hint=AGAIN)
         if type(part.offset) is not int or type(part.bytes) is not int or part.bytes < 0:
             raise BadBundle(f"part `{part.name}` has no sound place", where=where, hint=AGAIN)
@@ -332,7 +341,9 @@ def _with_places(
         offset = _aligned(HEADER.size + length)
         parts = []
         for name, data in contents.items():
-            parts.append({"name": name, "offset": offset, "bytes": len(data), "sha256": digests[name]})
+            parts.append(
+                {"name": name, "offset": offset, "bytes": len(data), "sha256": digests[name]}
+            )
             offset += _aligned(len(data))
         text = json.dumps({**manifest, "parts": parts}, sort_keys=True, allow_nan=False).encode()
         if _aligned(HEADER.size + len(text)) == _aligned(HEADER.size + length):

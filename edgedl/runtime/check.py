@@ -62,6 +62,7 @@ def check(path: str | Path, *, threads: int | None = None) -> CheckResult:
 
 def _check_payload(bundle: Bundle, i: int, golden: Golden, threads: int | None) -> PayloadCheck:
     payload = bundle.payloads[i]
+    problem: str | None
     if payload.engine not in installed_engines():
         problem = f"pip install 'edgedl[{payload.engine}]' to check it"
         return PayloadCheck(payload.engine, payload.precision, None, problem, skipped=True)
@@ -77,5 +78,7 @@ def _check_payload(bundle: Bundle, i: int, golden: Golden, threads: int | None) 
         return PayloadCheck(payload.engine, payload.precision, None, str(failure))
     problem = None
     if not error <= golden.tolerance:
-        problem = f"its answers are {error:.2g} away from the golden ones, {golden.tolerance:.2g} allowed"
+        problem = (
+            f"its answers are {error:.2g} away from the golden ones, {golden.tolerance:.2g} allowed"
+        )
     return PayloadCheck(payload.engine, payload.precision, error, problem)

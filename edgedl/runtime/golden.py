@@ -58,11 +58,13 @@ class Golden:
     def error(self, sample: int, outputs: Mapping[str, np.ndarray]) -> float:
         """The largest error over the outputs of one sample."""
         answers = self.answers[sample]
-        return max((answer.error(outputs.get(name)) for name, answer in answers.items()), default=0.0)
+        return max(
+            (answer.error(outputs.get(name)) for name, answer in answers.items()), default=0.0
+        )
 
 
 def coarse(feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """An input whose float arrays are rounded to 256 levels: what is stored is a byte an element."""
+    """An input whose float arrays are rounded to 256 levels, stored as a byte an element."""
     return {name: _decode(*_encode(array)) for name, array in feed.items()}
 
 
@@ -96,7 +98,7 @@ def _decode(head: Mapping[str, Any], data: bytes) -> np.ndarray:
     if coded:
         low, step = np.float32(head["low"]), np.float32(head["step"])
         return np.asarray(low + array.astype(np.float32) * step, np.float32)
-    return array.copy()
+    return np.array(array)
 
 
 def pack(golden: Golden) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -131,7 +133,9 @@ def unpack(index: Mapping[str, Any], parts: Mapping[str, bytes]) -> Golden:
     answers: list[dict[str, Answer]] = []
     samples: Sequence[Mapping[str, Any]] = index["samples"]
     for sample in samples:
-        inputs.append({n: _decode(head, parts[head["part"]]) for n, head in sample["inputs"].items()})
+        inputs.append(
+            {n: _decode(head, parts[head["part"]]) for n, head in sample["inputs"].items()}
+        )
         answers.append(
             {
                 name: Answer(

@@ -55,7 +55,9 @@ class OpenVinoSession:
                     flags = array.flags
                     if not (flags.c_contiguous and flags.writeable):
                         array = np.array(array, order="C")
-                    request.set_input_tensor(index, openvino.Tensor(array, shared_memory=array.ndim > 0))
+                    request.set_input_tensor(
+                        index, openvino.Tensor(array, shared_memory=array.ndim > 0)
+                    )
                 request.infer(share_inputs=True, share_outputs=True)
                 return {
                     name: request.get_output_tensor(index).data.copy()
@@ -107,7 +109,9 @@ class OpenVinoEngine:
 
     def precisions(self) -> tuple[str, ...]:
         offered = _core().get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
-        reduced = [name for flag, name in (("BF16", "bf16"), ("FP16", "float16")) if flag in offered]
+        reduced = [
+            name for flag, name in (("BF16", "bf16"), ("FP16", "float16")) if flag in offered
+        ]
         return ("float32", *reduced)
 
     def open_model(

@@ -37,6 +37,7 @@ class Candidate:
     model: Model
     settings: Mapping[str, Any]
     plan: Plan | None = None
+    as_given: bool = False
 
     @property
     def name(self) -> str:
@@ -87,7 +88,9 @@ class Reference:
         assert self.metric is not None
         assert self.labels is not None
         measure = METRICS[self.metric]
-        return float(np.mean([measure(a, label) for a, label in zip(answers, self.labels, strict=True)]))
+        return float(
+            np.mean([measure(a, label) for a, label in zip(answers, self.labels, strict=True)])
+        )
 
 
 def reference(session: Session, samples: Samples, metric: str | None) -> Reference:
@@ -123,15 +126,20 @@ def try_out(candidate: Candidate, expected: Reference, threads: int | None) -> T
     if expected.metric is not None:
         drop = expected.score(expected.answers) - expected.score(answers)
     else:
-        drop = 1 - (found.cosine if found.top1 is None else found.top1)
+        drop = without_labels(found)
     return Trial(candidate, found, drop)
+
+
+def without_labels(alike: Agreement) -> float:
+    """What stands for the metric's drop where there are no labels."""
+    return 1 - (alike.cosine if alike.top1 is None else alike.top1)
 
 
 def float_candidates(backend: Backend, given: Model, clean: Model) -> Iterator[Candidate]:
     """The model as given, and cleaned in every float precision that is fast here."""
     float32, *reduced = backend.floats()
     settings = backend.settings(float32)
-    yield Candidate(backend.engine, float32, "float32, as given", given, settings)
+    yield Candidate(backend.engine, float32, "float32, as given", given, settings, as_given=True)
     yield Candidate(backend.engine, float32, "float32, cleaned", clean, settings)
     for precision in reduced:
         yield Candidate(backend.engine, precision, precision, clean, backend.settings(precision))
@@ -187,16 +195,16 @@ def int8_candidates(
         except EdgeError as error:
             yield Refusal(candidate.name, error.message)
             break
-    method: Method = "mse"
+    best: Method = "mse"
     seen: set[tuple[str, ...]] = set()
     if tried:
-        _, method, candidate = max(tried, key=lambda entry: entry[0])
+        _, best, candidate = max(tried, key=lambda entry: entry[0])
         assert candidate.plan is not None
         seen.add(candidate.plan.int8)
         yield candidate
     for extent in EXTENTS[1:]:
-        label = f"int8 {extent}, {method}"
-        candidate = int8_candidate(backend, clean, histograms, method, extent=extent, label=label)
+        label = f"int8 {extent}, {best}"
+        candidate = int8_candidate(backend, clean, histograms, best, extent=extent, label=label)
         assert candidate.plan is not None
         if candidate.plan.int8 and candidate.plan.int8 not in seen:
             seen.add(candidate.plan.int8)

@@ -33,9 +33,8 @@ class Limits:
         if self.max_drop is not None and drop > self.max_drop + 1e-12:
             found.append(f"drop {100 * drop:.2f} % is over --max-drop {100 * self.max_drop:g}%")
         if self.max_latency_ms is not None and latency_ms > self.max_latency_ms:
-            found.append(
-                f"latency {format_ms(latency_ms)} is over --max-latency {format_ms(self.max_latency_ms)}"
-            )
+            limit = format_ms(self.max_latency_ms)
+            found.append(f"latency {format_ms(latency_ms)} is over --max-latency {limit}")
         if self.max_bytes is not None and size > self.max_bytes:
             found.append(f"{format_bytes(size)} is over --max-bytes {format_bytes(self.max_bytes)}")
         return tuple(found)
@@ -98,9 +97,7 @@ def relieve(
     def attempt(count: int) -> Trial:
         kept = dict.fromkeys(order[:count], BACK_TO_FLOAT)
         label = f"int8 but {count} operator{'s' * (count > 1)}"
-        candidate = int8_candidate(
-            backend, clean, histograms, method, keep_float=kept, label=label
-        )
+        candidate = int8_candidate(backend, clean, histograms, method, keep_float=kept, label=label)
         return try_out(candidate, expected, threads)
 
     failed, count = 0, max(1, len(order) // 16)

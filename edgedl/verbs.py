@@ -1,0 +1,215 @@
+"""The verbs beside `compress`: each opens files, calls one room, and gives plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import edgedl
+from edgedl.benchmark.accuracy import agreement, check_labels, metric_for, score
+from edgedl.benchmark.bench import BenchReport
+from edgedl.benchmark.bench import bench as run_bench
+from edgedl.benchmark.machine import INT8_FLAGS, energy_counters, this_machine
+from edgedl.core.errors import BadSamples
+from edgedl.core.progress import Progress, silent
+from edgedl.core.registry import version
+from edgedl.core.store import atomic_write, default_store
+from edgedl.inputs import SampleSource, load_model, load_samples
+from edgedl.passes.graph import open_model, rewrite
+from edgedl.passes.inspect import inspect as inspect_model
+from edgedl.passes.shapes import Shapes
+from edgedl.runtime import ENGINES, engine, installed_engines
+from edgedl.runtime.artifact import engine_of_target, find_artifact, find_model
+from edgedl.runtime.bundle import is_bundle, open_bundle
+
+
+def bench(
+    models: Sequence[str | Path],
+    *,
+    target: str | None = None,
+    samples: SampleSource | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    threads: int = 1,
+    seconds: float = 10.0,
+    progress: Progress = silent,
+) -> BenchReport:
+    """Time models side by side; ONNX files run in float32 on the target's engine.
+
+    Raises:
+        EdgeError: a file is unsound, its engine is missing, or the inputs do not fit.
+    """
+    engine_name = engine_of_target(target)
+    paths = [str(_shaped(path, shapes)) if shapes else str(path) for path in models]
+    given = None if samples is None else load_samples(samples)
+    return run_bench(
+        paths,
+        engine=engine_name,
+        samples=given,
+        threads=threads,
+        seconds=seconds,
+        progress=progress,
+    )
+
+
+def _shaped(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Path:
+    found = find_model(path)
+    return found if is_bundle(found) else rewrite(open_model(found), Shapes(shapes)).path
+
+
+def evaluate(
+    models: Sequence[str | Path],
+    samples: SampleSource,
+    *,
+    target: str | None = None,
+    metric: str | None = None,
+    threads: int | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """A metric of each model on labelled samples, and how alike it answers to the first.
+
+    Returns:
+        `metric` and `rows`, each with `artifact`, `engine`, `value`, `samples`, `agreement`.
+
+    Raises:
+        EdgeError: a file is unsound, its engine is missing, or the samples do not fit.
+    """
+    engine_name = engine_of_target(target)
+    artifacts = [find_artifact(path, engine_name) for path in models]
+    given = load_samples(samples)
+    named = metric_for(given, metric)
+    rows: list[dict[str, Any]] = []
+    with artifacts[0].open(threads) as first:
+        bound = given.bind(first.signature)
+        for i, artifact in enumerate(artifacts):
+            with artifact.open(threads) as session:
+                value = None
+                if named is not None:
+                    check_labels(session, bound, named)
+                    value = float(np.mean(score(session, bound, named, progress)))
+                alike = agreement(first, session, bound, progress) if i else None
+            rows.append(
+                {
+                    "artifact": str(artifact.path),
+                    "engine": artifact.engine,
+                    "precision": artifact.precision,
+                    "value": value,
+                    "samples": len(bound),
+                    "agreement": None if alike is None else alike.to_json(),
+                }
+            )
+    return {"metric": named, "rows": rows}
+
+
+def run(
+    bundle: str | Path,
+    inputs: SampleSource,
+    output: str | Path,
+    *,
+    threads: int | None = None,
+    target: str | None = None,
+    progress: Progress = silent,
+) -> int:
+    """Run every sample and save the outputs by name, one row a sample; returns how many.
+
+    Raises:
+        EdgeError: a file is unsound, its engine is missing, the inputs do not fit, or the outputs
+            of two samples have unlike shapes.
+    """
+    artifact = find_artifact(bundle, engine_of_target(target))
+    rows: dict[str, list[np.ndarray]] = {}
+    with artifact.open(threads) as session:
+        bound = load_samples(inputs).bind(session.signature)
+        batched = {t.name: t.has_batch_axis for t in session.signature.outputs}
+        for i, feed in enumerate(bound):
+            for name, array in session.run(feed).items():
+                one = array[0] if batched[name] and array.ndim and array.shape[0] == 1 else array
+                rows.setdefault(name, []).append(one)
+            progress("running", i + 1, len(bound))
+    for name, arrays in rows.items():
+        if len({array.shape for array in arrays}) > 1:
+            raise BadSamples(
+                f"output `{name}` has another shape from sample to sample",
+                hint="run samples of one size at a time",
+            )
+    with atomic_write(Path(output)) as work, work.open("wb") as file:
+        stacked: dict[str, Any] = {name: np.stack(arrays) for name, arrays in rows.items()}
+        np.savez(file, **stacked)
+    return len(bound)
+
+
+def inspect(
+    model: str | Path, *, shapes: Mapping[str, tuple[int, ...]] | None = None
+) -> dict[str, Any]:
+    """What is in a model or a bundle, as plain JSON.
+
+    Raises:
+        BadModel, BadBundle: the file is missing or unsound.
+    """
+    path = find_model(model)
+    loaded = load_model(path)
+    if shapes:
+        loaded = rewrite(loaded, Shapes(shapes))
+    found = inspect_model(loaded).to_json()
+    if is_bundle(path):
+        bundle = open_bundle(path)
+        found |= {
+            "bytes": bundle.size_bytes,
+            "payloads": [payload.to_json() for payload in bundle.payloads],
+            "notes": dict(bundle.notes),
+        }
+    return found
+
+
+def doctor() -> dict[str, Any]:
+    """What this machine can do and what is missing, as plain JSON."""
+    machine = this_machine()
+    engines: list[dict[str, Any]] = []
+    for name in ENGINES:
+        here = name in installed_engines()
+        row: dict[str, Any] = {
+            "name": name,
+            "version": None,
+            "precisions": [],
+            "install": f"pip install 'edgedl[{name}]'",
+        }
+        if here:
+            try:
+                found = engine(name)
+                row |= {"version": found.version, "precisions": list(found.precisions())}
+            except (ImportError, OSError) as error:
+                row["install"] = f"it is installed, but does not load ({error})"
+        engines.append(row)
+    tools = [
+        {
+            "name": package,
+            "version": version(package),
+            "for": purpose,
+            "install": f"pip install 'edgedl[{extra}]'",
+        }
+        for package, extra, purpose in (
+            ("onnx", "build", "reading and writing models"),
+            ("onnx-ir", "build", "compressing"),
+            ("onnxscript", "build", "compressing"),
+            ("PyYAML", "build", "recipes"),
+            ("torch", "train", "training; not needed to compress or to run"),
+        )
+    ]
+    fast = sorted(INT8_FLAGS & set(machine.isa))
+    if fast:
+        int8 = f"fast: {', '.join(fast)}"
+    elif "avx2" in machine.isa:
+        int8 = "no VNNI: u8 x s8 products saturate at 16 bits, accuracy may fall, little is gained"
+    else:
+        int8 = "no int8 dot product found; gains will be small"
+    return {
+        "version": edgedl.__version__,
+        "machine": machine.to_json(),
+        "int8": int8,
+        "engines": engines,
+        "tools": tools,
+        "energy": list(energy_counters()),
+        "store": str(default_store().root),
+    }
