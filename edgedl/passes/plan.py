@@ -366,10 +366,6 @@ def _quantized_tensors(
         inputs = operands if node.op_type == "Concat" else operands[:1]
         whole = node.op_type != "Concat" or len(inputs) == len(node.inputs)
         if not outputs or not inputs or not whole:
-            not outputs
-            or not inputs
-            or (node.op_type == "Concat" and len(inputs) < len(node.inputs))
-        ):
             continue
         for value in (*inputs, *node.outputs):
             name = value.name or ""
