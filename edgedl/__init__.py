@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False
 __version__ = "0.1.0"
 
 VERBS = {
@@ -19,6 +18,8 @@ VERBS = {
 }
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from edgedl.core.errors import EdgeError as EdgeError
     from edgedl.pipeline import compress as compress
     from edgedl.runtime import open as open  # noqa: A004

@@ -20,6 +20,7 @@ from edgedl.core.model import Model
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
 from edgedl.core.stats import Agreement
+from edgedl.core.store import check_writable
 from edgedl.core.target import Target, target_of
 from edgedl.inputs import SampleSource, load_model, load_samples, split
 from edgedl.passes.clean import Clean
@@ -90,6 +91,7 @@ def compress(
         EdgeError: the inputs are unsound, or nothing that was built could be run.
     """
     began = perf_counter()
+    check_writable(Path(output))
     chosen = target_of(target)
     limits = Limits(max_drop, max_latency_ms, max_bytes)
     backends, doubts = _backends(chosen)

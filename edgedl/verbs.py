@@ -16,7 +16,7 @@ from edgedl.benchmark.machine import INT8_FLAGS, energy_counters, this_machine
 from edgedl.core.errors import BadSamples
 from edgedl.core.progress import Progress, silent
 from edgedl.core.registry import version
-from edgedl.core.store import atomic_write, default_store
+from edgedl.core.store import atomic_write, check_writable, default_store
 from edgedl.inputs import SampleSource, load_model, load_samples
 from edgedl.passes.graph import open_model, rewrite
 from edgedl.passes.inspect import inspect as inspect_model
@@ -118,6 +118,7 @@ def run(
         EdgeError: a file is unsound, its engine is missing, the inputs do not fit, or the outputs
             of two samples have unlike shapes.
     """
+    check_writable(Path(output))
     artifact = find_artifact(bundle, engine_of_target(target))
     rows: dict[str, list[np.ndarray]] = {}
     with artifact.open(threads) as session:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -67,6 +66,8 @@ class LimitBroken(EdgeError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint for an unknown name: its nearest relative, then every name there is."""
+    import difflib
+
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
     listing = "known: " + ", ".join(names) if names else "none are known"

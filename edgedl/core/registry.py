@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 from collections.abc import Mapping
 from typing import Any
@@ -30,9 +29,11 @@ def installed(module: str) -> bool:
 
 def version(package: str) -> str | None:
     """The installed version of a distribution, or None."""
+    from importlib import metadata
+
     try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
         return None
 
 
@@ -71,7 +72,9 @@ def resolve(table: Mapping[str, str], name: str, *, kind: str, group: str | None
     """
     if name in table:
         return load(table[name], f"{kind} `{name}`")
-    found = importlib.metadata.entry_points(group=group) if group else ()
+    from importlib import metadata
+
+    found = metadata.entry_points(group=group) if group else ()
     for entry in found:
         if entry.name == name:
             return load(entry.value, f"{kind} `{name}`")

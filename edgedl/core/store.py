@@ -104,26 +104,42 @@ def default_store() -> Store:
     return Store(default_root())
 
 
-@contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends well.
+def check_writable(path: Path) -> None:
+    """Find out, before the work is done, whether a file can be written.
 
     Raises:
-        EdgeError: the folder is not there or cannot be written.
+        EdgeError: it cannot.
     """
+    if path.is_dir():
+        raise EdgeError("is a folder", where=str(path), hint="name a file in it")
+    with _beside(path) as work:
+        work.touch(exist_ok=False)
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[Path]:
     work = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        work.touch(exist_ok=False)
+        yield work
     except OSError as error:
         raise EdgeError(
             f"cannot be written ({error.strerror})",
             where=str(path),
             hint="name a file in a folder that exists and that you may write to",
         ) from error
-    try:
+    finally:
+        with contextlib.suppress(OSError):
+            work.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well.
+
+    Raises:
+        EdgeError: the file cannot be written: the folder is not there, or the disk is full.
+    """
+    check_writable(path)
+    with _beside(path) as work:
         yield work
         work.replace(path)
-    except IsADirectoryError as error:
-        raise EdgeError("is a directory", where=str(path), hint="name a file") from error
-    finally:
-        work.unlink(missing_ok=True)

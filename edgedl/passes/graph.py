@@ -186,7 +186,7 @@ def _check_operator(node: onnx.NodeProto, functions: set[tuple[str, str]], where
         raise BadModel(
             f"unknown operator `{node.op_type}`",
             where=where,
-            hint=nearest(node.op_type, names).split(", ", 12)[0],
+            hint=nearest(node.op_type, names).split(" known:")[0],
         )
 
 
