@@ -4,9 +4,9 @@
 
 For every model of the zoo and every engine: `edgedl compress --int8 --target ENGINE` in a fresh
 process, then the float model, the bundle and the peer's int8 (where PYTHON, an interpreter with
-nncf and onnxruntime, can make one) are timed in one interleaved comparison on held-back samples, one
-thread. Writes `benchmarks/results/line.json` and `line.md`, row after row, so that what was finished
-is kept, and the README's table.
+nncf and onnxruntime, can make one) are timed in one interleaved comparison on held-back samples,
+one thread. Writes `benchmarks/results/line.json` and `line.md`, row after row, so that what was
+finished is kept, and the README's table.
 """
 
 from __future__ import annotations
