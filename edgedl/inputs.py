@@ -17,6 +17,7 @@ from edgedl.runtime.bundle import is_bundle, open_bundle
 
 MOST_CALIBRATION = 512
 MOST_CHOICE = 256
+FEW = 256
 SampleSource = str | Path | Samples | Mapping[str, np.ndarray]
 
 
@@ -75,7 +76,7 @@ def split(samples: Samples, test: Samples | None, seed: int) -> Groups:
         size = min(MOST_CALIBRATION, max(1, count // 2))
         calibration, rest = samples.split([size, count - size], seed)
     doubts = () if size >= 16 else (f"{size} calibration samples; 100 or more give safer ranges",)
-    if len(rest) < 32:
+    if len(rest) < FEW:
         few = f"{len(rest)} held-back samples served for choosing and for the report"
         return Groups(calibration, rest, rest, (*doubts, few))
     choice = min(MOST_CHOICE, len(rest) // 2)

@@ -13,7 +13,8 @@ from edgedl.core.errors import BadOption
 from edgedl.core.model import Model
 from edgedl.core.target import SCHEMES
 from edgedl.passes.graph import rewrite
-from edgedl.passes.plan import Plan, Quantizer, weight_scales
+from edgedl.passes.plan import Plan, Quantizer
+from edgedl.passes.scales import weight_scales
 
 
 @dataclass(frozen=True)

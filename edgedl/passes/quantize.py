@@ -12,9 +12,11 @@ from edgedl.core.samples import Samples
 from edgedl.core.target import SCHEMES
 from edgedl.passes.calibrate import calibrate
 from edgedl.passes.graph import read, rewrite
+from edgedl.passes.layout import Extent, layout
 from edgedl.passes.place import Place
-from edgedl.passes.plan import Extent, Plan, decide, layout, not_finite
+from edgedl.passes.plan import Plan
 from edgedl.passes.ranges import Histogram, Method
+from edgedl.passes.scales import decide, not_finite
 
 
 @dataclass(frozen=True)

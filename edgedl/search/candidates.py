@@ -16,8 +16,9 @@ from edgedl.core.samples import Samples
 from edgedl.core.stats import Agreement, AgreementMeter
 from edgedl.core.target import Scheme
 from edgedl.passes.graph import read, rewrite
+from edgedl.passes.layout import EXTENTS, Extent, layout
 from edgedl.passes.place import Place
-from edgedl.passes.plan import EXTENTS, Extent, Plan, layout
+from edgedl.passes.plan import Plan
 from edgedl.passes.quantize import plan
 from edgedl.passes.ranges import METHODS, Histogram, Method
 from edgedl.runtime import engine

@@ -12,8 +12,9 @@ from edgedl.core.model import Model
 from edgedl.core.target import SCHEMES
 from edgedl.core.units import format_bytes, format_ms
 from edgedl.passes.graph import read
-from edgedl.passes.plan import Plan, weight_scales
+from edgedl.passes.plan import Plan
 from edgedl.passes.ranges import Grid, Histogram, Method, Range, noise_to_signal
+from edgedl.passes.scales import weight_scales
 from edgedl.search.candidates import Candidate, Reference, Trial, int8_candidate, try_out
 
 BACK_TO_FLOAT = "put back to float: among the most harmful to the answers"

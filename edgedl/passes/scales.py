@@ -1,0 +1,65 @@
+"""The scales of a plan: from ranges to integer grids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from edgedl.core.target import Scheme
+from edgedl.passes.layout import Layout
+from edgedl.passes.plan import Plan, Quantizer
+from edgedl.passes.ranges import Grid, Histogram, Method, Range, find_range
+
+SMALLEST_SCALE = float(np.finfo(np.float32).tiny) * 2**20
+
+
+def decide(
+    found: Layout, scheme: Scheme, histograms: Mapping[str, Histogram], method: Method
+) -> Plan:
+    """The plan: the layout with a scale for every quantized tensor.
+
+    Tensors that share a scale take the union of their ranges, each by `method`.
+    """
+    grid = Grid(symmetric=scheme.activations == "symmetric")
+    ranges: dict[str, Range] = {}
+    for name, group in found.groups.items():
+        span = find_range(histograms[name], method, grid)
+        ranges[group] = span.union(ranges[group]) if group in ranges else span
+    activations = {name: quantizer(ranges[group], scheme) for name, group in found.groups.items()}
+    return Plan(
+        scheme.name, found.decisions, activations, found.readers, found.weights, found.tables
+    )
+
+
+def not_finite(found: Layout, histograms: Mapping[str, Histogram]) -> set[str]:
+    """Quantized tensors in which calibration saw NaN or infinity, or nothing at all."""
+    return {
+        name for name in found.groups if histograms[name].not_finite or not histograms[name].count
+    }
+
+
+def quantizer(span: Range, scheme: Scheme) -> Quantizer:
+    """The integer grid that covers a range in the scheme's way."""
+    if scheme.activations == "asymmetric":
+        scale = _scale((span.high - span.low) / 255)
+        return Quantizer("uint8", scale, int(np.clip(round(-span.low / scale), 0, 255)))
+    if span.low >= 0 and not scheme.signed_only:
+        return Quantizer("uint8", _scale(span.high / 255), 0)
+    return Quantizer("int8", _scale(span.largest / 127), 0)
+
+
+def _scale(scale: float) -> float:
+    return float(np.float32(max(scale, SMALLEST_SCALE))) if scale > 0 else 1.0
+
+
+def weight_scales(weight: np.ndarray, axis: int | None) -> np.ndarray:
+    """Symmetric int8 scales, float32, one a slice along `axis` or one in all; 1 for zeros."""
+    magnitude = np.abs(weight)
+    if axis is None:
+        largest = magnitude.max(initial=0.0)
+    else:
+        others = tuple(i for i in range(weight.ndim) if i != axis)
+        largest = magnitude.max(axis=others, initial=0.0)
+    scales = np.asarray(largest, np.float64) / 127
+    return np.where(scales > 0, np.maximum(scales, SMALLEST_SCALE), 1.0).astype(np.float32)
