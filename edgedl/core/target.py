@@ -27,6 +27,8 @@ class Scheme:
         activations: `asymmetric` is uint8 with a zero point; `symmetric` is int8 with zero point
             0, or uint8 with zero point 0 where a tensor is never negative, unless `signed_only`.
         signed_only: never uint8.
+        offset_convolutions: write signed symmetric tensors that convolutions read as uint8 with
+            zero point 128, which is the same grid.
         outputs: whether an int8 operator's output must be quantized too for the engine to take
             its integer kernel.
         optional_outputs: operators whose integer kernel also comes with a float output.
@@ -43,6 +45,7 @@ class Scheme:
     operators: frozenset[str]
     moves: frozenset[str]
     signed_only: bool = False
+    offset_convolutions: bool = False
     optional_outputs: frozenset[str] = frozenset()
     bias_apart: bool = False
 
@@ -60,6 +63,7 @@ ONNXRUNTIME = Scheme(
 OPENVINO = Scheme(
     "openvino",
     activations="symmetric",
+    offset_convolutions=True,
     outputs=False,
     operators=PRODUCTS
     | {"ConvTranspose", "Add", "Mul", "AveragePool", "GlobalAveragePool", "Concat"},

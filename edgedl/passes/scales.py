@@ -26,10 +26,26 @@ def decide(
     for name, group in found.groups.items():
         span = find_range(histograms[name], method, grid)
         ranges[group] = span.union(ranges[group]) if group in ranges else span
-    activations = {name: quantizer(ranges[group], scheme) for name, group in found.groups.items()}
+    offset = _read_by_convolutions(found) if scheme.offset_convolutions else set()
+    activations = {
+        name: quantizer(ranges[group], scheme, offset=group in offset)
+        for name, group in found.groups.items()
+    }
     return Plan(
         scheme.name, found.decisions, activations, found.readers, found.weights, found.tables
     )
+
+
+def _read_by_convolutions(found: Layout) -> set[str]:
+    """Groups of tensors that an int8 convolution reads."""
+    convolutions = {
+        decision.node
+        for decision in found.decisions
+        if decision.precision == "int8" and decision.operator in ("Conv", "ConvTranspose")
+    }
+    return {
+        group for name, group in found.groups.items() if convolutions & set(found.readers[name])
+    }
 
 
 def not_finite(found: Layout, histograms: Mapping[str, Histogram]) -> set[str]:
@@ -39,14 +55,18 @@ def not_finite(found: Layout, histograms: Mapping[str, Histogram]) -> set[str]:
     }
 
 
-def quantizer(span: Range, scheme: Scheme) -> Quantizer:
-    """The integer grid that covers a range in the scheme's way."""
+def quantizer(span: Range, scheme: Scheme, *, offset: bool = False) -> Quantizer:
+    """The integer grid that covers a range in the scheme's way.
+
+    `offset` writes a signed symmetric grid as uint8 with zero point 128 instead of int8.
+    """
     if scheme.activations == "asymmetric":
         scale = _scale((span.high - span.low) / 255)
         return Quantizer("uint8", scale, int(np.clip(round(-span.low / scale), 0, 255)))
     if span.low >= 0 and not scheme.signed_only:
         return Quantizer("uint8", _scale(span.high / 255), 0)
-    return Quantizer("int8", _scale(span.largest / 127), 0)
+    scale = _scale(span.largest / 127)
+    return Quantizer("uint8", scale, 128) if offset else Quantizer("int8", scale, 0)
 
 
 def _scale(scale: float) -> float:
