@@ -26,7 +26,7 @@ def decide(
     for name, group in found.groups.items():
         span = find_range(histograms[name], method, grid)
         ranges[group] = span.union(ranges[group]) if group in ranges else span
-    offset = _read_by_convolutions(found) if scheme.offset_convolutions else set()
+    offset = _read_by_others(found) if scheme.int8_for_matmul_only else set()
     activations = {
         name: quantizer(ranges[group], scheme, offset=group in offset)
         for name, group in found.groups.items()
@@ -36,16 +36,14 @@ def decide(
     )
 
 
-def _read_by_convolutions(found: Layout) -> set[str]:
-    """Groups of tensors that an int8 convolution reads."""
-    convolutions = {
+def _read_by_others(found: Layout) -> set[str]:
+    """Groups of tensors that int8 operators other than matrix products read."""
+    others = {
         decision.node
         for decision in found.decisions
-        if decision.precision == "int8" and decision.operator in ("Conv", "ConvTranspose")
+        if decision.precision == "int8" and decision.operator not in ("MatMul", "Gemm")
     }
-    return {
-        group for name, group in found.groups.items() if convolutions & set(found.readers[name])
-    }
+    return {group for name, group in found.groups.items() if others & set(found.readers[name])}
 
 
 def not_finite(found: Layout, histograms: Mapping[str, Histogram]) -> set[str]:

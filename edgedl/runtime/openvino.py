@@ -85,7 +85,8 @@ class OpenVinoSession:
 
 def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    noise = ("Exception from", "Check '", "Summary:")
+    telling = [line for line in lines if not line.startswith(noise) and line[-1] != ":"]
     return (telling or lines or [type(error).__name__])[0][:300]
 
 

@@ -30,6 +30,7 @@ from edgedl.search.candidates import (
 from edgedl.search.limits import Limits, relieve
 
 TIE = 0.03
+ALIKE = 0.1
 UNRELATED = 0.6
 
 
@@ -149,8 +150,8 @@ def time_trials(
 def rank(trials: Sequence[Trial], latency: Mapping[str, float], limits: Limits) -> list[Trial]:
     """The trials that may ship, best first: those that break the fewest limits.
 
-    The fastest is first; of those within 3 % of it, the int8 one that answers most like float, or
-    the smallest where float is the fastest. Answers that have nothing to do with float's are left
+    The fastest is first; of those within 3 % of it, the smallest, and of those within 10 % of its
+    size, the one that answers most like float. Answers that have nothing to do with float's are left
     out where any others are there.
     """
 
@@ -166,11 +167,9 @@ def rank(trials: Sequence[Trial], latency: Mapping[str, float], limits: Limits) 
     able.sort(key=lambda trial: latency[trial.candidate.name])
     limit = (1 + TIE) * latency[able[0].candidate.name]
     near = [trial for trial in able if latency[trial.candidate.name] <= limit]
-    if any(trial.candidate.plan is not None for trial in near):
-        near = [trial for trial in near if trial.candidate.plan is not None]
-        near.sort(key=lambda trial: -trial.agreement.sqnr_db)
-    else:
-        near.sort(key=lambda trial: trial.candidate.model.bytes)
+    smallest = min(trial.candidate.model.bytes for trial in near)
+    near = [trial for trial in near if trial.candidate.model.bytes <= (1 + ALIKE) * smallest]
+    near.sort(key=lambda trial: -trial.agreement.sqnr_db)
     return [*near, *(trial for trial in able if trial not in near)]
 
 
