@@ -60,7 +60,11 @@ class Samples:
         """Sample `i` as the model takes it: arrays of its own in the model's shapes."""
         row = int(self.rows[i])
         return {
-            name: np.array(array[row : row + 1] if self.keeps_axis[name] else array[row], order="C")
+            name: np.array(
+                array[row : row + 1] if self.keeps_axis[name] else array[row],
+                dtype=array.dtype.newbyteorder("="),
+                order="C",
+            )
             for name, array in self.arrays.items()
         }
 
@@ -218,7 +222,7 @@ def open_npz(path: str | Path) -> Samples:
         raise BadSamples("no such file", where=str(path), hint=hint) from error
     except IsADirectoryError as error:
         raise BadSamples("is a folder, not an .npz file", where=str(path), hint=hint) from error
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError) as error:
+    except Exception as error:
         reason = str(error) or type(error).__name__
         raise BadSamples(f"not a sound .npz file ({reason})", where=str(path), hint=hint) from error
     return from_arrays(arrays, where=str(path))

@@ -75,6 +75,8 @@ def decibels(signal: float, noise: float) -> float:
     """10 log10 of signal to noise power, between -100 and 200 dB."""
     if noise <= 0:
         return 200.0
+    if not np.isfinite(noise):
+        return -100.0
     return float(np.clip(10 * np.log10(max(signal, 1e-300) / noise), -100, 200))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from edgedl.core.errors import BadOption
@@ -15,7 +16,10 @@ def _split(text: str, what: str, example: str) -> tuple[float, str]:
     match = NUMBER.fullmatch(text)
     if match is None:
         raise BadOption(f"`{text}` is not {what}", hint=f"write it like `{example}`")
-    return float(match[1]), match[2].lower()
+    number = float(match[1])
+    if not math.isfinite(number):
+        raise BadOption(f"`{text}` is not {what}", hint=f"write it like `{example}`")
+    return number, match[2].lower()
 
 
 def parse_bytes(text: str) -> int:
@@ -43,19 +47,20 @@ def parse_drop(text: str) -> float:
 
 
 def format_bytes(count: float) -> str:
-    """`14.2 MB`, in powers of ten."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return (
-                f"{count / scale:.3g} {unit}"
-                if count < 1000 * scale
-                else f"{count / scale:.0f} {unit}"
-            )
-    return f"{count:.0f} B"
+    """`14.2 MB`, in powers of ten, three significant digits."""
+    return _scaled(count, (("B", 1), ("kB", 10**3), ("MB", 10**6), ("GB", 10**9)))
 
 
 def format_ms(milliseconds: float) -> str:
     """`4.41 ms`, three significant digits; microseconds below a tenth of a millisecond."""
     if milliseconds < 0.1:
         return f"{milliseconds * 1000:.3g} us"
-    return f"{milliseconds:.0f} ms" if milliseconds >= 1000 else f"{milliseconds:.3g} ms"
+    return _scaled(milliseconds, (("ms", 1),))
+
+
+def _scaled(number: float, units: tuple[tuple[str, int], ...]) -> str:
+    for unit, scale in units:
+        if number / scale < 999.5:
+            return f"{number / scale:.3g} {unit}"
+    unit, scale = units[-1]
+    return f"{number / scale:.0f} {unit}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -52,9 +53,15 @@ def open_model(path: str | Path) -> Model:
     graph = read(path)
     signature = signature_of(graph, str(path))
     files = (path, *external_files(graph, path))
-    history = tuple(
-        Step.from_json(step) for step in json.loads(graph.metadata_props.get(HISTORY_KEY, "[]"))
-    )
+    try:
+        steps = json.loads(graph.metadata_props.get(HISTORY_KEY, "[]"))
+        history = tuple(Step.from_json(step) for step in steps)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadModel(
+            f"its history under `{HISTORY_KEY}` is damaged",
+            where=str(path),
+            hint=f"remove `{HISTORY_KEY}` from its metadata, or make it again",
+        ) from error
     return Model(path, sha256(files), signature, history, files)
 
 
@@ -99,6 +106,10 @@ def _check(proto: onnx.ModelProto, where: str) -> None:
     graph = proto.graph
     if not proto.ir_version or not graph.node:
         raise BadModel("not an ONNX file, or an empty one", where=where, hint="export it again")
+    if not proto.opset_import:
+        raise BadModel("it names no opset: truncated", where=where, hint="export it again")
+    for tensor in graph.initializer:
+        _check_weight(tensor, where)
     initializers = {tensor.name for tensor in graph.initializer}
     initializers |= {tensor.values.name for tensor in graph.sparse_initializer}
     if not any(value.name not in initializers for value in graph.input):
@@ -111,6 +122,23 @@ def _check(proto: onnx.ModelProto, where: str) -> None:
         raise BadModel("the model has no outputs", where=where, hint="export it again")
     functions = {(function.domain, function.name) for function in proto.functions}
     _check_graph(graph, set(), functions, where)
+
+
+def _check_weight(tensor: onnx.TensorProto, where: str) -> None:
+    if not tensor.HasField("raw_data"):
+        return
+    try:
+        itemsize = ir.DataType(tensor.data_type).itemsize
+    except (TypeError, ValueError):
+        return
+    if min(tensor.dims, default=1) < 0 or len(tensor.raw_data) != math.ceil(
+        math.prod(tensor.dims) * itemsize
+    ):
+        raise BadModel(
+            f"weight `{tensor.name}` has {len(tensor.raw_data)} bytes, not those of its shape",
+            where=where,
+            hint="export it again",
+        )
 
 
 def _check_graph(
@@ -147,10 +175,12 @@ def _check_graph(
         node = ready.pop()
         done += 1
         for name in node.output:
-            for reader in readers.get(name, ()):
-                waiting[id(reader)].discard(name)
-                if not waiting[id(reader)]:
-                    ready.append(reader)
+            for reader in readers.pop(name, ()):
+                waits = waiting[id(reader)]
+                if name in waits:
+                    waits.discard(name)
+                    if not waits:
+                        ready.append(reader)
     if done < len(graph.node):
         stuck = next(node for node in graph.node if waiting[id(node)])
         raise BadModel(
@@ -219,6 +249,12 @@ def _external_tensors(graph: ir.Model) -> Iterator[ir.ExternalTensor]:
         for value in subgraph.initializers.values():
             if isinstance(value.const_value, ir.ExternalTensor):
                 yield value.const_value
+        for node in subgraph:
+            for attribute in node.attributes.values():
+                if attribute.type == ir.AttributeType.TENSOR and isinstance(
+                    attribute.value, ir.ExternalTensor
+                ):
+                    yield attribute.value
 
 
 def external_files(graph: ir.Model, path: Path) -> tuple[Path, ...]:
@@ -238,6 +274,12 @@ def signature_of(graph: ir.Model, where: str) -> Signature:
 def tensor_of(value: ir.Value, where: str) -> Tensor:
     """A graph's input or output as the signature tells it."""
     name = value.name or ""
+    if value.dtype == ir.DataType.STRING:
+        raise BadModel(
+            f"`{name}` holds text, which no engine here computes with",
+            where=where,
+            hint="move the text's encoding out of the model",
+        )
     if value.dtype is None:
         raise BadModel(f"`{name}` has no element type", where=where, hint="export it again")
     try:

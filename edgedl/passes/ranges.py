@@ -54,8 +54,8 @@ class Histogram:
 
     def __init__(self) -> None:
         self.count = 0
-        self.low = np.inf
-        self.high = -np.inf
+        self.low = 0.0
+        self.high = 0.0
         self.not_finite = 0
         self._counts = np.zeros((2, 0, PER_OCTAVE), np.int64)
         self._first_octave = 0
@@ -75,7 +75,9 @@ class Histogram:
             if not flat.size:
                 return
             low, high = float(flat.min()), float(flat.max())
-        self.low, self.high = min(self.low, low), max(self.high, high)
+        seen = self.count > 0
+        self.low = min(self.low, low) if seen else low
+        self.high = max(self.high, high) if seen else high
         self.count += flat.size
         codes = flat.view("<u2")[1::2]
         if flat.size >= FLUSH_ELEMENTS:

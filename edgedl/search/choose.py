@@ -151,8 +151,8 @@ def rank(trials: Sequence[Trial], latency: Mapping[str, float], limits: Limits) 
     """The trials that may ship, best first: those that break the fewest limits.
 
     The fastest is first; of those within 3 % of it, the smallest, and of those within 10 % of its
-    size, the one that answers most like float. Answers that have nothing to do with float's are left
-    out where any others are there.
+    size, the one that answers most like float. Answers that have nothing to do with float's are
+    left out where any others are there.
     """
 
     def troubles(trial: Trial) -> tuple[int, int]:
