@@ -29,7 +29,7 @@ from edgedl.search.candidates import (
 )
 from edgedl.search.limits import Limits, relieve
 
-TIE = 0.03
+TIE = 0.01
 ALIKE = 0.1
 UNRELATED = 0.6
 
@@ -126,7 +126,11 @@ def time_trials(
     seed: int,
     progress: Progress,
 ) -> dict[str, float]:
-    """The median latency of every trial in milliseconds, from few rounds of all of them."""
+    """The median latency of every trial in milliseconds, from few rounds of all of them.
+
+    Each is the first one's median times the median of the rounds' ratios to it, so that a machine
+    whose speed drifts ranks them all the same.
+    """
     if not trials:
         raise EngineFailed(
             "no engine could run the model in any way", hint="`edgedl bench` shows why"
@@ -136,21 +140,25 @@ def time_trials(
         found = compare(
             sessions,
             feeds,
-            seconds=0.3 * len(sessions),
-            least_rounds=5,
+            seconds=0.4 * len(sessions),
+            least_rounds=8,
             seed=seed,
             progress=progress,
         )
     finally:
         for session in sessions.values():
             session.close()
-    return {name: float(np.median(medians)) / 1e6 for name, medians in found.medians_ns.items()}
+    first = np.asarray(next(iter(found.medians_ns.values())))
+    return {
+        name: float(np.median(first) * np.median(np.asarray(medians) / first)) / 1e6
+        for name, medians in found.medians_ns.items()
+    }
 
 
 def rank(trials: Sequence[Trial], latency: Mapping[str, float], limits: Limits) -> list[Trial]:
     """The trials that may ship, best first: those that break the fewest limits.
 
-    The fastest is first; of those within 3 % of it, the smallest, and of those within 10 % of its
+    The fastest is first; of those within 1 % of it, the smallest, and of those within 10 % of its
     size, the one that answers most like float. Answers that have nothing to do with float's are
     left out where any others are there.
     """
