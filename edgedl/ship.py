@@ -22,10 +22,7 @@ from edgedl.search.candidates import Trial
 
 GOLDEN_SHARE = 0.03
 MOST_GOLDEN = 8
-PRODUCTS = frozenset(
-    {"Conv", "FusedConv", "ConvTranspose", "Gemm", "FusedGemm", "MatMul", "FusedMatMul",
-     "Convolution", "FullyConnected", "Deconvolution"}
-)  # fmt: skip
+PRODUCTS = ("Conv", "Gemm", "MatMul", "FullyConnected", "Deconvolution", "Attention")
 
 
 def ship(
@@ -88,7 +85,7 @@ def _golden(winner: Trial, samples: Samples, threads: int) -> Golden:
 def precision_of(operators: Sequence[Operator]) -> str:
     """What the operators that do the work compute in: one precision, or `mixed`."""
     working = [o for o in operators if o.precision not in ("conversion", "integer")]
-    products = [o.precision for o in working if o.kind in PRODUCTS or o.kind.startswith("QLinear")]
+    products = [o.precision for o in working if any(name in o.kind for name in PRODUCTS)]
     kinds = set(products or [o.precision for o in working])
     if not kinds:
         return "float32"

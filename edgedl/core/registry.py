@@ -24,7 +24,10 @@ EXTRAS = {
 
 def installed(module: str) -> bool:
     """Whether a top-level module can be imported, found out without importing it."""
-    return importlib.util.find_spec(module) is not None
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def version(package: str) -> str | None:

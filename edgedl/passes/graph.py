@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,16 +15,16 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 import edgedl
-from edgedl.core.errors import BadModel, EdgeError, Unsupported, nearest
+from edgedl.core.errors import BadModel, EdgeError, Unsupported
 from edgedl.core.model import Model, Signature, Step, Tensor, sha256
 from edgedl.core.registry import version
 from edgedl.core.samples import Samples
 from edgedl.core.store import Store, default_store, key_of
 from edgedl.core.units import format_bytes
+from edgedl.passes.sound import check_sound
 
 HISTORY_KEY = "edgedl.history"
 EXTERNAL_BYTES = 8 << 20
-DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 FILE_NAME = "model.onnx"
 DATA_SUFFIX = ".data"
 QUANTIZED = frozenset(
@@ -83,7 +82,7 @@ def read(path: Path) -> ir.Model:
             where=str(path),
             hint="export it again; torch: torch.onnx.export(model, args, 'model.onnx')",
         ) from error
-    _check(proto, str(path))
+    check_sound(proto, str(path))
     try:
         graph = ir.serde.deserialize_model(proto)
     except Exception as error:
@@ -102,124 +101,6 @@ def first_line(error: BaseException) -> str:
     return text if len(text) <= 300 else text[:297] + "..."
 
 
-def _check(proto: onnx.ModelProto, where: str) -> None:
-    graph = proto.graph
-    if not proto.ir_version or not graph.node:
-        raise BadModel("not an ONNX file, or an empty one", where=where, hint="export it again")
-    if not proto.opset_import:
-        raise BadModel("it names no opset: truncated", where=where, hint="export it again")
-    for tensor in graph.initializer:
-        _check_weight(tensor, where)
-    initializers = {tensor.name for tensor in graph.initializer}
-    initializers |= {tensor.values.name for tensor in graph.sparse_initializer}
-    if not any(value.name not in initializers for value in graph.input):
-        raise BadModel(
-            "the model has no inputs",
-            where=where,
-            hint="export it with its inputs as arguments; a constant needs no compression",
-        )
-    if not graph.output:
-        raise BadModel("the model has no outputs", where=where, hint="export it again")
-    functions = {(function.domain, function.name) for function in proto.functions}
-    _check_graph(graph, set(), functions, where)
-
-
-def _check_weight(tensor: onnx.TensorProto, where: str) -> None:
-    if not tensor.HasField("raw_data"):
-        return
-    try:
-        itemsize = ir.DataType(tensor.data_type).itemsize
-    except (TypeError, ValueError):
-        return
-    if min(tensor.dims, default=1) < 0 or len(tensor.raw_data) != math.ceil(
-        math.prod(tensor.dims) * itemsize
-    ):
-        raise BadModel(
-            f"weight `{tensor.name}` has {len(tensor.raw_data)} bytes, not those of its shape",
-            where=where,
-            hint="export it again",
-        )
-
-
-def _check_graph(
-    graph: onnx.GraphProto,
-    outer: set[str],
-    functions: set[tuple[str, str]],
-    where: str,
-) -> None:
-    made_by_node = {name: node for node in graph.node for name in node.output if name}
-    known = outer | {value.name for value in graph.input}
-    known |= {tensor.name for tensor in graph.initializer}
-    known |= {tensor.values.name for tensor in graph.sparse_initializer}
-    for node in graph.node:
-        _check_operator(node, functions, where)
-        for name in node.input:
-            if name and name not in known and name not in made_by_node:
-                raise BadModel(
-                    f"node `{node.name or node.op_type}` reads `{name}`, which nothing makes:"
-                    " a missing initialiser or node",
-                    where=where,
-                    hint="export it again, with its weights",
-                )
-    waiting = {
-        id(node): {n for n in node.input if n in made_by_node and n not in known}
-        for node in graph.node
-    }
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in waiting[id(node)]:
-            readers.setdefault(name, []).append(node)
-    ready = [node for node in graph.node if not waiting[id(node)]]
-    done = 0
-    while ready:
-        node = ready.pop()
-        done += 1
-        for name in node.output:
-            for reader in readers.pop(name, ()):
-                waits = waiting[id(reader)]
-                if name in waits:
-                    waits.discard(name)
-                    if not waits:
-                        ready.append(reader)
-    if done < len(graph.node):
-        stuck = next(node for node in graph.node if waiting[id(node)])
-        raise BadModel(
-            f"the graph is cyclic: node `{stuck.name or stuck.op_type}` waits for its own output",
-            where=where,
-            hint="export it again; recurrence belongs into Loop, Scan, LSTM or a state input",
-        )
-    for value in graph.output:
-        if value.name not in known and value.name not in made_by_node:
-            raise BadModel(
-                f"nothing makes the output `{value.name}`", where=where, hint="export it again"
-            )
-    scope = known | set(made_by_node)
-    for node in graph.node:
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                if body.node:
-                    _check_graph(body, scope, functions, where)
-
-
-def _check_operator(node: onnx.NodeProto, functions: set[tuple[str, str]], where: str) -> None:
-    if (node.domain, node.op_type) in functions:
-        return
-    if node.domain not in DOMAINS:
-        raise BadModel(
-            f"operator `{node.op_type}` is of the unknown domain `{node.domain}`",
-            where=where,
-            hint="export it to standard ONNX operators; custom operators cannot be compressed",
-        )
-    domain = "" if node.domain == "ai.onnx" else node.domain
-    if domain != "com.microsoft" and not onnx.defs.has(node.op_type, domain):
-        names = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == domain}
-        raise BadModel(
-            f"unknown operator `{node.op_type}`",
-            where=where,
-            hint=nearest(node.op_type, names).split(" known:")[0],
-        )
-
-
 def _check_external(graph: ir.Model, path: Path) -> None:
     for tensor in _external_tensors(graph):
         location = Path(tensor.location)
@@ -235,6 +116,12 @@ def _check_external(graph: ir.Model, path: Path) -> None:
                 f"the external data file `{location}` is missing",
                 where=str(path),
                 hint=f"copy it to {path.parent}",
+            )
+        if tensor.length is not None and tensor.length != tensor.nbytes:
+            raise BadModel(
+                f"`{tensor.name}` has {tensor.length} bytes in `{location}`, not those of its shape",
+                where=str(path),
+                hint="save it again",
             )
         if (tensor.offset or 0) + (tensor.length or 0) > file.stat().st_size:
             raise BadModel(

@@ -1,0 +1,146 @@
+"""Whether an ONNX file's graph can be one, before anything is done with it."""
+
+from __future__ import annotations
+
+import math
+
+import onnx
+import onnx_ir as ir
+
+from edgedl.core.errors import BadModel, nearest
+
+DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+
+
+def check_sound(proto: onnx.ModelProto, where: str) -> None:
+    """Check that a model has inputs, outputs, whole weights, known operators and no cycle.
+
+    Raises:
+        BadModel: it lacks one of them; the message says which.
+    """
+    graph = proto.graph
+    if not proto.ir_version or not graph.node:
+        raise BadModel("not an ONNX file, or an empty one", where=where, hint="export it again")
+    if not proto.opset_import:
+        raise BadModel("it names no opset: truncated", where=where, hint="export it again")
+    for tensor in graph.initializer:
+        _check_weight(tensor, where)
+    initializers = {tensor.name for tensor in graph.initializer}
+    initializers |= {tensor.values.name for tensor in graph.sparse_initializer}
+    if not any(value.name not in initializers for value in graph.input):
+        raise BadModel(
+            "the model has no inputs",
+            where=where,
+            hint="export it with its inputs as arguments; a constant needs no compression",
+        )
+    if not graph.output:
+        raise BadModel("the model has no outputs", where=where, hint="export it again")
+    opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in proto.opset_import}
+    functions = {(function.domain, function.name) for function in proto.functions}
+    _check_graph(graph, set(), functions, opsets, where)
+
+
+def _check_weight(tensor: onnx.TensorProto, where: str) -> None:
+    if not tensor.HasField("raw_data"):
+        return
+    try:
+        itemsize = ir.DataType(tensor.data_type).itemsize
+    except (TypeError, ValueError):
+        return
+    if min(tensor.dims, default=1) < 0 or len(tensor.raw_data) != math.ceil(
+        math.prod(tensor.dims) * itemsize
+    ):
+        raise BadModel(
+            f"weight `{tensor.name}` has {len(tensor.raw_data)} bytes, not those of its shape",
+            where=where,
+            hint="export it again",
+        )
+
+
+def _check_graph(
+    graph: onnx.GraphProto,
+    outer: set[str],
+    functions: set[tuple[str, str]],
+    opsets: dict[str, int],
+    where: str,
+) -> None:
+    made_by_node = {name: node for node in graph.node for name in node.output if name}
+    known = outer | {value.name for value in graph.input}
+    known |= {tensor.name for tensor in graph.initializer}
+    known |= {tensor.values.name for tensor in graph.sparse_initializer}
+    for node in graph.node:
+        _check_operator(node, functions, opsets, where)
+        for name in node.input:
+            if name and name not in known and name not in made_by_node:
+                raise BadModel(
+                    f"node `{node.name or node.op_type}` reads `{name}`, which nothing makes:"
+                    " a missing initialiser or node",
+                    where=where,
+                    hint="export it again, with its weights",
+                )
+    waiting = {
+        id(node): {n for n in node.input if n in made_by_node and n not in known}
+        for node in graph.node
+    }
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in waiting[id(node)]:
+            readers.setdefault(name, []).append(node)
+    ready = [node for node in graph.node if not waiting[id(node)]]
+    done = 0
+    while ready:
+        node = ready.pop()
+        done += 1
+        for name in node.output:
+            for reader in readers.pop(name, ()):
+                waits = waiting[id(reader)]
+                if name in waits:
+                    waits.discard(name)
+                    if not waits:
+                        ready.append(reader)
+    if done < len(graph.node):
+        stuck = next(node for node in graph.node if waiting[id(node)])
+        raise BadModel(
+            f"the graph is cyclic: node `{stuck.name or stuck.op_type}` waits for its own output",
+            where=where,
+            hint="export it again; recurrence belongs into Loop, Scan, LSTM or a state input",
+        )
+    for value in graph.output:
+        if value.name not in known and value.name not in made_by_node:
+            raise BadModel(
+                f"nothing makes the output `{value.name}`", where=where, hint="export it again"
+            )
+    scope = known | set(made_by_node)
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                if body.node:
+                    _check_graph(body, scope, functions, opsets, where)
+
+
+def _check_operator(
+    node: onnx.NodeProto, functions: set[tuple[str, str]], opsets: dict[str, int], where: str
+) -> None:
+    if (node.domain, node.op_type) in functions:
+        return
+    if node.domain not in DOMAINS:
+        raise BadModel(
+            f"operator `{node.op_type}` is of the unknown domain `{node.domain}`",
+            where=where,
+            hint="export it to standard ONNX operators; custom operators cannot be compressed",
+        )
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    if domain != "com.microsoft" and not onnx.defs.has(node.op_type, domain):
+        names = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == domain}
+        raise BadModel(
+            f"unknown operator `{node.op_type}`",
+            where=where,
+            hint=nearest(node.op_type, names).split(" known:")[0],
+        )
+    opset = opsets.get(domain)
+    if domain == "" and opset is not None and not onnx.defs.has(node.op_type, opset, domain):
+        raise BadModel(
+            f"operator `{node.op_type}` is newer than the model's opset {opset}",
+            where=where,
+            hint="export it again with a later opset_version",
+        )

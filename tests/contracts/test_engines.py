@@ -1,0 +1,120 @@
+"""What every engine promises, tried on every engine that is installed here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from edgedl.backends import BACKENDS, backend
+from edgedl.core.errors import EngineFailed, WrongInput
+from edgedl.core.target import SCHEMES, TARGETS, target_of
+from edgedl.runtime import ENGINES, engine, installed_engines
+from tests.models import NETS, answers, conv_net, feeds, saved
+
+INSTALLED = installed_engines()
+
+
+def test_every_engine_has_a_backend_a_scheme_and_a_target() -> None:
+    assert set(ENGINES) == set(BACKENDS)
+    assert set(ENGINES) <= set(SCHEMES)
+    assert set(ENGINES) <= set(TARGETS)
+
+
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("name", INSTALLED)
+def test_answers_as_the_specification_does(name: str, net: str, tmp_path: Path) -> None:
+    model = saved(NETS[net](), tmp_path)
+    rows = feeds(model.signature)
+    reference = ReferenceEvaluator(str(model.path))
+    for row, given in zip(rows, answers(model.path, rows, name), strict=True):
+        wanted = reference.run(None, row)
+        for tensor, value in zip(model.signature.outputs, wanted, strict=True):
+            assert np.allclose(given[tensor.name], value, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_takes_any_memory_order_and_gives_arrays_of_its_own(name: str, tmp_path: Path) -> None:
+    model = saved(conv_net(), tmp_path)
+    feed = feeds(model.signature, 1)[0]["x"]
+    flipped = np.asfortranarray(feed)
+    locked = feed.copy()
+    locked.flags.writeable = False
+    with engine(name).open_model(model.path, settings={}, threads=1) as session:
+        first = session.run({"x": feed})["logits"]
+        kept = first.copy()
+        for other in (flipped, locked, feed[..., ::-1][..., ::-1]):
+            assert np.array_equal(session.run({"x": other})["logits"], kept)
+        session.run({"x": np.zeros_like(feed)})
+        assert np.array_equal(first, kept)
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_opens_bytes_as_it_opens_a_path(name: str, tmp_path: Path) -> None:
+    model = saved(conv_net("batch"), tmp_path)
+    feed = feeds(model.signature, 1)[0]
+    with engine(name).open_model(model.path.read_bytes(), settings={}, threads=1) as session:
+        batch = session.run({"x": np.concatenate([feed["x"]] * 3)})["logits"]
+        assert np.allclose(batch, answers(model.path, [feed], name)[0]["logits"], atol=1e-5)
+        assert batch.shape == (3, 5)
+
+
+WRONG = {
+    "another name": ({"y": np.zeros((1, 3, 8, 8), np.float32)}, "`y` is not an input"),
+    "nothing": ({}, "no array for input `x`"),
+    "another type": ({"x": np.zeros((1, 3, 8, 8))}, "float64"),
+    "another shape": ({"x": np.zeros((1, 3, 8, 9), np.float32)}, "has shape"),
+    "another rank": ({"x": np.zeros((3, 8, 8), np.float32)}, "has shape"),
+    "a list": ({"x": [1.0]}, "not an array"),
+}
+
+
+@pytest.mark.parametrize(("given", "says"), WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize("name", INSTALLED)
+def test_refuses_wrong_inputs(
+    name: str, given: dict[str, np.ndarray], says: str, tmp_path: Path
+) -> None:
+    model = saved(conv_net(), tmp_path)
+    with (
+        engine(name).open_model(model.path, settings={}, threads=1) as session,
+        pytest.raises(WrongInput, match=says),
+    ):
+        session.run(given)
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_a_closed_session_says_so(name: str, tmp_path: Path) -> None:
+    model = saved(conv_net(), tmp_path)
+    session = engine(name).open_model(model.path, settings={}, threads=1)
+    session.close()
+    with pytest.raises(WrongInput, match="closed"):
+        session.run(feeds(model.signature, 1)[0])
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_a_model_that_it_cannot_read_is_an_error_in_words(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(b"\x08\x08nothing like a model")
+    with pytest.raises(EngineFailed, match="refuses the model"):
+        engine(name).open_model(path, settings={})
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_tells_what_it_runs(name: str, tmp_path: Path) -> None:
+    model = saved(conv_net(), tmp_path)
+    feed = feeds(model.signature, 1)[0]
+    found = engine(name).operators(model.path, feed, settings={}, threads=1)
+    products = [o for o in found if o.kind.startswith(("Conv", "FusedConv"))]
+    assert len(products) == 2
+    assert {o.precision for o in products} == {"float32"}
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_its_backend_builds_for_its_target(name: str, tmp_path: Path) -> None:
+    built = backend(name)
+    built.check(target_of(name))
+    payload = built.compile(saved(conv_net(), tmp_path).path.read_bytes(), "float32")
+    assert payload.engine == name
+    assert built.floats()[0] == "float32"

@@ -1,0 +1,161 @@
+"""Statistics, worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgedl.core.stats import (
+    AgreementMeter,
+    Interval,
+    bootstrap_ratio,
+    cosine,
+    decibels,
+    percentiles,
+)
+
+TIMES = st.lists(st.floats(0.1, 100), min_size=1, max_size=30)
+
+
+def test_a_constant_ratio_has_no_width() -> None:
+    assert bootstrap_ratio([3.0] * 9, [2.0] * 9) == Interval(1.5, 1.5, 1.5)
+
+
+def test_the_interval_covers_a_known_ratio() -> None:
+    random = np.random.default_rng(0)
+    covered = 0
+    for seed in range(60):
+        a, b = random.normal(2, 0.1, 31), random.normal(1, 0.05, 31)
+        found = bootstrap_ratio(a, b, seed)
+        covered += found.low <= 2 <= found.high
+        assert found.high - found.low < 0.2
+    assert covered >= 50
+
+
+@given(TIMES, st.integers(0, 100))
+def test_the_interval_holds_the_ratio_and_is_seeded(times: list[float], seed: int) -> None:
+    other = [1.0 + time / 7 for time in reversed(times)]
+    found = bootstrap_ratio(times, other, seed)
+    ratios = np.asarray(times) / np.asarray(other)
+    assert found.ratio == pytest.approx(float(np.median(ratios)))
+    assert ratios.min() <= found.low <= found.high <= ratios.max()
+    assert bootstrap_ratio(times, other, seed) == found
+
+
+@pytest.mark.parametrize(
+    ("interval", "expected"),
+    [
+        (Interval(2.0, 1.9, 2.1), "faster"),
+        (Interval(1.05, 1.021, 1.1), "faster"),
+        (Interval(1.05, 1.02, 1.1), "inconclusive"),
+        (Interval(1.5, 0.9, 2.0), "inconclusive"),
+        (Interval(0.95, 0.9, 0.98), "inconclusive"),
+        (Interval(0.9, 0.8, 0.979), "slower"),
+    ],
+)
+def test_verdicts_clear_the_noise_floor(interval: Interval, expected: str) -> None:
+    assert interval.verdict(0.02) == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "given_"),
+    [(9, []), (10, ["p50"]), (63, ["p50"]), (64, ["p50", "p90"]), (661, ["p50", "p90"]),
+     (662, ["p50", "p90", "p99"])],
+)  # fmt: skip
+def test_a_percentile_needs_samples(count: int, given_: list[str]) -> None:
+    row = percentiles(np.arange(count, dtype=float))
+    assert [name for name in ("p50", "p90", "p99") if row[name] is not None] == given_
+    assert row["samples"] == count
+
+
+def test_percentiles_by_hand() -> None:
+    row = percentiles(np.arange(1, 102, dtype=float)[::-1])
+    assert row == {"min": 1.0, "p50": 51.0, "p90": 91.0, "p99": None, "mean": 51.0, "samples": 101}
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "expected"),
+    [
+        ([1, 0], [1, 1], 1 / math.sqrt(2)),
+        ([3, 4], [4, 3], 24 / 25),
+        ([1, 2], [-2, -4], -1),
+        ([1, 0], [0, 5], 0),
+        ([0, 0], [0, 0], 1),
+        ([0, 0], [1, 0], 0),
+    ],
+)
+def test_cosine_by_hand(a: list[float], b: list[float], expected: float) -> None:
+    assert cosine(np.array(a, np.float32), np.array(b, np.float32)) == pytest.approx(expected)
+
+
+def test_decibels_by_hand() -> None:
+    assert decibels(100, 1) == pytest.approx(20)
+    assert decibels(1, 2) == pytest.approx(-3.0103, abs=1e-4)
+    assert decibels(5, 0) == 200
+    assert decibels(0, 1) == -100
+
+
+def test_agreement_by_hand() -> None:
+    meter = AgreementMeter()
+    meter.add({"y": np.array([[3.0, 4.0]])}, {"y": np.array([[3.3, 3.6]])})
+    meter.add({"y": np.array([[0.0, 5.0]])}, {"y": np.array([[5.0, 0.0]])})
+    found = meter.result()
+    assert found.samples == 2
+    assert found.top1 == 0.5
+    first = (3 * 3.3 + 4 * 3.6) / (5 * math.hypot(3.3, 3.6))
+    assert found.cosine == pytest.approx((first + 0) / 2)
+    assert found.sqnr_db == pytest.approx(10 * math.log10(50 / (0.09 + 0.16 + 50)))
+
+
+def test_agreement_reports_the_worst_output() -> None:
+    meter = AgreementMeter()
+    same, other = np.array([1.0, 2.0]), np.array([2.0, -1.0])
+    meter.add({"a": same, "b": same}, {"a": same, "b": other})
+    found = meter.result()
+    assert found.top1 == 1
+    assert found.cosine == pytest.approx(0)
+    assert found.sqnr_db == pytest.approx(10 * math.log10(5 / 10))
+
+
+def test_top1_votes_at_every_position() -> None:
+    meter = AgreementMeter()
+    expected = np.eye(4)[None]
+    meter.add({"y": expected}, {"y": expected[:, [0, 1, 3, 2]]})
+    assert meter.result().top1 == 0.5
+
+
+def test_outputs_without_classes_have_no_top1() -> None:
+    meter = AgreementMeter()
+    meter.add({"y": np.ones((1, 1))}, {"y": np.ones((1, 1))})
+    meter.add({"y": np.array(2.0)}, {"y": np.array(2.0)})
+    found = meter.result()
+    assert (found.top1, found.cosine, found.sqnr_db) == (None, 1.0, 200.0)
+
+
+def test_another_shape_agrees_in_nothing() -> None:
+    meter = AgreementMeter()
+    meter.add({"y": np.ones((1, 3))}, {"y": np.ones((1, 4))})
+    found = meter.result()
+    assert found.cosine == 0
+    assert found.sqnr_db == -100
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+def test_answers_that_are_not_finite_agree_in_nothing(broken: float) -> None:
+    meter = AgreementMeter()
+    meter.add({"y": np.array([1.0, 2.0])}, {"y": np.array([1.0, broken])})
+    found = meter.result()
+    assert found.cosine == 0
+    assert found.sqnr_db == -100
+
+
+def test_a_broken_output_is_the_worst_one() -> None:
+    meter = AgreementMeter()
+    fine = np.array([1.0, 2.0])
+    meter.add({"a": fine, "b": fine}, {"a": fine, "b": np.array([np.nan, np.nan])})
+    meter.add({"a": fine, "b": fine}, {"a": fine, "b": fine})
+    assert meter.result().cosine == pytest.approx(0.5)

@@ -1,0 +1,99 @@
+"""Which operators each scheme takes on every tiny model, and which tensors share a scale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgedl.core.target import SCHEMES
+from edgedl.passes.clean import Clean
+from edgedl.passes.graph import read
+from edgedl.passes.layout import Layout, layout
+from tests.models import NETS, saved
+
+EVERYWHERE = {
+    "conv": "conv1 conv2 pooled fc",
+    "dynamic": "conv1 conv2 pooled fc",
+    "residual": "conv1 conv2 sum conv3 pooled fc",
+    "depthwise": "conv1 depthwise pointwise pooled fc",
+    "gemm": "fc1 fc2",
+    "gemm_transposed": "fc1 fc2",
+    "matmul": "product1 product2",
+    "attention": "query key value scores mixed projected sum fc",
+    "concat": "left right both conv3 pooled fc",
+    "image": "conv1 picture",
+    "if": "conv1 pooled",
+    "old": "conv1 product",
+    "batchnorm": "conv1 conv2 fc",
+}
+ELSEWHERE = {
+    # onnxruntime adds integers only where both are; the sum's other operand is the float input.
+    ("onnxruntime", "attention"): "query key value scores mixed projected fc",
+    # Its integer conv has integer outputs, and the model's own output stays float.
+    ("onnxruntime", "image"): "conv1",
+    # TensorRT's concat moves codes, it computes nothing.
+    ("tensorrt", "concat"): "left right conv3 pooled fc",
+}
+
+
+def planned(net: str, scheme: str, folder: Path) -> Layout:
+    model = Clean()(saved(NETS[net](), folder))
+    return layout(read(model.path), SCHEMES[scheme])
+
+
+def shares(found: Layout) -> set[frozenset[str]]:
+    """The groups of several tensors on one scale."""
+    groups: dict[str, set[str]] = {}
+    for name, group in found.groups.items():
+        groups.setdefault(group, set()).add(name)
+    return {frozenset(names) for names in groups.values() if len(names) > 1}
+
+
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_operators_in_int8(scheme: str, net: str, tmp_path: Path) -> None:
+    found = planned(net, scheme, tmp_path)
+    expected = ELSEWHERE.get((scheme, net), EVERYWHERE[net]).split()
+    assert [d.node for d in found.decisions if d.precision == "int8"] == expected
+    assert all(d.reason for d in found.decisions)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_int8_operator_reads_only_quantized_tensors(scheme: str, tmp_path: Path) -> None:
+    found = planned("residual", scheme, tmp_path)
+    reads = {"conv1": ["x"], "conv2": ["relu1"], "sum": ["conv2", "relu1"], "conv3": ["small"],
+             "pooled": ["conv3"], "fc": ["flat"]}  # fmt: skip
+    for node, tensors in reads.items():
+        for tensor in tensors:
+            assert node in found.readers[tensor]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_pooling_and_reshaping_share_a_scale(scheme: str, tmp_path: Path) -> None:
+    found = shares(planned("residual", scheme, tmp_path))
+    assert found == {frozenset({"relu2", "small"}), frozenset({"pooled", "flat"})}
+
+
+def test_a_concat_that_moves_codes_shares_one_scale(tmp_path: Path) -> None:
+    shared = frozenset({"left_relu", "right", "both"})
+    assert shared in shares(planned("concat", "openvino", tmp_path))
+    assert shared in shares(planned("concat", "tensorrt", tmp_path))
+
+
+def test_a_concat_that_computes_scales_each_operand(tmp_path: Path) -> None:
+    assert shares(planned("concat", "onnxruntime", tmp_path)) == {frozenset({"pooled", "flat"})}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_transposed_operand_shares_its_scale(scheme: str, tmp_path: Path) -> None:
+    assert frozenset({"key", "key_t"}) in shares(planned("attention", scheme, tmp_path))
+
+
+def test_the_models_output_is_never_quantized(tmp_path: Path) -> None:
+    for scheme in SCHEMES:
+        for net in NETS:
+            folder = tmp_path / scheme / net
+            folder.mkdir(parents=True)
+            found = planned(net, scheme, folder)
+            assert not {"logits", "picture"} & set(found.tensors)
