@@ -27,6 +27,7 @@ HISTORY_KEY = "edgedl.history"
 EXTERNAL_BYTES = 8 << 20
 FILE_NAME = "model.onnx"
 DATA_SUFFIX = ".data"
+LEAST_IR_VERSION = 8
 QUANTIZED = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
 )
@@ -270,6 +271,7 @@ def write(graph: ir.Model, path: Path) -> None:
         if value.const_value is not None
     )
     graph.producer_name, graph.producer_version = "edgedl", edgedl.__version__
+    graph.ir_version = max(graph.ir_version or LEAST_IR_VERSION, LEAST_IR_VERSION)
     if weights > EXTERNAL_BYTES:
         ir.save(graph, path, external_data=path.name + DATA_SUFFIX, size_threshold_bytes=1024)
     else:

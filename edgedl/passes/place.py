@@ -61,7 +61,8 @@ class Place:
         common.TopologicalSortPass()(graph)
 
     def _fits(self, nodes: set[str | None], values: set[str | None]) -> None:
-        named = (*self.plan.int8, *self.plan.weights, *self.plan.tables)
+        readers = (node for nodes in self.plan.readers.values() for node in nodes)
+        named = (*self.plan.int8, *self.plan.weights, *self.plan.tables, *readers)
         unknown = [name for name in named if name not in nodes]
         unknown += [name for name in self.plan.activations if name not in values]
         if unknown:

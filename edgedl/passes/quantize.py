@@ -6,16 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from edgedl.core.errors import BadOption, nearest
 from edgedl.core.model import Model
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
 from edgedl.core.target import SCHEMES
 from edgedl.passes.calibrate import calibrate
 from edgedl.passes.graph import read, rewrite
-from edgedl.passes.layout import Extent, layout
+from edgedl.passes.layout import EXTENTS, Extent, layout
 from edgedl.passes.place import Place
 from edgedl.passes.plan import Plan
-from edgedl.passes.ranges import Histogram, Method
+from edgedl.passes.ranges import METHODS, Histogram, Method
 from edgedl.passes.scales import decide, not_finite
 
 
@@ -43,10 +44,23 @@ class Quantize:
         return rewrite(model, Place(self.plan(model)))
 
     def plan(self, model: Model, progress: Progress = silent) -> Plan:
-        """The plan that placing will carry out."""
-        found = layout(
-            read(model.path), SCHEMES[self.scheme], extent=self.extent, keep_float=self.keep_float
-        )
+        """The plan that placing will carry out.
+
+        Raises:
+            BadOption: a scheme, method, extent or node that is not there.
+        """
+        graph = read(model.path)
+        nodes = {node.name or "" for node in graph.graph}
+        for setting, values, known in (
+            ("scheme", [self.scheme], set(SCHEMES)),
+            ("method", [self.method], set(METHODS)),
+            ("extent", [self.extent], set(EXTENTS)),
+            ("node", list(self.keep_float), nodes),
+        ):
+            for value in values:
+                if value not in known:
+                    raise BadOption(f"unknown {setting} `{value}`", hint=nearest(value, known))
+        found = layout(graph, SCHEMES[self.scheme], extent=self.extent, keep_float=self.keep_float)
         histograms = calibrate(model, found.tensors, self.samples, progress=progress)
         return plan(
             model,

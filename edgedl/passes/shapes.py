@@ -41,6 +41,10 @@ class Shapes:
                 raise BadOption(
                     f"--shape names `{name}`, which is no input", hint=nearest(name, inputs)
                 )
+            if min(shape, default=1) < 1:
+                raise BadOption(
+                    f"--shape gives `{name}` a dimension below 1", hint="dimensions count from 1"
+                )
             value = inputs[name]
             old = shape_of(value) if value.shape is not None else (None,) * len(shape)
             if len(old) != len(shape):
@@ -55,7 +59,11 @@ class Shapes:
                         hint=f"the model says {'x'.join(map(str, old))}",
                     )
                 if isinstance(was, str):
-                    named[was] = becomes
+                    if named.setdefault(was, becomes) != becomes:
+                        raise BadOption(
+                            f"--shape sets the axis `{was}` to {named[was]} and to {becomes}",
+                            hint="an axis has one size wherever it stands",
+                        )
             value.shape = ir.Shape(shape)
         if self.fixed:
             self._forget(graph.graph)

@@ -146,7 +146,7 @@ class Bundle:
         contents = {name: self.read(name) for name in self.parts if name.startswith("golden/")}
         try:
             return unpack(self.golden_index, contents)
-        except (KeyError, TypeError, ValueError, EOFError, zlib.error) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, EOFError, zlib.error) as error:
             raise BadBundle(
                 "its golden samples are damaged", where=str(self.path), hint=AGAIN
             ) from error

@@ -14,7 +14,7 @@ import openvino
 
 from edgedl.core.errors import EngineFailed
 from edgedl.core.model import Dimension, Signature, Tensor
-from edgedl.runtime.session import CLOSED, InputCheck, Operator, Session
+from edgedl.runtime.session import InputCheck, Operator, Session, closed
 
 DEVICE = "CPU"
 PRECISIONS = {"f32": "float32", "bf16": "bf16", "f16": "float16"}
@@ -48,7 +48,7 @@ class OpenVinoSession:
         with self._lock:
             request = self._request
             if request is None:
-                raise CLOSED
+                raise closed()
             try:
                 for index, name in enumerate(self._names):
                     array = inputs[name]

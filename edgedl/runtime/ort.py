@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from edgedl.core.errors import EngineFailed
+from edgedl.core.errors import EngineFailed, WrongInput
 from edgedl.core.model import Signature, Tensor
-from edgedl.runtime.session import CLOSED, InputCheck, Operator, Session
+from edgedl.runtime.session import InputCheck, Operator, Session, closed
 
 FATAL_ONLY = 4
 DTYPES = {
@@ -44,6 +44,8 @@ class OrtSession:
         self._check(inputs)
         try:
             answers = self._run(None, inputs)
+        except WrongInput:
+            raise
         except Exception as error:
             raise EngineFailed(f"onnxruntime failed: {_reason(error)}") from error
         return dict(zip(self._outputs, answers, strict=True))
@@ -65,7 +67,7 @@ class OrtSession:
 
 
 def _closed(*_: Any) -> Any:
-    raise CLOSED
+    raise closed()
 
 
 def _options(threads: int | None) -> onnxruntime.SessionOptions:

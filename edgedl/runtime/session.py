@@ -63,17 +63,15 @@ class InputCheck:
             self._wrong_names(inputs)
         for name, dtype, shape, fixed in self.expected:
             array = inputs[name]
-            try:
-                if array.dtype == dtype and (
-                    shape is None
-                    or (array.shape == shape if fixed else _matches(array.shape, shape))
-                ):
-                    continue
-            except AttributeError:
+            if not isinstance(array, np.ndarray):
                 raise WrongInput(
                     f"input `{name}` is {type(array).__name__}, not an array",
                     hint=f"np.asarray(value, dtype='{dtype}')",
-                ) from None
+                )
+            if array.dtype == dtype and (
+                shape is None or (array.shape == shape if fixed else _matches(array.shape, shape))
+            ):
+                continue
             self._wrong_array(name, array, dtype, shape)
 
     def _wrong_names(self, inputs: Mapping[str, np.ndarray]) -> None:
@@ -105,4 +103,6 @@ def _matches(given: tuple[int, ...], wanted: tuple[Any, ...]) -> bool:
     )
 
 
-CLOSED = WrongInput("the session is closed", hint="open it again")
+def closed() -> WrongInput:
+    """What a closed session raises when it is run."""
+    return WrongInput("the session is closed", hint="open it again")

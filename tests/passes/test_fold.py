@@ -28,7 +28,15 @@ def test_answers_stay(net: str, tmp_path: Path) -> None:
 
 def test_batch_norms_go_into_the_convolutions(tmp_path: Path) -> None:
     made = folded(models.saved(models.batchnorm_net(), tmp_path))
-    assert operators(made) == ["Conv", "Relu", "Conv", "Relu", "GlobalAveragePool", "Flatten", "Gemm"]
+    assert operators(made) == [
+        "Conv",
+        "Relu",
+        "Conv",
+        "Relu",
+        "GlobalAveragePool",
+        "Flatten",
+        "Gemm",
+    ]
 
 
 def test_a_folded_batch_norm_by_hand(tmp_path: Path) -> None:
@@ -41,7 +49,9 @@ def test_a_folded_batch_norm_by_hand(tmp_path: Path) -> None:
     np.testing.assert_allclose(bias, weights["shift1"] - weights["mean1"] * scale, atol=1e-6)
 
 
-def constant_expression(*nodes: object, weights: dict[str, np.ndarray], shape: tuple[int, ...]) -> models.Sketch:
+def constant_expression(
+    *nodes: object, weights: dict[str, np.ndarray], shape: tuple[int, ...]
+) -> models.Sketch:
     """x + c, where the nodes make c."""
     net = models.Sketch()
     for name, array in weights.items():

@@ -43,7 +43,9 @@ def test_a_plan_edited_by_hand_is_carried_out(model: Model) -> None:
 
 
 def test_other_samples_make_other_scales(model: Model) -> None:
-    one, other = (Quantize(models.samples(model.signature, seed=seed)).plan(model) for seed in (1, 2))
+    one, other = (
+        Quantize(models.samples(model.signature, seed=seed)).plan(model) for seed in (1, 2)
+    )
     assert one.activations != other.activations
     assert one.decisions == other.decisions
 
@@ -58,7 +60,12 @@ def test_what_is_kept_in_float_keeps_its_weights(model: Model) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [{"scheme": "openvinno"}, {"method": "msee"}, {"extent": "fool"}, {"keep_float": {"conv9": "why"}}],
+    [
+        {"scheme": "openvinno"},
+        {"method": "msee"},
+        {"extent": "fool"},
+        {"keep_float": {"conv9": "why"}},
+    ],
 )
 def test_settings_that_do_not_exist_are_refused(model: Model, settings: dict[str, object]) -> None:
     with pytest.raises(BadOption) as caught:

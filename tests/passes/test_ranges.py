@@ -120,7 +120,9 @@ def test_noise_to_signal_is_what_quantizing_costs(name: str, grid: Grid) -> None
     assert noise_to_signal(histogram, span, grid) == pytest.approx(expected, rel=0.1)
 
 
-@pytest.mark.parametrize(("levels", "step"), [(8, 0.5860), (16, 0.3352), (32, 0.1881), (256, 0.0308)])
+@pytest.mark.parametrize(
+    ("levels", "step"), [(8, 0.5860), (16, 0.3352), (32, 0.1881), (256, 0.0308)]
+)
 def test_mse_finds_the_best_step_for_normal_values(levels: int, step: float) -> None:
     """Max, Quantizing for Minimum Distortion, 1960, table II; 256 levels by the same equation."""
     span = found(NORMAL, "mse", Grid(levels))

@@ -24,7 +24,9 @@ def test_named_axes_are_fixed_everywhere(model: Model) -> None:
     made = Shapes({"x": (2, 3, 8, 12)})(model)
     assert made.signature.inputs[0].shape == (2, 3, 8, 12)
     assert made.signature.outputs[0].shape == (2, 5)
-    inner = {value.name: shape_of(value) for node in read(made.path).graph for value in node.outputs}
+    inner = {
+        value.name: shape_of(value) for node in read(made.path).graph for value in node.outputs
+    }
     assert inner["conv1"] == (2, 8, 8, 12)
     assert inner["conv2"] == (2, 8, 4, 6)
     assert inner["flat"] == (2, 8)
@@ -37,7 +39,9 @@ def test_answers_stay(model: Model) -> None:
 def test_without_settings_shapes_are_only_inferred(model: Model) -> None:
     made = Shapes()(model)
     assert made.signature == model.signature
-    inner = {value.name: shape_of(value) for node in read(made.path).graph for value in node.outputs}
+    inner = {
+        value.name: shape_of(value) for node in read(made.path).graph for value in node.outputs
+    }
     assert inner["conv1"][:2] == ("batch", 8)
     assert inner["flat"] == ("batch", 8)
 

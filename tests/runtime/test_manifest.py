@@ -28,7 +28,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x, y = np.arange(6, dtype=np.float32).reshape(1, 6), np.ones((1, 2), np.float32)
     write_bundle(
         path,
-        signature=Signature((Tensor("x", "float32", (1, 6)),), (Tensor("y", "float32", (1, None)),)),
+        signature=Signature(
+            (Tensor("x", "float32", (1, 6)),), (Tensor("y", "float32", (1, None)),)
+        ),
         payloads=[(Payload("onnxruntime", "onnx", "models/a.onnx", "int8", {"a": 1}), b"model")],
         golden=Golden(({"x": x},), ({"y": Answer.of(y)},), 0.01),
         history=[],

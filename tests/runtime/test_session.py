@@ -181,13 +181,13 @@ def test_a_closed_sessions_error_does_not_grow(name: str) -> None:
     assert len(set(depths)) == 1
 
 
-def test_a_failure_within_the_engine_is_its_own(name: str) -> None:
+@pytest.mark.skipif("onnxruntime" not in installed_engines(), reason="onnxruntime is not installed")
+def test_a_failure_within_the_engine_is_its_own() -> None:
+    """On onnxruntime alone: OpenVINO does not look whether sizes known only at run time fit."""
     net = models.Sketch()
     net.node("Add", ["x", net.constant("seven", np.ones(7, np.float32))], "y")
-    made = net.model(["n"], ["m"], output="y")
-    with opened(made, name) as session:
-        assert session.run({"x": image(7)})["y"].shape == (7,)
-        with pytest.raises(EngineFailed, match=name):
+    with opened(net.model(["n"], ["m"], output="y"), "onnxruntime") as session:
+        with pytest.raises(EngineFailed, match="onnxruntime failed"):
             session.run({"x": image(3)})
         assert session.run({"x": image(1)})["y"].shape == (7,)
 
