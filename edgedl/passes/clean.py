@@ -53,6 +53,7 @@ class Clean:
         RewriteRuleSet([rules.dropout_inference_rule, rules.dropout_zero_rule]).apply_to_model(
             graph
         )
+        _drop_dropout(graph)
         eliminate_identities(graph)
         ir.passes.Sequential(
             common.CommonSubexpressionEliminationPass(),
@@ -92,3 +93,15 @@ def eliminate_identities(graph: ir.Model) -> None:
     """Remove Identity nodes; graphs with bodies keep theirs, since a body's output may need one."""
     if not any(True for _ in graph.graph.subgraphs()):
         common.IdentityEliminationPass()(graph)
+
+
+def _drop_dropout(graph: ir.Model) -> None:
+    """Bypass Dropout that does not train and whose mask nobody reads."""
+    outputs = set(graph.graph.outputs)
+    for node in graph.graph:
+        data = node.inputs[0] if node.inputs else None
+        if node.op_type != "Dropout" or data is None or outputs & set(node.outputs):
+            continue
+        trains = len(node.inputs) > 2 and node.inputs[2] is not None
+        if not trains and not any(list(mask.uses()) for mask in node.outputs[1:]):
+            ir.convenience.replace_all_uses_with(node.outputs[0], data)

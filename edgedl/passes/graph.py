@@ -120,11 +120,11 @@ def _check_external(graph: ir.Model, path: Path) -> None:
             )
         if tensor.length is not None and tensor.length != tensor.nbytes:
             raise BadModel(
-                f"`{tensor.name}` has {tensor.length} bytes in `{location}`, not those of its shape",
+                f"`{tensor.name}` has {tensor.length} bytes, not those of its shape",
                 where=str(path),
                 hint="save it again",
             )
-        if (tensor.offset or 0) + (tensor.length or 0) > file.stat().st_size:
+        if (tensor.offset or 0) + (tensor.length or tensor.nbytes) > file.stat().st_size:
             raise BadModel(
                 f"the external data file `{location}` is truncated",
                 where=str(path),

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from edgedl.core.errors import BadOption
+from edgedl.core.errors import BadOption, nearest
 from edgedl.core.model import Model
 from edgedl.core.target import SCHEMES
 from edgedl.passes.graph import rewrite
@@ -61,10 +61,16 @@ class Place:
         common.TopologicalSortPass()(graph)
 
     def _fits(self, nodes: set[str | None], values: set[str | None]) -> None:
+        if self.plan.scheme not in SCHEMES:
+            raise BadOption(
+                f"the plan is of the unknown scheme `{self.plan.scheme}`",
+                hint=nearest(self.plan.scheme, SCHEMES),
+            )
         readers = (node for nodes in self.plan.readers.values() for node in nodes)
         named = (*self.plan.int8, *self.plan.weights, *self.plan.tables, *readers)
         unknown = [name for name in named if name not in nodes]
         unknown += [name for name in self.plan.activations if name not in values]
+        unknown += [name for name in self.plan.activations if name not in self.plan.readers]
         if unknown:
             raise BadOption(
                 f"the plan names `{unknown[0]}`, which the model has not",

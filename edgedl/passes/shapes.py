@@ -58,12 +58,11 @@ class Shapes:
                         f"--shape sets {becomes} in `{name}`, where the model has {was}",
                         hint=f"the model says {'x'.join(map(str, old))}",
                     )
-                if isinstance(was, str):
-                    if named.setdefault(was, becomes) != becomes:
-                        raise BadOption(
-                            f"--shape sets the axis `{was}` to {named[was]} and to {becomes}",
-                            hint="an axis has one size wherever it stands",
-                        )
+                if isinstance(was, str) and named.setdefault(was, becomes) != becomes:
+                    raise BadOption(
+                        f"--shape sets the axis `{was}` to {named[was]} and to {becomes}",
+                        hint="an axis has one size wherever it stands",
+                    )
             value.shape = ir.Shape(shape)
         if self.fixed:
             self._forget(graph.graph)
