@@ -102,6 +102,7 @@ def _drop_dropout(graph: ir.Model) -> None:
         data = node.inputs[0] if node.inputs else None
         if node.op_type != "Dropout" or data is None or outputs & set(node.outputs):
             continue
-        trains = len(node.inputs) > 2 and node.inputs[2] is not None
+        told = node.inputs[2] if len(node.inputs) > 2 else None
+        trains = told is not None and (told.const_value is None or bool(told.const_value.numpy()))
         if not trains and not any(list(mask.uses()) for mask in node.outputs[1:]):
             ir.convenience.replace_all_uses_with(node.outputs[0], data)

@@ -48,6 +48,12 @@ def test_a_build_works_out_of_sight(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / KEY[:2]).iterdir()] == [KEY]
 
 
+def test_a_result_is_renamed_into_its_place_not_copied(tmp_path: Path) -> None:
+    built: list[int] = []
+    place = Store(tmp_path).make(KEY, lambda folder: built.append(folder.stat().st_ino))
+    assert [place.stat().st_ino] == built
+
+
 def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
     def fail(folder: Path) -> None:
         write_twice(folder)

@@ -83,6 +83,46 @@ def test_dead_and_repeated_nodes_go(tmp_path: Path) -> None:
     assert operators(made) == operators(models.saved(models.conv_net(), tmp_path))
 
 
+def dropout_net(inputs: dict[str, np.ndarray]) -> models.Sketch:
+    """A conv, a Dropout with these constant inputs, and a relu."""
+    net = models.Sketch()
+    net.conv("x", "conv1", 3, 8)
+    names = [net.constant(name, array) for name, array in inputs.items()]
+    net.node("Dropout", ["conv1", *names], "kept")
+    net.node("Relu", ["kept"], "y")
+    return net
+
+
+RATIO = np.array(0.5, np.float32)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [{}, {"ratio": RATIO}, {"ratio": RATIO, "training": np.array(False)}],
+    ids=["alone", "with a ratio", "told not to train"],
+)
+def test_dropout_that_does_not_train_goes(inputs: dict[str, np.ndarray], tmp_path: Path) -> None:
+    net = dropout_net(inputs).model([1, 3, 8, 8], [1, 8, 8, 8], output="y")
+    model = models.saved(net, tmp_path)
+    made = Clean()(model)
+    assert operators(made) == ["Conv", "Relu"]
+    same_answers(model, made)
+
+
+def test_dropout_that_trains_stays(tmp_path: Path) -> None:
+    inputs = {"ratio": RATIO, "training": np.array(True)}
+    net = dropout_net(inputs).model([1, 3, 8, 8], [1, 8, 8, 8], output="y")
+    assert "Dropout" in operators(Clean()(models.saved(net, tmp_path)))
+
+
+def test_dropout_that_makes_the_output_keeps_its_name(tmp_path: Path) -> None:
+    net = dropout_net({}).model([1, 3, 8, 8], [1, 8, 8, 8], output="kept")
+    model = models.saved(net, tmp_path)
+    made = Clean()(model)
+    assert made.signature == model.signature
+    same_answers(model, made)
+
+
 def test_local_functions_are_inlined(tmp_path: Path) -> None:
     net = models.conv_net()
     twice = helper.make_function(

@@ -147,10 +147,12 @@ def test_only_matrix_products_get_signed_codes_on_openvino(tmp_path: Path) -> No
 def test_tensors_that_share_a_scale_take_the_union_of_their_ranges(tmp_path: Path) -> None:
     found = planned("residual", "onnxruntime", tmp_path)
     counted = histograms(found)
-    counted["small"].add(np.float32([-5.0]))
+    counted["relu2"].add(np.float32([-5.0]))
+    counted["small"].add(np.float32([7.0]))
     plan = decide(found, ONNXRUNTIME, counted, "minmax")
     assert plan.activations["small"] == plan.activations["relu2"]
-    assert plan.activations["small"].scale == pytest.approx(8 / 255)
+    assert plan.activations["small"].scale == pytest.approx(12 / 255)
+    assert plan.activations["small"].zero_point == 106  # 5 * 255 / 12 is 106.25
 
 
 def test_infinity_is_noticed(tmp_path: Path) -> None:

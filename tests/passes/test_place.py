@@ -82,6 +82,22 @@ def test_weights_are_stored_in_8_bits_and_biases_stay_float(tmp_path: Path) -> N
     assert onnx.TensorProto.INT32 not in kinds.values()
 
 
+def test_stored_weights_are_the_nearest_codes(tmp_path: Path) -> None:
+    net = conv_net()
+    weights = {t.name: onnx.numpy_helper.to_array(t) for t in net.graph.initializer}
+    graph = onnx.load(quantized(saved(net, tmp_path), "openvino").path).graph
+    stored = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    made = {output: node for node in graph.node for output in node.output}
+    for node in (node for node in graph.node if node.op_type == "Conv"):
+        codes, scale, _ = (stored[name] for name in made[node.input[1]].input)
+        weight = weights[f"{node.name}_w"]
+        steps = scale.reshape(-1, 1, 1, 1)
+        assert np.abs(codes * steps - weight).max(axis=(1, 2, 3)) == pytest.approx(
+            np.abs(weight - np.rint(weight / steps) * steps).max(axis=(1, 2, 3)), rel=1e-3
+        )
+        assert (np.abs(codes).max(axis=(1, 2, 3)) == 127).all()
+
+
 def test_onnxruntimes_gemm_leaves_its_bias_to_an_add(tmp_path: Path) -> None:
     made = quantized(saved(gemm_net(), tmp_path), "onnxruntime")
     graph = onnx.load(made.path).graph
