@@ -95,10 +95,9 @@ def compress(
     chosen = target_of(target)
     limits = Limits(max_drop, max_latency_ms, max_bytes)
     backends, doubts = _backends(chosen)
-    given = load_model(model)
-    clean = prepare(given, shapes or {})
-    if shapes:
-        given = rewrite(given, Shapes(shapes))
+    given, shapes, odd_shapes = _with_shapes(load_model(model), shapes or {}, backends)
+    doubts += odd_shapes
+    clean = prepare(given, shapes)
     bound = load_samples(samples).bind(clean.signature)
     groups = split(bound, None if test is None else load_samples(test).bind(clean.signature), seed)
     named = metric_for(groups.report, metric)
@@ -158,6 +157,24 @@ def compress(
         peak_rss_bytes=peak_rss_bytes(),
         machine=machine,
     )
+
+
+def _with_shapes(
+    given: Model, shapes: Mapping[str, tuple[int, ...]], backends: Sequence[Backend]
+) -> tuple[Model, Mapping[str, tuple[int, ...]], list[str]]:
+    """The model with these shapes, or as it is where engines take it only so."""
+    if not shapes:
+        return given, shapes, []
+    fixed = rewrite(given, Shapes(shapes))
+    try:
+        _float_session(backends, fixed, fixed).close()
+    except EngineFailed as refused:
+        try:
+            _float_session(backends, given, given).close()
+        except EngineFailed:
+            raise refused from None
+        return given, {}, [f"--shape was left out: with it, {refused.message}"]
+    return fixed, shapes, []
 
 
 def _backends(target: Target) -> tuple[list[Backend], list[str]]:

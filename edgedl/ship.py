@@ -22,7 +22,9 @@ from edgedl.search.candidates import Trial
 
 GOLDEN_SHARE = 0.03
 MOST_GOLDEN = 8
-PRODUCTS = ("Conv", "Gemm", "MatMul", "FullyConnected", "Deconvolution", "Attention")
+PRODUCTS = (
+    "Conv", "Gemm", "MatMul", "FullyConnected", "Deconvolution", "Attention", "LSTM", "GRU", "RNN",
+)  # fmt: skip
 
 
 def ship(

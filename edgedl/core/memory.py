@@ -1,4 +1,4 @@
-"""What memory this process has taken, and what the machine has left, in bytes."""
+"""What this process has taken, and what the machine has left for it: memory in bytes, cores."""
 
 from __future__ import annotations
 
@@ -41,3 +41,10 @@ def total_bytes() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

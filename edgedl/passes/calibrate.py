@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from edgedl.core.memory import available_bytes
+from edgedl.core.memory import available_bytes, usable_cores
 from edgedl.core.model import Model
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
@@ -26,7 +26,7 @@ from edgedl.runtime.session import Session
 
 HISTOGRAM_BYTES = 160_000
 DEFAULT_LIMIT_BYTES = 4 * 10**9
-FRUGAL = {"memory_pattern": False}
+FRUGAL = {"memory_pattern": False, "reuse_outputs": True}
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,9 @@ def _watching(model: Model, samples: Samples, tensors: Sequence[str]) -> Iterato
     try:
         write_beside(graph, model, folder / FILE_NAME)
         del graph
-        with any_engine().open_model(folder / FILE_NAME, settings=FRUGAL) as session:
+        with any_engine().open_model(
+            folder / FILE_NAME, settings=FRUGAL, threads=max(1, usable_cores() - 1)
+        ) as session:
             yield session
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -108,11 +108,46 @@ def _precision(kind: str, types: set[str]) -> str:
     return "float32" if types & {"float", "double"} else "integer"
 
 
+class ReusingSession(OrtSession):
+    """Writes its answers into two sets of arrays in turn: each holds until the next but one call.
+
+    Fresh arrays for every call cost page faults, which weigh where outputs are many and large.
+    Outputs whose shape is not fixed make it an ordinary session.
+    """
+
+    def __init__(self, engine: onnxruntime.InferenceSession) -> None:
+        super().__init__(engine)
+        outputs = self.signature.outputs
+        shapes = [[d for d in t.shape or (None,) if isinstance(d, int)] for t in outputs]
+        if any(
+            t.shape is None or len(s) < len(t.shape) for t, s in zip(outputs, shapes, strict=True)
+        ):
+            return
+        self._sets = []
+        for _ in range(2):
+            binding = engine.io_binding()
+            arrays = {t.name: np.empty(s, t.dtype) for t, s in zip(outputs, shapes, strict=True)}
+            for name, array in arrays.items():
+                address = array.ctypes.data
+                binding.bind_output(name, "cpu", 0, array.dtype, array.shape, address)
+            self._sets.append((binding, arrays))
+        self._into = engine.run_with_iobinding
+        self._run = self._reuse
+
+    def _reuse(self, _: None, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        binding, arrays = self._sets.pop(0)
+        self._sets.append((binding, arrays))
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        self._into(binding)
+        return list(arrays.values())
+
+
 class OrtEngine:
     """onnxruntime on the processor.
 
     `settings["memory_pattern"]` False plans no memory ahead, which keeps the peak low where a
-    model has many large outputs.
+    model has many large outputs; `settings["reuse_outputs"]` True makes a `ReusingSession`.
     """
 
     name = "onnxruntime"
@@ -126,7 +161,8 @@ class OrtEngine:
     ) -> OrtSession:
         options = _options(threads)
         options.enable_mem_pattern = settings.get("memory_pattern", True)
-        return OrtSession(_engine(model, options))
+        kind = ReusingSession if settings.get("reuse_outputs") else OrtSession
+        return kind(_engine(model, options))
 
     def operators(
         self,
