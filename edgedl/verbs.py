@@ -12,6 +12,7 @@ import edgedl
 from edgedl.benchmark.accuracy import agreement, check_labels, metric_for, score
 from edgedl.benchmark.bench import BenchReport
 from edgedl.benchmark.bench import bench as run_bench
+from edgedl.benchmark.gate import Gated, gate, read_baseline
 from edgedl.benchmark.machine import INT8_FLAGS, energy_counters, this_machine
 from edgedl.core.errors import BadSamples
 from edgedl.core.progress import Progress, silent
@@ -34,9 +35,19 @@ def bench(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     threads: int = 1,
     seconds: float = 10.0,
+    pin: bool = True,
+    modes: Mapping[str, Mapping[str, Any]] | None = None,
+    metric: str | None = None,
+    anyway: bool = False,
+    seed: int = 0,
     progress: Progress = silent,
 ) -> BenchReport:
     """Time models side by side; ONNX files run in float32 on the target's engine.
+
+    Args:
+        modes: further modes by name, each with its options: `profile`, `throughput` (`batches`,
+            `streams`), `load` (`rates` or `p99_ms`), `energy` (`window_s`), all with `seconds`.
+        anyway: time even where the machine cannot give honest figures.
 
     Raises:
         EdgeError: a file is unsound, its engine is missing, or the inputs do not fit.
@@ -46,12 +57,47 @@ def bench(
     given = None if samples is None else load_samples(samples)
     return run_bench(
         paths,
+        names=[str(path) for path in models],
         engine=engine_name,
         samples=given,
         threads=threads,
         seconds=seconds,
+        pin=pin,
+        modes=modes,
+        metric=metric,
+        anyway=anyway,
+        seed=seed,
         progress=progress,
     )
+
+
+def bench_against(
+    models: Sequence[str | Path], baseline: str | Path, limit: float, **options: Any
+) -> tuple[BenchReport, tuple[Gated, ...], bool]:
+    """Time models and hold them against an earlier `edgedl bench --json`.
+
+    What is red is timed once more, alone, and is red only if it is again.
+
+    Args:
+        limit: the slow-down that is allowed, as a fraction.
+        options: those of `bench`.
+
+    Returns:
+        The report, a row for each model, and whether a second look was taken.
+
+    Raises:
+        EdgeError: as `bench`, or the baseline does not fit.
+    """
+    path = Path(baseline)
+    old = read_baseline(path)
+    found = bench(models, **options)
+    rows = gate(found.to_json(), old, limit, path)
+    red = [row.artifact for row in rows if row.red]
+    if not red:
+        return found, rows, False
+    again = bench([str(model) for model in models if str(model) in red], **options)
+    second = {row.artifact: row for row in gate(again.to_json(), old, limit, path)}
+    return found, tuple(second.get(row.artifact, row) for row in rows), True
 
 
 def _shaped(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Path:

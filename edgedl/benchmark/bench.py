@@ -1,228 +1,383 @@
-"""Several artifacts, timed side by side."""
+"""Several artifacts, timed side by side, and each alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations, cycle
+import hashlib
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from itertools import combinations
 from pathlib import Path
-from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
 
-from edgedl.benchmark.cold import Cold, cold
-from edgedl.benchmark.compare import compare
-from edgedl.benchmark.machine import energy_counters, this_machine
-from edgedl.core.errors import BadOption
-from edgedl.core.model import Signature
+from edgedl.benchmark.alone import Alone, alone
+from edgedl.benchmark.answers import Answered, answered
+from edgedl.benchmark.compare import Comparison, verdicts
+from edgedl.benchmark.contest import Contestant, Cores, contest
+from edgedl.benchmark.feeds import common_signature, timing_feeds
+from edgedl.benchmark.machine import this_machine
+from edgedl.benchmark.measure import Feed
+from edgedl.benchmark.preflight import preflight
+from edgedl.benchmark.watch import Watch, doubts, idle_cores, invalid
+from edgedl.core.errors import EngineFailed
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
-from edgedl.core.stats import Interval, Verdict
+from edgedl.core.stats import FLOORS, Interval, Verdict
 from edgedl.runtime.artifact import Artifact, find_artifact
-from edgedl.runtime.session import Session
 
-MOST_FEEDS = 32
-THROUGHPUT_NS = 500_000_000
+FORMAT_VERSION = 1
+CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Row:
-    """One artifact's figures: latencies in milliseconds, memory beyond the imports in bytes."""
+    """One artifact's figures: latencies in milliseconds, memory beyond the imports in bytes.
+
+    `problem` says why a row is not valid: the artifact failed, or the machine was throttled.
+    """
 
     artifact: str
     engine: str
     precision: str
     threads: int
-    latency_ms: Mapping[str, float | int | None]
-    throughput_per_s: float
-    cold: Cold
+    digest: str
     bytes: int
+    compressed_bytes: int
+    latency_ms: Mapping[str, float | int | None] | None
+    rounds_ms: Sequence[Sequence[float]]
+    yardsticks: Sequence[float]
+    alone: Alone | None
+    answers: Answered | None
+    problem: str | None
 
     def to_json(self) -> dict[str, Any]:
+        cold = None if self.alone is None else self.alone.cold
+        modes = {} if self.alone is None else self.alone.modes
+        energy = modes.get("energy")
+        answers = self.answers
         return {
             "artifact": self.artifact,
             "engine": self.engine,
             "precision": self.precision,
             "threads": self.threads,
-            "latency_ms": dict(self.latency_ms),
-            "throughput_per_s": self.throughput_per_s,
-            "load_ms": self.cold.load_ms,
-            "first_ms": self.cold.first_ms,
-            "peak_rss_bytes": self.cold.peak_rss_bytes,
+            "valid": self.problem is None,
+            "problem": self.problem,
+            "digest": self.digest,
+            "latency_ms": None if self.latency_ms is None else dict(self.latency_ms),
+            "end_to_end_ms": None if self.alone is None else self.alone.end_to_end_ms,
+            "throughput_per_s": None if self.alone is None else self.alone.throughput_per_s,
+            "import_ms": None if cold is None else cold.import_ms,
+            "load_ms": None if cold is None else cold.load_ms,
+            "first_ms": None if cold is None else cold.first_ms,
+            "peak_rss_bytes": None if cold is None else cold.peak_rss_bytes,
+            "gpu_bytes": None,
             "bytes": self.bytes,
-            "energy_mj": None,
+            "compressed_bytes": self.compressed_bytes,
+            "energy_mj": None if energy is None else energy["net_mj"],
+            "energy": energy,
+            "accuracy": None if answers is None else answers.accuracy,
+            "agreement": None if answers is None else answers.agreement,
+            "profile": modes.get("profile"),
+            "rates": modes.get("throughput"),
+            "load": modes.get("load"),
+            "highest_rate": modes.get("highest_rate"),
+            "profiled": modes.get("profiled"),
+            "slowest": modes.get("slowest"),
+            "rounds_ms": [list(process) for process in self.rounds_ms],
+            "yardsticks": list(self.yardsticks),
         }
 
 
 @dataclass(frozen=True)
 class Pair:
-    """How many times faster `b` is than `a`."""
+    """How many times faster `b` is than `a`; `p` is corrected for the number of pairs."""
 
     a: str
     b: str
     ratio: Interval
+    p: float
     verdict: Verdict
 
     def to_json(self) -> dict[str, Any]:
-        return {"a": self.a, "b": self.b, **self.ratio.to_json(), "verdict": self.verdict}
+        return {
+            "a": self.a,
+            "b": self.b,
+            **self.ratio.to_json(),
+            "p": self.p,
+            "verdict": self.verdict,
+        }
 
 
 @dataclass(frozen=True)
 class BenchReport:
-    """The rows, every pair of them, and what to think of the figures."""
+    """The rows, every pair of them, and what to think of the figures.
+
+    Attributes:
+        confirmed: the fastest against the first, timed once more on new rounds, where there were
+            three or more to choose it from.
+        failures: why artifacts did not last, by name.
+        comparison: every raw sample; None where nothing lasted.
+    """
 
     rows: tuple[Row, ...]
     pairs: tuple[Pair, ...]
-    noise_floor: float
+    confirmed: Pair | None
+    noise_floor: float | None
+    processes: int
+    inputs: Mapping[str, Any]
     machine: Mapping[str, Any]
+    conditions: Mapping[str, Any]
     doubts: tuple[str, ...]
+    failures: Mapping[str, str] = field(default_factory=dict)
+    time: str = ""
+    comparison: Comparison | None = None
+
+    def samples_ms(self) -> dict[str, np.ndarray]:
+        """Every call's time in milliseconds, float64, by artifact."""
+        if self.comparison is None:
+            return {}
+        return {n: m.samples_ns / 1e6 for n, m in self.comparison.measurements.items()}
+
+    def raw_lines(self) -> Iterator[str]:
+        """Every raw sample as JSON lines, one for each artifact in each process, nanoseconds."""
+        for number, rounds in enumerate(self.comparison.processes if self.comparison else ()):
+            for name in rounds.samples_ns:
+                line = {
+                    "artifact": name,
+                    "process": number,
+                    "warm_up_ns": rounds.warm_up_ns[name].tolist(),
+                    "samples_ns": rounds.samples_ns[name].tolist(),
+                }
+                yield json.dumps(line)
 
     def to_json(self) -> dict[str, Any]:
-        """The contract's document."""
+        """The contract's document, and what a report and a later run need beside it."""
         return {
+            "format_version": FORMAT_VERSION,
+            "time": self.time,
             "rows": [row.to_json() for row in self.rows],
             "pairs": [pair.to_json() for pair in self.pairs],
+            "confirmed": None if self.confirmed is None else self.confirmed.to_json(),
             "noise_floor": self.noise_floor,
+            "processes": self.processes,
+            "inputs": dict(self.inputs),
             "machine": dict(self.machine),
+            "conditions": dict(self.conditions),
             "doubts": list(self.doubts),
+            "failures": dict(self.failures),
         }
 
 
 def bench(
     paths: Sequence[str | Path],
     *,
+    names: Sequence[str] | None = None,
     engine: str | None = None,
     samples: Samples | None = None,
     threads: int = 1,
     seconds: float = 10.0,
+    pin: bool = True,
+    modes: Mapping[str, Mapping[str, Any]] | None = None,
+    metric: str | None = None,
+    anyway: bool = False,
     seed: int = 0,
     progress: Progress = silent,
 ) -> BenchReport:
-    """Time artifacts in interleaved rounds on the same inputs, and each cold in its own process.
+    """Time artifacts in interleaved rounds in fresh processes, and each alone in its own.
+
+    An artifact that fails is named in `failures`; the rows of the others are kept.
 
     Args:
+        names: what to call the artifacts; their paths where None.
         engine: run everything on this engine; each artifact's own where None.
-        samples: inputs, rotated; random ones where None.
+        samples: inputs, rotated; random ones where None. Labels give the accuracy.
+        pin: bind each process to the least busy of the best cores.
+        modes: options of further modes by name: profile, throughput, load, energy.
+        anyway: time even where the machine cannot give honest figures; the rows are invalid then.
 
     Raises:
         BadOption: a shape is too dynamic for random inputs, or the artifacts take unlike inputs.
-        EngineFailed: an engine refuses or fails.
+        BadSamples: there are fewer than two. EngineFailed: an engine refuses every artifact.
+        Unsupported: this process may not use as much of the processor as a call needs.
     """
-    doubts: list[str] = []
+    problems = preflight(threads, anyway=anyway)
     artifacts = [find_artifact(path, engine) for path in paths]
-    names = _names(artifacts)
-    sessions: dict[str, Session] = {}
-    try:
-        for name, artifact in zip(names, artifacts, strict=True):
-            sessions[name] = artifact.open(threads)
-        signature = _common(list(sessions.items()))
-        if samples is None:
-            feeds = random_feeds(signature, seed)
-            doubts.append("timed on random inputs; give --samples for real ones")
-        else:
-            bound = samples.bind(signature)
-            feeds = list(bound.take(range(min(MOST_FEEDS, len(bound)))))
-            if len(feeds) < 16:
-                doubts.append(f"{len(feeds)} samples; 16 or more keep caches honest")
-        found = compare(sessions, feeds, seconds=seconds, seed=seed, progress=progress)
-        rates = {name: _throughput(session, feeds) for name, session in sessions.items()}
-    finally:
-        for session in sessions.values():
-            session.close()
-    rows = []
-    for i, (name, artifact) in enumerate(zip(names, artifacts, strict=True)):
-        progress("cold starts", i, len(names))
-        start = cold(artifact.path, artifact.engine, threads, feeds[0])
-        rows.append(
-            Row(
-                artifact=name,
-                engine=artifact.engine,
-                precision=artifact.precision,
-                threads=threads,
-                latency_ms=found.measurements[name].latency_ms(),
-                throughput_per_s=rates[name],
-                cold=start,
-                bytes=artifact.bytes,
-            )
+    called = number_twins(names or [str(artifact.path) for artifact in artifacts])
+    signature = common_signature(dict(zip(called, artifacts, strict=True)), threads)
+    feeds, inputs, notes = timing_feeds(signature, samples, seed)
+    choose: Cores = (lambda: idle_cores(threads)) if pin else (lambda: None)
+    contestants = [
+        Contestant(name, artifact.path, artifact.engine)
+        for name, artifact in zip(called, artifacts, strict=True)
+    ]
+    with Watch() as watch:
+        outcome = contest(
+            contestants,
+            feeds,
+            threads=threads,
+            seconds=seconds,
+            seed=seed,
+            cores=choose,
+            progress=progress,
         )
-    pairs = []
-    for a, b in combinations(names, 2):
-        ratio = found.ratio(a, b)
-        pairs.append(Pair(a, b, ratio, ratio.verdict(found.noise_floor)))
-    if not energy_counters():
-        doubts.append("energy: this machine shows no counter (RAPL, INA3221, INA238)")
-    if found.unsteady:
-        doubts.append(f"not steady after warm-up: {', '.join(found.unsteady)}")
-    if any(row.latency_ms["p99"] is None for row in rows):
-        doubts.append("p99 needs 662 samples: give more --seconds")
-    machine = this_machine()
-    if (
-        machine.load_per_core is not None
-        and machine.load_per_core > 0.5 + threads / machine.usable_cores
-    ):
-        doubts.append(f"the machine is busy: load {machine.load_per_core:.1f} a core")
+        failures = dict(outcome.failures)
+        found = outcome.comparison
+        confirmed = _confirm(contestants, found, feeds, threads, seconds, seed, choose, progress)
+    seen = watch.conditions
+    problem = "; ".join([*problems, *([reason] if (reason := invalid(seen)) else [])]) or None
+    notes += doubts(seen, threads)
+    alones: dict[str, Alone] = {}
+    archive = None if samples is None else Path(samples.where)
+    for i, (name, artifact) in enumerate(zip(called, artifacts, strict=True)):
+        progress("each alone", i, len(called))
+        if name in failures:
+            continue
+        try:
+            alones[name] = alone(
+                artifact,
+                feeds,
+                threads=threads,
+                samples=archive if archive is not None and archive.is_file() else None,
+                modes=modes,
+                cores=choose(),
+            )
+        except EngineFailed as error:
+            failures[name] = error.message
+    progress("each alone", len(called), len(called))
+    lasted = {n: a for n, a in zip(called, artifacts, strict=True) if n not in failures}
+    answers = answered(lasted, samples, metric, threads, progress) if samples else {}
+    rows = tuple(
+        _row(name, artifact, threads, found, alones.get(name), answers, failures, problem)
+        for name, artifact in zip(called, artifacts, strict=True)
+    )
+    notes += _doubts(rows, found, modes or {})
     return BenchReport(
-        tuple(rows), tuple(pairs), found.noise_floor, machine.to_json(), tuple(doubts)
+        rows=rows,
+        pairs=_pairs(found),
+        confirmed=confirmed,
+        noise_floor=None if found is None else found.noise_floor,
+        processes=0 if found is None else len(found.processes),
+        inputs=inputs,
+        machine=this_machine().to_json(),
+        conditions=seen.to_json(),
+        doubts=tuple(notes),
+        failures=failures,
+        comparison=found,
+        time=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
 
 
-def _names(artifacts: Sequence[Artifact]) -> list[str]:
-    """Paths as given, numbered where one is given twice."""
-    names: list[str] = []
-    for artifact in artifacts:
-        name = str(artifact.path)
-        count = sum(n.split(" #")[0] == name for n in names)
-        names.append(name if not count else f"{name} #{count + 1}")
-    return names
+def _row(
+    name: str,
+    artifact: Artifact,
+    threads: int,
+    found: Comparison | None,
+    by_itself: Alone | None,
+    answers: Mapping[str, Answered],
+    failures: Mapping[str, str],
+    problem: str | None,
+) -> Row:
+    timed = found is not None and name in found.names
+    digest, compressed = _digest_and_compressed(artifact)
+    return Row(
+        artifact=name,
+        engine=artifact.engine,
+        precision=artifact.precision,
+        threads=threads,
+        digest=digest,
+        bytes=artifact.bytes,
+        compressed_bytes=compressed,
+        latency_ms=found.measurements[name].latency_ms() if found and timed else None,
+        rounds_ms=found.round_medians_ms(name) if found and timed else (),
+        yardsticks=found.against_yardstick(name) if found and timed else (),
+        alone=by_itself,
+        answers=answers.get(name),
+        problem=failures.get(name, problem),
+    )
 
 
-def _common(sessions: Sequence[tuple[str, Session]]) -> Signature:
-    name, first = sessions[0]
-    inputs = {(t.name, t.dtype) for t in first.signature.inputs}
-    for other, session in sessions[1:]:
-        if {(t.name, t.dtype) for t in session.signature.inputs} != inputs:
-            raise BadOption(
-                f"`{name}` and `{other}` take unlike inputs", hint="time them in calls of their own"
-            )
-    return first.signature
+def _pairs(found: Comparison | None) -> tuple[Pair, ...]:
+    if found is None:
+        return ()
+    couples = list(combinations(found.names, 2))
+    ratios = [found.ratio(a, b) for a, b in couples]
+    judged = verdicts(ratios, found.noise_floor)
+    return tuple(
+        Pair(a, b, ratio, p, verdict)
+        for (a, b), ratio, (verdict, p) in zip(couples, ratios, judged, strict=True)
+    )
 
 
-def random_feeds(signature: Signature, seed: int, count: int = 16) -> list[dict[str, np.ndarray]]:
-    """Standard normal floats, and zeros or ones for integers, in the inputs' shapes, batch 1.
+def _confirm(
+    contestants: Sequence[Contestant],
+    found: Comparison | None,
+    feeds: Sequence[Feed],
+    threads: int,
+    seconds: float,
+    seed: int,
+    cores: Cores,
+    progress: Progress,
+) -> Pair | None:
+    """The fastest of three or more, against the first, on new rounds: picked from many, it has
+    been lucky."""
+    if found is None or len(found.names) < 3:
+        return None
+    first = found.names[0]
+    fastest = max(found.names, key=lambda name: found.ratio(first, name).ratio)
+    if fastest == first:
+        return None
+    again = contest(
+        [c for c in contestants if c.name in (first, fastest)],
+        feeds,
+        threads=threads,
+        seconds=seconds / 2,
+        yardstick=False,
+        seed=seed + 1,
+        cores=cores,
+        progress=progress,
+    ).comparison
+    if again is None or fastest not in again.names:
+        return None
+    ratio = again.ratio(first, fastest)
+    [(verdict, p)] = verdicts([ratio], again.noise_floor)
+    return Pair(first, fastest, ratio, p, verdict)
 
-    Raises:
-        BadOption: a dimension other than the batch axis is dynamic.
-    """
-    rng = np.random.default_rng(seed)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for tensor in signature.inputs:
-        shape = [
-            1 if i == 0 and not isinstance(d, int) else d
-            for i, d in enumerate(tensor.shape or (None,))
-        ]
-        if tensor.shape is None or not all(isinstance(d, int) for d in shape):
-            raise BadOption(
-                f"the shape of input `{tensor}` is dynamic",
-                hint=f"fix it, as in `--shape {tensor.name}=1x3x224x224`, or give --samples",
-            )
-        shapes[tensor.name] = tuple(int(d) for d in shape if d is not None)
-    feeds = []
-    for _ in range(count):
-        feed = {}
-        for tensor in signature.inputs:
-            drawn = rng.standard_normal(shapes[tensor.name])
-            is_float = np.issubdtype(np.dtype(tensor.dtype), np.floating)
-            feed[tensor.name] = np.asarray(drawn if is_float else drawn > 0).astype(tensor.dtype)
-        feeds.append(feed)
-    return feeds
+
+def _doubts(rows: Sequence[Row], found: Comparison | None, modes: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if found is not None and found.unsteady:
+        notes.append(f"not steady after the warm-up: {', '.join(found.unsteady)}")
+    if any(row.latency_ms is not None and row.latency_ms["p99"] is None for row in rows):
+        notes.append(f"p99 needs {FLOORS['p99']} calls: give more --seconds")
+    if "energy" not in modes:
+        notes.append("energy was not measured: --energy, where `edgedl doctor` finds a counter")
+    for row in rows:
+        energy = None if row.alone is None else row.alone.modes.get("energy_doubts")
+        notes += [f"{row.artifact}: {doubt}" for doubt in energy or ()]
+    return notes
 
 
-def _throughput(session: Session, feeds: Sequence[Mapping[str, np.ndarray]]) -> float:
-    """Calls a second, one after another in one stream, by the wall clock."""
-    turn = cycle(feeds)
-    calls, start = 0, perf_counter_ns()
-    while perf_counter_ns() - start < THROUGHPUT_NS:
-        session.run(next(turn))
-        calls += 1
-    return calls / ((perf_counter_ns() - start) / 1e9)
+def number_twins(names: Sequence[str]) -> list[str]:
+    """The names, numbered where one is given twice."""
+    called: list[str] = []
+    for name in names:
+        count = sum(other.split(" #")[0] == name for other in called)
+        called.append(name if not count else f"{name} #{count + 1}")
+    return called
+
+
+def _digest_and_compressed(artifact: Artifact) -> tuple[str, int]:
+    """SHA-256 of the artifact's file and its external data, and their size under zlib, level 6."""
+    digest, deflate, size = hashlib.sha256(), zlib.compressobj(6), 0
+    for path in (artifact.path, artifact.path.with_name(artifact.path.name + ".data")):
+        if not path.is_file():
+            continue
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                digest.update(chunk)
+                size += len(deflate.compress(chunk))
+    return digest.hexdigest(), size + len(deflate.flush())

@@ -4,41 +4,96 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from functools import cached_property
 from time import perf_counter_ns
 
 import numpy as np
 
-from edgedl.benchmark.measure import Clock, Feed, Measurement, quiet, timed, warm_up
+from edgedl.benchmark.measure import Clock, Feed, Measurement
+from edgedl.benchmark.rounds import EXTRA, TWIN, YARDSTICK, Rounds, run_rounds
 from edgedl.core.progress import Progress, silent
-from edgedl.core.stats import Interval, bootstrap_ratio
+from edgedl.core.stats import SIGNIFICANT, Interval, Verdict, holm, pooled_ratio
 from edgedl.runtime.session import Session
 
 LEAST_ROUNDS = 10
 LEAST_FLOOR = 0.01
-TWIN = "the first once more"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Interleaved rounds of several sessions.
+    """Interleaved rounds of several sessions, in one process or in several fresh ones.
 
     Attributes:
-        measurements: raw samples by name.
-        medians_ns: by name, the median call of each round, in order of the rounds.
-        noise_floor: how far the first session's rounds differ from its own second runs in the
-            same rounds, and from its twin's; no smaller difference is believed. At least 0.01.
-        unsteady: names whose warm-up never became steady.
+        processes: the rounds, a process each.
     """
 
-    measurements: Mapping[str, Measurement]
-    medians_ns: Mapping[str, tuple[float, ...]]
-    noise_floor: float
-    unsteady: tuple[str, ...]
+    processes: tuple[Rounds, ...]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The sessions that were compared, the first of them first."""
+        return tuple(name for name in self.processes[0].samples_ns if name not in EXTRA)
+
+    @cached_property
+    def measurements(self) -> Mapping[str, Measurement]:
+        """Raw samples by name, all processes one after another."""
+        return {
+            name: Measurement(
+                np.concatenate([rounds.samples_ns[name] for rounds in self.processes]),
+                np.concatenate([rounds.warm_up_ns[name] for rounds in self.processes]),
+                all(rounds.steady[name] for rounds in self.processes),
+            )
+            for name in self.names
+        }
+
+    @property
+    def unsteady(self) -> tuple[str, ...]:
+        """Names whose warm-up did not become steady in every process."""
+        return tuple(name for name in self.names if not self.measurements[name].steady)
+
+    @cached_property
+    def noise_floor(self) -> float:
+        """How far the first session may differ from itself; no smaller difference is believed.
+
+        From its twin, as sessions of one model differ by where their memory lies; without a twin,
+        from its own second turn in the same rounds. At least 0.01.
+        """
+        first = self.names[0]
+        if all(TWIN in rounds.samples_ns for rounds in self.processes):
+            same = self.ratio(first, TWIN)
+        else:
+            both = [(r.forth_ns[first], r.back_ns[first]) for r in self.processes]
+            same = pooled_ratio([(forth.tolist(), back.tolist()) for forth, back in both])
+        return max(LEAST_FLOOR, abs(same.low - 1), abs(same.high - 1))
 
     def ratio(self, slow: str, fast: str) -> Interval:
         """How many times faster `fast` is than `slow`."""
-        return bootstrap_ratio(self.medians_ns[slow], self.medians_ns[fast])
+        times = [(r.medians_ns(slow).tolist(), r.medians_ns(fast).tolist()) for r in self.processes]
+        return pooled_ratio(times)
+
+    def against_yardstick(self, name: str) -> tuple[float, ...]:
+        """By process, the median of a session's time in units of the yardstick's in its round."""
+        return tuple(
+            float(np.median(rounds.medians_ns(name) / rounds.medians_ns(YARDSTICK)))
+            for rounds in self.processes
+        )
+
+    def round_medians_ms(self, name: str) -> list[list[float]]:
+        """A session's time in each round, by process."""
+        return [(rounds.medians_ns(name) / 1e6).tolist() for rounds in self.processes]
+
+
+def verdicts(intervals: Sequence[Interval], noise_floor: float) -> list[tuple[Verdict, float]]:
+    """A verdict on each of several ratios, and its p-value, corrected for their number (Holm).
+
+    For one ratio alone this is `Interval.verdict`.
+    """
+    corrected = holm([interval.p_value(noise_floor) for interval in intervals])
+    found: list[tuple[Verdict, float]] = []
+    for interval, p in zip(intervals, corrected, strict=True):
+        verdict = interval.verdict(noise_floor) if p <= SIGNIFICANT else "inconclusive"
+        found.append((verdict, p))
+    return found
 
 
 def compare(
@@ -53,70 +108,20 @@ def compare(
     clock: Clock = perf_counter_ns,
     progress: Progress = silent,
 ) -> Comparison:
-    """Time sessions in rounds, each round all of them forth and back again (A B ... B A).
+    """Time open sessions in rounds, in this process.
 
     `twin` is a second session of the first one's model, timed among the others: how far the two
     differ, as sessions of one model do by where their memory lies, widens the noise floor.
-
-    The order within a round is random. Rounds go on until every ratio to the first session has an
-    interval narrower than twice `precision`, or until `seconds` are spent, `least_rounds` at least.
-    The first session's two turns in a round, compared with one another, give the noise floor.
     """
-    sessions = {**sessions, **({TWIN: twin} if twin is not None else {})}
-    names = list(sessions)
-    rng = np.random.default_rng(seed)
-    turns = {name: cycle(feeds) for name in names}
-    samples: dict[str, list[int]] = {name: [] for name in names}
-    first: dict[str, list[float]] = {name: [] for name in names}
-    again: dict[str, list[float]] = {name: [] for name in names}
-    budget = round(seconds * 1e9)
-    with quiet():
-        warm = {name: warm_up(sessions[name], feeds, clock) for name in names}
-        slice_ns = min(max(budget // (6 * len(names) * least_rounds), 2_000_000), 100_000_000)
-        began = clock()
-        while True:
-            order = [names[i] for i in rng.permutation(len(names))]
-            for half, turn_order in ((first, order), (again, order[::-1])):
-                for name in turn_order:
-                    times = timed(sessions[name], turns[name], slice_ns, clock)
-                    samples[name].extend(times)
-                    half[name].append(float(np.median(times)))
-            rounds, spent = len(first[names[0]]), clock() - began
-            progress("timing", min(round(100 * spent / budget), 99), 100)
-            if rounds >= least_rounds and (
-                spent > budget or _narrow(first, again, names, precision)
-            ):
-                break
-    progress("timing", 100, 100)
-    medians = {
-        name: tuple(np.sqrt(np.multiply(first[name], again[name])).tolist()) for name in names
-    }
-    return Comparison(
-        {
-            name: Measurement(np.asarray(samples[name]), warm[name][0], warm[name][1])
-            for name in names
-            if name != TWIN
-        },
-        {name: rounds for name, rounds in medians.items() if name != TWIN},
-        max(
-            _noise_floor(first[names[0]], again[names[0]]),
-            _noise_floor(medians[names[0]], medians[TWIN]) if twin is not None else 0.0,
-        ),
-        tuple(name for name in names if not warm[name][1]),
+    rounds = run_rounds(
+        {**sessions, **({TWIN: twin} if twin is not None else {})},
+        feeds,
+        seconds=seconds,
+        least_rounds=least_rounds,
+        precision=precision,
+        seed=seed,
+        clock=clock,
+        on_round=lambda share: progress("timing", round(99 * share), 100),
     )
-
-
-def _narrow(
-    first: Mapping[str, list[float]],
-    again: Mapping[str, list[float]],
-    names: Sequence[str],
-    precision: float,
-) -> bool:
-    both = {name: np.sqrt(np.multiply(first[name], again[name])).tolist() for name in names}
-    intervals = [bootstrap_ratio(both[names[0]], both[name]) for name in names[1:]]
-    return all(i.high - i.low < 2 * precision * i.ratio for i in intervals)
-
-
-def _noise_floor(first: Sequence[float], again: Sequence[float]) -> float:
-    same = bootstrap_ratio(first, again)
-    return max(LEAST_FLOOR, abs(same.low - 1), abs(same.high - 1))
+    progress("timing", 100, 100)
+    return Comparison((rounds,))

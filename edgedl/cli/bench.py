@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from edgedl.cli.options import (
@@ -14,6 +18,11 @@ from edgedl.cli.options import (
     target_option,
     threads_option,
 )
+from edgedl.core.errors import BadOption
+from edgedl.core.units import parse_drop, parse_ms
+
+if TYPE_CHECKING:
+    from edgedl.benchmark.bench import BenchReport
 
 
 @click.command()
@@ -27,8 +36,32 @@ from edgedl.cli.options import (
     type=click.FloatRange(0.5, 3600),
     default=10.0,
     show_default=True,
-    help="Budget of the rounds.",
+    help="Budget of the rounds; of each further mode, too.",
 )
+@click.option("--metric", metavar="NAME", help="top1, top5 or mse; the labels suggest one.")
+@click.option("--profile", is_flag=True, help="Time by operator, by the engine's own profiler.")
+@click.option("--throughput", is_flag=True, help="Samples a second by batch and streams.")
+@click.option("--batch", "batches", metavar="1,4,16", default="1,4,16", show_default=True)
+@click.option("--streams", metavar="1,2", default="1,2", show_default=True)
+@click.option("--rate", "rates", metavar="50,100", help="Latency under load: calls a second.")
+@click.option("--p99", metavar="20ms", help="The highest rate of calls that keeps this p99.")
+@click.option("--energy", is_flag=True, help="Millijoules a call, idle subtracted; takes longer.")
+@click.option("--against", metavar="BASELINE.json", help="An earlier --json to be held against.")
+@click.option(
+    "--fail-slower", metavar="3%", default="3%", show_default=True, help="Exit 3 where slower."
+)
+@click.option("--report", metavar="DIR", help="Write page, tables and raw samples there.")
+@click.option("--plot", metavar="OUT.png", help="The main plot, for slides.")
+@click.option(
+    "--format",
+    "layout",
+    type=click.Choice(["text", "markdown", "csv"]),
+    default="text",
+    show_default=True,
+)
+@click.option("--no-pin", is_flag=True, help="Leave the choice of cores to the system.")
+@click.option("--anyway", is_flag=True, help="Time even where it cannot be honest; marked invalid.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @json_option
 def command(
     models: tuple[str, ...],
@@ -37,24 +70,121 @@ def command(
     shapes: tuple[str, ...],
     threads: int,
     seconds: float,
+    metric: str | None,
+    profile: bool,
+    throughput: bool,
+    batches: str,
+    streams: str,
+    rates: str | None,
+    p99: str | None,
+    energy: bool,
+    against: str | None,
+    fail_slower: str,
+    report: str | None,
+    plot: str | None,
+    layout: str,
+    no_pin: bool,
+    anyway: bool,
+    seed: int,
     as_json: bool,
-) -> None:
-    """Time models side by side, in interleaved rounds, with 95 % intervals."""
-    fixed = parse_shapes(shapes)
+) -> int:
+    """Time models side by side, in interleaved rounds in fresh processes, with 95 % intervals.
+
+    An artifact that fails is named, the rows of the others are kept, and the status is 1.
+    """
+    modes: dict[str, dict[str, Any]] = {}
+    if profile:
+        modes["profile"] = {"seconds": seconds}
+    if throughput:
+        counts = {
+            "batches": _numbers(batches, "--batch"),
+            "streams": _numbers(streams, "--streams"),
+        }
+        modes["throughput"] = {**counts, "seconds": seconds}
+    if rates or p99:
+        limit = None if p99 is None else parse_ms(p99)
+        offered = None if rates is None else _numbers(rates, "--rate")
+        modes["load"] = {"rates": offered, "p99_ms": limit, "seconds": seconds, "seed": seed}
+    if energy:
+        modes["energy"] = {"seconds": max(10.0, seconds)}
+    options: dict[str, Any] = {
+        "target": target,
+        "samples": samples,
+        "shapes": parse_shapes(shapes),
+        "threads": threads,
+        "seconds": seconds,
+        "pin": not no_pin,
+        "modes": modes,
+        "metric": metric,
+        "anyway": anyway,
+        "seed": seed,
+    }
+    limit_slower = parse_drop(fail_slower)
     from edgedl import verbs
 
+    gated, again = None, False
     with Bar() as bar:
-        found = verbs.bench(
-            models,
-            target=target,
-            samples=samples,
-            shapes=fixed,
-            threads=threads,
-            seconds=seconds,
-            progress=bar,
-        )
-    from edgedl.report.benched import text
+        if against is None:
+            found = verbs.bench(models, **options, progress=bar)
+        else:
+            found, gated, again = verbs.bench_against(
+                models, against, limit_slower, **options, progress=bar
+            )
+    _write(found, report, plot)
+    if gated is not None:
+        from edgedl.report.gated import markdown
 
-    click.echo(text(found.to_json()), err=as_json)
+        rows = [row.to_json() for row in gated]
+        click.echo(markdown(rows, limit_slower, again, against or ""), err=as_json)
+    else:
+        click.echo(_shown(found, layout), err=as_json)
     if as_json:
         print_json(found.to_json())
+    if found.failures:
+        from edgedl.benchmark.alone import look_closer
+
+        for name, reason in found.failures.items():
+            click.echo(f"error: {name}: {reason}\n\nhint: {look_closer(name)}", err=True)
+        return 1
+    return 3 if gated is not None and any(row.red for row in gated) else 0
+
+
+def _shown(found: BenchReport, layout: str) -> str:
+    document = found.to_json()
+    if layout == "markdown":
+        from edgedl.report.formats import to_markdown
+
+        return to_markdown(document)
+    if layout == "csv":
+        from edgedl.report.formats import to_csv
+
+        return to_csv(document).rstrip()
+    from edgedl.report.benched import text
+
+    return text(document)
+
+
+def _write(found: BenchReport, report: str | None, plot: str | None) -> None:
+    from edgedl import reports
+
+    if report is not None:
+        page = reports.write_bench(found, report, shlex.join(["edgedl", *sys.argv[1:]]))
+        click.echo(f"report: {page}", err=True)
+    elif (raw := reports.keep_raw(found)) is not None:
+        click.echo(f"raw samples: {raw}", err=True)
+    if plot is not None:
+        from edgedl.core.registry import load
+
+        load("edgedl.report.picture:write_png", "--plot")(found.to_json(), found.samples_ms(), plot)
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    """`1,4,16` as numbers.
+
+    Raises:
+        BadOption: it is not written so.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdigit() and int(word) > 0 for word in words):
+        raise BadOption(f"`{option} {text}` is not a list of numbers", hint=f"like `{option} 1,4`")
+    return [int(word) for word in words]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,13 +15,38 @@ Verdict = Literal["faster", "slower", "inconclusive"]
 FLOORS = {"p50": 10, "p90": 64, "p99": 662}
 
 
+SIGNIFICANT = 0.05
+DRAWS = 2000
+
+
 @dataclass(frozen=True)
 class Interval:
-    """A ratio with its 95 % interval."""
+    """A ratio with its 95 % interval, and the degrees of freedom behind that, None for many."""
 
     ratio: float
     low: float
     high: float
+    freedom: int | None = None
+
+    @property
+    def width(self) -> float:
+        """The interval's width as a share of the ratio."""
+        return (self.high - self.low) / self.ratio
+
+    def p_value(self, noise_floor: float) -> float:
+        """How likely so large a ratio is where the true one differs from 1 by the noise floor only.
+
+        At most 0.05 exactly where the interval clears the floor.
+        """
+        if self.ratio >= 1:
+            gap, half = math.log(self.ratio / (1 + noise_floor)), math.log(self.ratio / self.low)
+        else:
+            gap, half = math.log((1 - noise_floor) / self.ratio), math.log(self.high / self.ratio)
+        if gap <= 0:
+            return 1.0
+        if half <= 0:
+            return 0.0
+        return 1 - student_within(gap / half * student_quantile(self.freedom), self.freedom)
 
     def verdict(self, noise_floor: float) -> Verdict:
         """`faster` or `slower` only where the whole interval clears 1 by the noise floor."""
@@ -46,6 +72,72 @@ def percentiles(milliseconds: np.ndarray) -> dict[str, float | int | None]:
     return row
 
 
+def student_within(t: float, freedom: int | None) -> float:
+    """The share of Student's t distribution between -t and t; the normal one's for None.
+
+    Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4.
+    """
+    if freedom is None:
+        return math.erf(t / math.sqrt(2))
+    angle = math.atan(t / math.sqrt(freedom))
+    cosine_of, odd = math.cos(angle), freedom % 2
+    term, total = (cosine_of, 0.0) if odd else (1.0, 0.0)
+    for k in range(1 if not odd else 2, freedom, 2):
+        total += term
+        term *= cosine_of**2 * k / (k + 1)
+    if not odd:
+        return math.sin(angle) * total
+    return 2 / math.pi * (angle + math.sin(angle) * total)
+
+
+def student_quantile(freedom: int | None, within: float = 1 - SIGNIFICANT) -> float:
+    """The t that has the share `within` between -t and t, by bisection."""
+    low, high = 0.0, 1e4
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_within(middle, freedom) < within else (low, middle)
+    return high
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values corrected for being many: Holm, A simple sequentially rejective multiple test
+    procedure, Scandinavian Journal of Statistics 6 (1979)."""
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected
+
+
+def pooled_ratio(processes: Sequence[tuple[Sequence[float], Sequence[float]]]) -> Interval:
+    """How many times faster B is than A, from each process's median times of A and B by round.
+
+    A process gives the median of its rounds' ratios, and the ratio is the geometric mean of these.
+    The interval is the wider of two: the bootstrap over rounds within processes, and Student's
+    over processes, since where memory comes to lie differs from process to process and no number
+    of rounds averages that out.
+    """
+    if len(processes) == 1:
+        return bootstrap_ratio(*processes[0])
+    rng = np.random.default_rng(0)
+    middles, drawn = [], np.zeros(DRAWS)
+    for a, b in processes:
+        logs = np.log(np.asarray(a, dtype=float) / np.asarray(b, dtype=float))
+        middles.append(float(np.median(logs)))
+        draws = rng.integers(0, len(logs), (DRAWS, len(logs)))
+        drawn += np.median(logs[draws], axis=1) / len(processes)
+    centre, freedom = float(np.mean(middles)), len(processes) - 1
+    spread = float(np.std(middles, ddof=1)) / math.sqrt(len(processes))
+    half = spread * student_quantile(freedom)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(
+        math.exp(centre),
+        math.exp(min(float(low), centre - half)),
+        math.exp(max(float(high), centre + half)),
+        freedom,
+    )
+
+
 def bootstrap_ratio(a: Sequence[float], b: Sequence[float], seed: int = 0) -> Interval:
     """How many times faster B is than A, from one median of each a round.
 
@@ -54,7 +146,7 @@ def bootstrap_ratio(a: Sequence[float], b: Sequence[float], seed: int = 0) -> In
     1993, percentile interval).
     """
     ratios = np.asarray(a, dtype=float) / np.asarray(b, dtype=float)
-    draws = np.random.default_rng(seed).integers(0, len(ratios), (2000, len(ratios)))
+    draws = np.random.default_rng(seed).integers(0, len(ratios), (DRAWS, len(ratios)))
     medians = np.median(ratios[draws], axis=1)
     low, high = np.quantile(medians, [0.025, 0.975])
     return Interval(float(np.median(ratios)), float(low), float(high))

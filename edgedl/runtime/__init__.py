@@ -44,8 +44,10 @@ class Engine(Protocol):
         *,
         settings: Mapping[str, Any],
         threads: int | None = None,
+        runs: int = 1,
     ) -> list[Operator]:
-        """What one run of the model really executes, by the engine's own account."""
+        """What one run of the model really executes, by the engine's own account, timed over
+        `runs` of them where there are more than one."""
 
 
 def engine(name: str) -> Engine:

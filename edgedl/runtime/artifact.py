@@ -32,6 +32,10 @@ class Artifact:
         """A session of it."""
         return engine(self.engine).open_model(self.data, settings=self.settings, threads=threads)
 
+    def names(self) -> Mapping[str, str]:
+        """A bundle's original names by the short ones of its payload; empty for an ONNX file."""
+        return open_bundle(self.path).names() if is_bundle(self.path) else {}
+
 
 def find_model(path: str | Path) -> Path:
     """The file at a path, or the only bundle or ONNX file in a folder.

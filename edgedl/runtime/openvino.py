@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,10 @@ DEVICE = "CPU"
 PRECISIONS = {"f32": "float32", "bf16": "bf16", "f16": "float16"}
 INTEGER = frozenset({"i8", "u8", "i4", "u4"})
 CONVERSIONS = frozenset({"Reorder", "Convert", "FakeQuantize"})
+BODIES = frozenset({"If", "Loop", "TensorIterator"})
 NO_WORK = frozenset({"Input", "Output", "Const", "Parameter", "Result", "Constant", "Reshape"})
+WARM_CALLS = 10
+MICROSECOND = timedelta(microseconds=1)
 
 
 @cache
@@ -66,6 +70,23 @@ class OpenVinoSession:
             except Exception as error:
                 raise EngineFailed(f"openvino failed: {_reason(error)}") from error
 
+    def executed(self) -> dict[str, tuple[float, str]]:
+        """Operators by name: the mean whole microseconds of all calls so far, and the kernel.
+
+        What was worked out while the model was compiled is not among them. All times are 0 where
+        it was not compiled with `PERF_COUNT`.
+        """
+        with self._lock:
+            if self._request is None:
+                raise closed()
+            found: dict[str, tuple[float, str]] = {}
+            for node in self._request.get_profiling_info():
+                mean = node.real_time / MICROSECOND
+                # What was fused into another operator may stand here under the other's name.
+                if mean >= found.get(node.node_name, (0.0, ""))[0]:
+                    found[node.node_name] = mean, node.exec_type
+            return found
+
     def close(self) -> None:
         with self._lock:
             self._request = None
@@ -98,6 +119,49 @@ def _tensor(port: Any) -> Tensor:
     return Tensor(port.any_name, dtype, None if shape is None else tuple(shape))
 
 
+def _precision(kind: str, plugins: str) -> str:
+    if kind in CONVERSIONS:
+        return "conversion"
+    if kind in BODIES:
+        return "integer"  # its condition's or counter's; the plugin does not tell of the body
+    return "int8" if plugins in INTEGER else PRECISIONS.get(plugins, "integer")
+
+
+def _ran(
+    session: OpenVinoSession, feed: Mapping[str, np.ndarray], runs: int
+) -> dict[str, tuple[float | None, str]]:
+    """Operators by name: their microseconds in a call (None for a single run), and the kernel."""
+    warm_calls = WARM_CALLS if runs > 1 else 0
+    for _ in range(warm_calls):
+        session.run(feed)
+    warm = session.executed()
+    for _ in range(runs):
+        session.run(feed)
+    return {
+        name: (
+            _mean_since(warm.get(name, (0.0, ""))[0], warm_calls, mean, runs) if runs > 1 else None,
+            kernel,
+        )
+        for name, (mean, kernel) in session.executed().items()
+    }
+
+
+def _mean_since(warm_mean: float, warm_calls: int, mean: float, calls: int) -> float:
+    """The mean of the last `calls` calls: the plugin's own begins at the very first one."""
+    return max((mean * (warm_calls + calls) - warm_mean * warm_calls) / calls, 0.0)
+
+
+def _name(node: Any) -> str:
+    return str(node.get_friendly_name())
+
+
+def _operator(node: Any, us: float | None, kernel: str) -> Operator:
+    info = node.get_rt_info()
+    kind = str(info["layerType"].astype(str))
+    precision = _precision(kind, str(info["runtimePrecision"].astype(str)))
+    return Operator(kind, precision, _name(node), us, kernel.startswith("ref"))
+
+
 class OpenVinoEngine:
     """OpenVINO's CPU plugin.
 
@@ -118,7 +182,18 @@ class OpenVinoEngine:
     def open_model(
         self, model: bytes | str | Path, *, settings: Mapping[str, Any], threads: int | None = None
     ) -> OpenVinoSession:
+        return self._compiled(model, settings, threads, profiled=False)
+
+    def _compiled(
+        self,
+        model: bytes | str | Path,
+        settings: Mapping[str, Any],
+        threads: int | None,
+        *,
+        profiled: bool,
+    ) -> OpenVinoSession:
         config: dict[str, Any] = {
+            "PERF_COUNT": profiled,
             "INFERENCE_PRECISION_HINT": settings.get("precision", "f32"),
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
@@ -141,26 +216,24 @@ class OpenVinoEngine:
         *,
         settings: Mapping[str, Any],
         threads: int | None = None,
+        runs: int = 1,
     ) -> list[Operator]:
-        """By the plugin's graph after its fusions; conversions of type or layout have the
-        precision `conversion`."""
-        session = self.open_model(model, settings=settings, threads=threads)
-        assert session.compiled is not None
-        found = []
-        for node in session.compiled.get_runtime_model().get_ops():
-            info = node.get_rt_info()
-            kind = str(info["layerType"].astype(str))
-            precision = str(info["runtimePrecision"].astype(str))
-            if kind in NO_WORK:
-                continue
-            if kind in CONVERSIONS:
-                precision = "conversion"
-            elif precision in INTEGER:
-                precision = "int8"
-            else:
-                precision = PRECISIONS.get(precision, "integer")
-            found.append(Operator(kind, precision))
-        return found
+        """By the plugin's graph after its fusions, less what it worked out while it compiled;
+        conversions of type or layout have the precision `conversion`.
+
+        More `runs` than one are timed after a warm-up: each operator's mean, since the plugin
+        tells no single call's times, from its whole microseconds. A fallback is computed by a
+        reference kernel.
+        """
+        session = self._compiled(model, settings, threads, profiled=True)
+        try:
+            ran = _ran(session, feed, runs)
+            assert session.compiled is not None
+            nodes = session.compiled.get_runtime_model().get_ops()
+            found = [_operator(node, *ran[name]) for node in nodes if (name := _name(node)) in ran]
+            return [operator for operator in found if operator.us or operator.kind not in NO_WORK]
+        finally:
+            session.close()
 
 
 ENGINE = OpenVinoEngine()

@@ -42,10 +42,20 @@ class Session(Protocol):
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator as the engine ran it: its kind there, and the type it computed in."""
+    """One operator as the engine ran it: its kind there, and the type it computed in.
+
+    Attributes:
+        name: the engine's name for it, which its fusions may have made.
+        us: its time in one call in microseconds, without that of the operators in its body; None
+            where it was not timed.
+        fallback: computed by a reference kernel, or as float between two conversions.
+    """
 
     kind: str
     precision: str
+    name: str = ""
+    us: float | None = None
+    fallback: bool = False
 
 
 class InputCheck:

@@ -9,6 +9,8 @@ import numpy as np
 
 from edgedl.backends import Backend
 from edgedl.benchmark.compare import Comparison, compare
+from edgedl.benchmark.contest import Contestant, contest, must
+from edgedl.benchmark.watch import idle_cores
 from edgedl.core.errors import EdgeError, EngineFailed
 from edgedl.core.model import Model
 from edgedl.core.progress import Progress
@@ -148,10 +150,11 @@ def time_trials(
     finally:
         for session in sessions.values():
             session.close()
-    first = np.asarray(next(iter(found.medians_ns.values())))
+    [rounds] = found.processes
+    first = rounds.medians_ns(found.names[0])
     return {
-        name: float(np.median(first) * np.median(np.asarray(medians) / first)) / 1e6
-        for name, medians in found.medians_ns.items()
+        name: float(np.median(first) * np.median(rounds.medians_ns(name) / first)) / 1e6
+        for name in found.names
     }
 
 
@@ -190,7 +193,8 @@ def confirm(
     seed: int,
     progress: Progress,
 ) -> tuple[Trial, Comparison, Candidate]:
-    """The first in order that is not slower than its engine's float32 model, measured at length.
+    """The first in order that is not slower than its engine's float32 model, measured at length, on
+    new rounds in fresh processes.
 
     Where all of them are slower, which only limits can bring about, the first.
 
@@ -200,24 +204,26 @@ def confirm(
     found: list[tuple[Trial, Comparison, Candidate]] = []
     for trial in order:
         baseline = _baseline(trial.candidate, trials)
-        with (
-            baseline.open(threads) as base,
-            baseline.open(threads) as again,
-            trial.candidate.open(threads) as result,
-        ):
-            comparison = compare(
-                {"baseline": base, "result": result},
-                feeds,
-                twin=again,
-                seconds=seconds,
-                seed=seed,
-                progress=progress,
-            )
+        outcome = contest(
+            [_contestant("baseline", baseline), _contestant("result", trial.candidate)],
+            feeds,
+            threads=threads,
+            seconds=seconds,
+            yardstick=False,
+            seed=seed,
+            cores=lambda: idle_cores(threads),
+            progress=progress,
+        )
+        comparison = must(outcome, hint="`edgedl bench` it; the engine may be out of memory")
         found.append((trial, comparison, baseline))
         slower = comparison.ratio("baseline", "result").verdict(comparison.noise_floor) == "slower"
         if not slower or trial.candidate is baseline:
             return found[-1]
     return found[0]
+
+
+def _contestant(name: str, candidate: Candidate) -> Contestant:
+    return Contestant(name, candidate.model.path, candidate.engine, candidate.settings)
 
 
 def _baseline(candidate: Candidate, trials: Sequence[Trial]) -> Candidate:

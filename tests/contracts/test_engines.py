@@ -12,7 +12,7 @@ from edgedl.backends import BACKENDS, backend
 from edgedl.core.errors import EngineFailed, WrongInput
 from edgedl.core.target import SCHEMES, TARGETS, target_of
 from edgedl.runtime import ENGINES, engine, installed_engines
-from tests.models import NETS, answers, conv_net, feeds, saved
+from tests.models import NETS, answers, conv_net, dynamic_net, feeds, if_net, saved
 
 INSTALLED = installed_engines()
 
@@ -109,6 +109,39 @@ def test_tells_what_it_runs(name: str, tmp_path: Path) -> None:
     products = [o for o in found if o.kind.startswith(("Conv", "FusedConv"))]
     assert len(products) == 2
     assert {o.precision for o in products} == {"float32"}
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_times_what_it_runs_when_it_is_asked_to(name: str, tmp_path: Path) -> None:
+    model = saved(conv_net(), tmp_path)
+    feed = feeds(model.signature, 1)[0]
+    once = engine(name).operators(model.path, feed, settings={}, threads=1)
+    timed = engine(name).operators(model.path, feed, settings={}, threads=1, runs=3)
+    assert {operator.us for operator in once} == {None}
+    assert all(operator.us is not None and operator.us >= 0 for operator in timed)
+    assert len({operator.name for operator in timed}) == len(timed)
+    assert all(operator.name for operator in timed)
+    products = [o.name for o in timed if o.kind.startswith(("Conv", "FusedConv"))]
+    assert len(products) == 2
+    assert not any(operator.fallback for operator in timed if operator.name in products)
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_products_of_a_large_image_take_time(name: str, tmp_path: Path) -> None:
+    model = saved(dynamic_net(), tmp_path)
+    feed = {"x": np.ones((1, 3, 256, 256), np.float32)}
+    found = engine(name).operators(model.path, feed, settings={}, threads=1, runs=2)
+    times = [o.us for o in found if o.kind.startswith(("Conv", "FusedConv"))]
+    assert len(times) >= 2
+    assert all(us is not None and us > 0 for us in times)
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_a_body_computes_in_nothing_of_its_own(name: str, tmp_path: Path) -> None:
+    model = saved(if_net(), tmp_path)
+    feed = feeds(model.signature, 1)[0]
+    found = engine(name).operators(model.path, feed, settings={}, threads=1, runs=3)
+    assert "int8" not in {operator.precision for operator in found}
 
 
 @pytest.mark.parametrize("name", INSTALLED)

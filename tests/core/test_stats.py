@@ -15,7 +15,11 @@ from edgedl.core.stats import (
     bootstrap_ratio,
     cosine,
     decibels,
+    holm,
     percentiles,
+    pooled_ratio,
+    student_quantile,
+    student_within,
 )
 
 TIMES = st.lists(st.floats(0.1, 100), min_size=1, max_size=30)
@@ -159,3 +163,71 @@ def test_a_broken_output_is_the_worst_one() -> None:
     meter.add({"a": fine, "b": fine}, {"a": fine, "b": np.array([np.nan, np.nan])})
     meter.add({"a": fine, "b": fine}, {"a": fine, "b": fine})
     assert meter.result().cosine == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("freedom", "expected"),
+    [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (9, 2.2622), (30, 2.0423), (None, 1.96)],
+)
+def test_students_quantiles_are_those_of_the_tables(freedom: int | None, expected: float) -> None:
+    assert student_quantile(freedom) == pytest.approx(expected, abs=1e-4)
+    assert student_within(expected, freedom) == pytest.approx(0.95, abs=1e-4)
+
+
+def test_holms_correction() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@given(
+    st.floats(0.2, 5), st.floats(1.0001, 2), st.sampled_from([2, 4, 20, None]), st.floats(0.01, 0.1)
+)
+def test_p_is_small_just_where_the_interval_clears_the_floor(
+    ratio: float, spread: float, freedom: int | None, floor: float
+) -> None:
+    found = Interval(ratio, ratio / spread, ratio * spread, freedom)
+    clear = found.verdict(floor) != "inconclusive"
+    near = min(abs(found.low - 1 - floor), abs(found.high - 1 + floor)) < 1e-9
+    assert near or (found.p_value(floor) <= 0.05) == clear
+
+
+def test_p_at_its_ends() -> None:
+    assert Interval(1.0, 0.9, 1.1, 4).p_value(0.01) == 1
+    assert Interval(2.0, 2.0, 2.0, 4).p_value(0.01) == 0
+    assert Interval(0.5, 0.5, 0.5, 4).p_value(0.01) == 0
+
+
+def test_one_process_is_bootstrapped_over_rounds() -> None:
+    a, b = [3.0, 3.1, 2.9, 3.0], [1.5, 1.6, 1.4, 1.5]
+    assert pooled_ratio([(a, b)]) == bootstrap_ratio(a, b)
+
+
+def test_processes_pool_to_students_interval() -> None:
+    found = pooled_ratio([([2.0] * 5, [1.0] * 5), ([2.2] * 5, [1.0] * 5), ([1.8] * 5, [1.0] * 5)])
+    logs = np.log([2.0, 2.2, 1.8])
+    half = 4.302653 * logs.std(ddof=1) / math.sqrt(3)
+    assert found.ratio == pytest.approx(math.exp(logs.mean()))
+    assert found.low == pytest.approx(math.exp(logs.mean() - half), rel=1e-5)
+    assert found.high == pytest.approx(math.exp(logs.mean() + half), rel=1e-5)
+    assert found.freedom == 2
+
+
+def test_rounds_that_differ_widen_what_processes_agree_on() -> None:
+    a = [1.0, 2.0, 3.0, 4.0, 5.0]
+    found = pooled_ratio([(a, [1.0] * 5)] * 4)
+    assert found.low < 3.0 < found.high
+
+
+def test_pooled_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    """With process-to-process shifts, which a bootstrap over rounds alone would not see."""
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        processes = []
+        for _ in range(5):
+            shift = math.exp(rng.normal(0, 0.02))
+            processes.append(((1.1 * shift * np.exp(rng.normal(0, 0.02, 12))).tolist(), [1.0] * 12))
+        found = pooled_ratio(processes)
+        covered += found.low <= 1.1 <= found.high
+    assert covered >= 0.92 * 200

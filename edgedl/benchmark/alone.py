@@ -1,0 +1,207 @@
+"""One artifact alone in a fresh process: how it starts, what memory it takes, and other modes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from time import perf_counter, perf_counter_ns
+from typing import Any
+
+import numpy as np
+
+from edgedl.benchmark.measure import Feed, quiet, warm_up
+from edgedl.benchmark.worker import read_feeds, write_feeds
+from edgedl.core.errors import EdgeError, EngineFailed
+from edgedl.core.memory import peak_rss_bytes
+from edgedl.core.stats import percentiles
+from edgedl.runtime.artifact import Artifact
+from edgedl.runtime.bundle import SUFFIX
+from edgedl.runtime.session import Session
+
+LIMIT_SECONDS = 600
+COLD_STARTS = 3
+CLOSED_LOOP_NS = 300_000_000
+
+
+@dataclass(frozen=True)
+class Cold:
+    """Milliseconds to import the engine, to load and compile, and for the first call; memory
+    beyond the imports. The file's own pages are warm in the system's cache."""
+
+    import_ms: float
+    load_ms: float
+    first_ms: float
+    peak_rss_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What one artifact did in processes of its own.
+
+    Attributes:
+        cold: medians over several processes.
+        throughput_per_s: calls a second, one after another, by the wall clock.
+        end_to_end_ms: percentiles of reading a sample from its file, running it and taking its
+            answers; None without a file.
+        modes: the document of each further mode that was asked for, by name.
+    """
+
+    cold: Cold
+    throughput_per_s: float
+    end_to_end_ms: Mapping[str, float | int | None] | None
+    modes: Mapping[str, Any]
+
+
+def alone(
+    artifact: Artifact,
+    feeds: Sequence[Feed],
+    *,
+    threads: int,
+    samples: Path | None = None,
+    modes: Mapping[str, Any] | None = None,
+    cores: Sequence[int] | None = None,
+) -> Alone:
+    """Run an artifact in processes of its own.
+
+    Args:
+        samples: the archive that `feeds` came from, to be read again, end to end.
+        modes: options of further modes by name, see `edgedl.benchmark.modes`.
+
+    Raises:
+        EngineFailed: a process ended without an answer.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgedl-alone-") as folder:
+        job = {
+            "path": str(artifact.path),
+            "engine": artifact.engine,
+            "threads": threads,
+            "inputs": write_feeds(Path(folder) / "feeds.npz", feeds),
+            "feeds": len(feeds),
+            "cores": None if cores is None else list(cores),
+        }
+        starts = [
+            _process(Path(folder), {**job, "starts_only": True}) for _ in range(COLD_STARTS - 1)
+        ]
+        more = {"samples": None if samples is None else str(samples), "modes": dict(modes or {})}
+        found = _process(Path(folder), {**job, **more, "starts_only": False})
+    starts.append(found)
+    memory = [s["peak_rss_bytes"] for s in starts if s["peak_rss_bytes"] is not None]
+    return Alone(
+        Cold(
+            import_ms=float(np.median([s["import_ms"] for s in starts])),
+            load_ms=float(np.median([s["load_ms"] for s in starts])),
+            first_ms=float(np.median([s["first_ms"] for s in starts])),
+            peak_rss_bytes=int(np.median(memory)) if memory else None,
+        ),
+        found["throughput_per_s"],
+        found["end_to_end_ms"],
+        found["modes"],
+    )
+
+
+def _process(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
+    (folder / "job.json").write_text(json.dumps(job))
+    limit = LIMIT_SECONDS + sum(m.get("seconds", 0) for m in job.get("modes", {}).values())
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "edgedl.benchmark.alone", str(folder)],
+            capture_output=True,
+            text=True,
+            timeout=limit,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise _failed(job, f"no end after {limit:.0f} s") from None
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
+        raise _failed(job, lines[-1][:300])
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _failed(job: Mapping[str, Any], reason: str) -> EngineFailed:
+    return EngineFailed(
+        f"in a fresh process {job['engine']} failed: {reason}",
+        where=job["path"],
+        hint=look_closer(job["path"]),
+    )
+
+
+def look_closer(path: str) -> str:
+    """What to type about an artifact that failed."""
+    return f"edgedl {'check' if path.endswith(SUFFIX) else 'inspect'} {path}"
+
+
+def _closed_loop(session: Session, feeds: Sequence[Feed]) -> float:
+    turn = cycle(feeds)
+    calls, start = 0, perf_counter_ns()
+    while perf_counter_ns() - start < CLOSED_LOOP_NS:
+        session.run(next(turn))
+        calls += 1
+    return calls / ((perf_counter_ns() - start) / 1e9)
+
+
+def _end_to_end(session: Session, samples: Path) -> dict[str, float | int | None]:
+    from edgedl.core.samples import open_npz
+
+    bound = open_npz(samples).bind(session.signature)
+    times: list[int] = []
+    began = perf_counter_ns()
+    while perf_counter_ns() - began < CLOSED_LOOP_NS or len(times) < 10:
+        index = len(times) % len(bound)
+        start = perf_counter_ns()
+        session.run(bound.feed(index))
+        times.append(perf_counter_ns() - start)
+    return percentiles(np.asarray(times) / 1e6)
+
+
+def main(folder: Path) -> None:
+    """The fresh process."""
+    import os
+
+    job = json.loads((folder / "job.json").read_text())
+    if job["cores"]:
+        os.sched_setaffinity(0, job["cores"])
+    feeds = read_feeds(folder / "feeds.npz", job["inputs"], job["feeds"])
+    start = perf_counter()
+    from edgedl.runtime import engine as find_engine
+    from edgedl.runtime.artifact import find_artifact
+
+    find_engine(job["engine"])
+    imported, before = perf_counter(), peak_rss_bytes()
+    artifact = find_artifact(job["path"], job["engine"])
+    opening = perf_counter()
+    session = artifact.open(job["threads"])
+    loaded = perf_counter()
+    session.run(feeds[0])
+    answered, after = perf_counter(), peak_rss_bytes()
+    document: dict[str, Any] = {
+        "import_ms": (imported - start) * 1e3,
+        "load_ms": (loaded - opening) * 1e3,
+        "first_ms": (answered - loaded) * 1e3,
+        "peak_rss_bytes": None if before is None or after is None else after - before,
+    }
+    if not job["starts_only"]:
+        from edgedl.benchmark.modes import Subject, run_modes
+
+        with quiet():
+            warm_up(session, feeds)
+            document["throughput_per_s"] = _closed_loop(session, feeds)
+            path = job["samples"]
+            document["end_to_end_ms"] = _end_to_end(session, Path(path)) if path else None
+        subject = Subject(artifact, session, feeds, job["threads"])
+        document["modes"] = run_modes(subject, job["modes"])
+    print(json.dumps(document))
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]))
+    except EdgeError as error:
+        sys.exit(error.message)

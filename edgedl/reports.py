@@ -1,0 +1,107 @@
+"""Reports written into a folder: for people, for spreadsheets, for a later run."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from edgedl.benchmark.bench import BenchReport
+from edgedl.core.errors import EdgeError
+from edgedl.core.store import atomic_write, default_store, key_of
+from edgedl.report.benched import text
+from edgedl.report.formats import to_csv, to_markdown
+from edgedl.report.page import page
+
+RAW = "samples.jsonl.gz"
+HISTORY = "history.jsonl"
+
+
+def write_bench(found: BenchReport, folder: str | Path, command: str = "") -> Path:
+    """Write `report.html`, `.md`, `.csv`, `.txt`, `.json` and every raw sample into a folder.
+
+    The folder is made where it is missing; runs that were reported into it before stay in its
+    `history.jsonl`, and the page shows them.
+
+    Returns:
+        The page.
+
+    Raises:
+        EdgeError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    document = {**found.to_json(), "command": command}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EdgeError(
+            f"cannot be made ({error.strerror})",
+            where=str(folder),
+            hint="name a folder that you may write to",
+        ) from error
+    history = read_history(folder / HISTORY)
+    texts = {
+        "report.html": page(document, found.samples_ms(), history),
+        "report.md": to_markdown(document),
+        "report.csv": to_csv(document),
+        "report.txt": text(document) + "\n",
+        "report.json": json.dumps(document) + "\n",
+        HISTORY: "".join(json.dumps(_brief(one)) + "\n" for one in (*history, document)),
+    }
+    for name, content in texts.items():
+        with atomic_write(folder / name) as work:
+            work.write_text(content, encoding="utf-8")
+    with atomic_write(folder / RAW) as work:
+        _write_raw(found, work)
+    return folder / "report.html"
+
+
+def keep_raw(found: BenchReport) -> Path | None:
+    """Every raw sample into the store; None where nothing was timed."""
+    if found.comparison is None:
+        return None
+    key = key_of(bench=found.time, rows=[row.digest for row in found.rows])
+    folder = default_store().make(key, lambda work: _write_raw(found, work / RAW))
+    return folder / RAW
+
+
+def _write_raw(found: BenchReport, path: Path) -> None:
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        for line in found.raw_lines():
+            file.write(line + "\n")
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Earlier documents, oldest first; lines that are none are left out."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            document = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(document, dict) and "rows" in document:
+            found.append(document)
+    return found
+
+
+def _brief(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What the history shows of a run."""
+    keys = (
+        "artifact",
+        "engine",
+        "precision",
+        "threads",
+        "valid",
+        "latency_ms",
+        "bytes",
+        "accuracy",
+    )
+    rows = [{key: row.get(key) for key in keys} for row in document["rows"]]
+    return {
+        "format_version": document.get("format_version"),
+        "time": document.get("time"),
+        "rows": rows,
+        "machine": {"processor": document.get("machine", {}).get("processor")},
+    }
