@@ -74,6 +74,7 @@ def measure(
     }
     if found is None:
         return row
+    found["output"] = bundle.name
     peer, suffix = PEERS[name]
     made, peer_problem = None, "no peer asked for"
     peer_file = work / f"{entry.name}-{peer}{suffix}"

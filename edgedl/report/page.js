@@ -5,7 +5,7 @@
   if (rows.length < 2) return;
   const sizes = bodies.map((body) => body.rows.length);
   const texts = rows.map((row) =>
-    [...row.querySelectorAll(".word")].map((cell) => cell.textContent).join(" ").toLowerCase());
+    [...row.querySelectorAll(".word")].map((cell) => `${cell.textContent} ${cell.title}`).join(" ").toLowerCase());
   const tools = section.querySelector(".tools");
   const box = tools.querySelector("input");
   const count = tools.querySelector("output");

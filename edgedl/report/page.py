@@ -36,6 +36,7 @@ from edgedl.report.spread import distribution
 from edgedl.report.svg import Figure
 
 CHUNK = 200
+LONGEST_NAME = 72
 BREAKS = re.compile(r"([/_-])(?=[^;]{3})")
 MOST_BESIDE_THE_HEADLINE = 3
 MOST_PRETTY_ROWS = 50
@@ -204,7 +205,8 @@ def _table_head(found: Sequence[Column], labels: Sequence[str], compared: bool) 
 
 def _name(row: Any, short: str, colour: str) -> str:
     """The first cell: a swatch where the plots use its colour, the name, and what is wrong."""
-    text = escape(short)
+    shown = short if len(short) <= LONGEST_NAME else f"{short[:24]}…{short[25 - LONGEST_NAME :]}"
+    text = escape(shown)
     swatch = ""
     if colour:
         text = BREAKS.sub(r"\1<wbr>", text)

@@ -193,6 +193,17 @@ def test_many_rows_come_in_chunks_and_plots_say_what_they_leave_out() -> None:
     assert "the first 1,000 of 1,200 rows" in text
 
 
+def test_very_long_names_are_cut_in_the_table_and_whole_beside_it() -> None:
+    name = "begin" + "x" * 300 + "end.onnx"
+    text = page(document([row(name, 4.0)]), {}, [])
+    cell = text[text.index('<th scope="row"') :].split("</th>")[0]
+    assert f'title="{name}"' in cell
+    shown = cell.split("</span>")[1]
+    assert len(shown) == 72
+    assert shown.startswith("begin")
+    assert shown.endswith("end.onnx")
+
+
 def test_the_page_is_the_same_every_time() -> None:
     found = two()
     assert page(found, times(found), []) == page(found, times(found), [])
