@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from readme import README, fill
 from zoo import RECIPES, Entry, fetch
 
 from edgedl.benchmark.accuracy import agreement
@@ -33,7 +34,6 @@ from edgedl.runtime.session import Session
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
-README = HERE.parent / "README.md"
 ENGINES = ("onnxruntime", "openvino")
 PEERS = {"onnxruntime": ("onnxruntime", ".onnx"), "openvino": ("nncf", ".xml")}
 PEER_LIMIT_SECONDS = 900
@@ -49,7 +49,7 @@ def run_json(command: list[str]) -> tuple[dict[str, Any] | None, str]:
         return None, f"not finished in {PEER_LIMIT_SECONDS} s"
     if done.returncode not in (0, 3):
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["failed"]
-        return None, lines[-1].strip()[:200]
+        return None, lines[-1].strip()[:200].replace(f"{Path.cwd()}/", "")
     document: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return document, ""
 
@@ -151,11 +151,7 @@ def save(rows: list[dict[str, Any]]) -> None:
     document = {"machine": this_machine().to_json(), "rows": rows}
     (RESULTS / "line.json").write_text(json.dumps(document, indent=1) + "\n")
     (RESULTS / "line.md").write_text(table(rows) + "\n")
-    text = README.read_text()
-    start, end = "<!-- line.md -->\n", "<!-- end of line.md -->"
-    if start in text and end in text:
-        before, after = text.split(start)[0], text.split(end)[1]
-        README.write_text(f"{before}{start}{table(rows)}\n{end}{after}")
+    README.write_text(fill(README.read_text()))
 
 
 def main() -> None:

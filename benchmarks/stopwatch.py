@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from readme import README, fill
 from zoo import RECIPES, Entry, fetch
 
 from edgedl import verbs
@@ -29,7 +30,6 @@ from edgedl.report.table import markdown
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-README = HERE.parent / "README.md"
 HELD = 64
 
 
@@ -130,11 +130,7 @@ def main() -> None:
         (RESULTS / "stopwatch.json").write_text(json.dumps(document) + "\n")
         (RESULTS / "stopwatch.md").write_text(table(rows) + "\n")
         print("\n".join(table(rows).splitlines()[-2:]), flush=True)
-    start, end = "<!-- stopwatch.md -->\n", "<!-- end of stopwatch.md -->"
-    text = README.read_text()
-    if start in text and end in text:
-        before, after = text.split(start)[0], text.split(end)[1]
-        README.write_text(f"{before}{start}{table(rows)}\n{end}{after}")
+    README.write_text(fill(README.read_text()))
 
 
 if __name__ == "__main__":

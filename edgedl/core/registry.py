@@ -19,6 +19,7 @@ EXTRAS = {
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
     "torch": "train",
+    "matplotlib": "plot",
 }
 
 

@@ -70,7 +70,7 @@ class Browser:
             mobile=width < 600,
         )
         feature = {"name": "prefers-color-scheme", "value": scheme}
-        self("Emulation.setEmulatedMedia", features=[feature])
+        self("Emulation.setEmulatedMedia", media="", features=[feature])
         self.events.clear()
         self("Page.navigate", url=path.as_uri())
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):

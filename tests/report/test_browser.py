@@ -134,6 +134,22 @@ def test_rows_are_sorted_and_filtered(
     assert browser.complaints() == []
 
 
+def test_paper_is_white_and_shows_each_plot_once(browser: chromium.Browser, tmp_path: Path) -> None:
+    found = many(12)
+    path = tmp_path / "page.html"
+    path.write_text(page(found, times(found, 900), earlier(found, 14)), encoding="utf-8")
+    browser.open(path, 720, 1000, "dark")
+    browser("Emulation.setEmulatedMedia", media="print")
+    browser.screenshot(tmp_path / "print.png")
+    shown = "[...document.querySelectorAll('svg')].map((s) => s.getBoundingClientRect().width > 0)"
+    visible = browser.evaluate(shown)
+    assert visible == [True, False] * (len(visible) // 2)
+    root = "document.documentElement"
+    assert browser.evaluate(f"getComputedStyle({root}).backgroundColor") == "rgb(255, 255, 255)"
+    assert browser.evaluate(f"{root}.scrollWidth <= {root}.clientWidth")
+    assert browser.evaluate("getComputedStyle(document.querySelector('.tools')).display") == "none"
+
+
 def test_a_hostile_page_runs_nothing(browser: chromium.Browser, tmp_path: Path) -> None:
     evil = "</script></pre></svg><img src=https://example.org/x onerror=window.hit=1>"
     found = document([row(evil, 4.0), row("b" + evil, 2.0)], doubts=[evil], command=evil)
