@@ -314,7 +314,7 @@ def _late_doubts(winner: Trial, alike: Agreement, comparison: Comparison) -> lis
             f"noisy: the same model differs from itself by {100 * comparison.noise_floor:.0f} %"
         )
     if winner.candidate.plan is None:
-        doubts.append(f"int8 did not win here; {winner.candidate.label} ships, at its size")
+        doubts.append(f"computing in int8 did not win here; {winner.candidate.label} ships")
     return doubts
 
 

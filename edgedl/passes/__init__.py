@@ -5,4 +5,5 @@ PASSES = {
     "fold": "edgedl.passes.fold:Fold",
     "quantize": "edgedl.passes.quantize:Quantize",
     "shapes": "edgedl.passes.shapes:Shapes",
+    "weight_only": "edgedl.passes.weight_only:WeightOnly",
 }

@@ -78,7 +78,8 @@ class Place:
             )
 
 
-def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+def constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """A new initialiser of the graph."""
     value = ir.Value(
         name=name,
         shape=ir.Shape(array.shape),
@@ -92,8 +93,8 @@ def _constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
 def _insert_quantizer(
     graph: ir.Graph, value: ir.Value, quantizer: Quantizer, readers: list[ir.Node], name: str
 ) -> None:
-    scale = _constant(graph, f"{name}_scale", np.asarray(quantizer.scale, np.float32))
-    zero = _constant(graph, f"{name}_zero_point", np.asarray(quantizer.zero_point, quantizer.dtype))
+    scale = constant(graph, f"{name}_scale", np.asarray(quantizer.scale, np.float32))
+    zero = constant(graph, f"{name}_zero_point", np.asarray(quantizer.zero_point, quantizer.dtype))
     quantize = ir.node("QuantizeLinear", [value, scale, zero], name=f"{name}_quantize")
     codes = quantize.outputs[0]
     codes.name, codes.shape, codes.type = f"{name}_codes", value.shape, ir.TensorType(zero.dtype)  # type: ignore[arg-type]
@@ -138,9 +139,9 @@ def _stored(
     )
     codes = np.clip(np.rint(array / spread), -127, 127).astype(np.int8)
     return (
-        _constant(graph, f"{stem}_int8", codes),
-        _constant(graph, f"{stem}_scale", scales),
-        _constant(graph, f"{stem}_zero_point", np.zeros(scales.shape, np.int8)),
+        constant(graph, f"{stem}_int8", codes),
+        constant(graph, f"{stem}_scale", scales),
+        constant(graph, f"{stem}_zero_point", np.zeros(scales.shape, np.int8)),
     )
 
 

@@ -21,11 +21,13 @@ from edgedl.passes.place import Place
 from edgedl.passes.plan import Plan
 from edgedl.passes.quantize import plan
 from edgedl.passes.ranges import METHODS, Histogram, Method
+from edgedl.passes.weight_only import WeightOnly
 from edgedl.runtime import engine
 from edgedl.runtime.session import Session
 
 REFERENCE_BYTES = 64 << 20
 METHOD_SAMPLES = 24
+SMALLER = 0.98
 
 
 @dataclass(frozen=True)
@@ -137,13 +139,19 @@ def without_labels(alike: Agreement) -> float:
 
 
 def float_candidates(backend: Backend, given: Model, clean: Model) -> Iterator[Candidate]:
-    """The model as given, and cleaned in every float precision that is fast here."""
+    """The model as given, and cleaned in every float precision that is fast here, with its weights
+    as they were and stored in 8 bits."""
     float32, *reduced = backend.floats()
     settings = backend.settings(float32)
     yield Candidate(backend.engine, float32, "float32, as given", given, settings, as_given=True)
-    yield Candidate(backend.engine, float32, "float32, cleaned", clean, settings)
-    for precision in reduced:
-        yield Candidate(backend.engine, precision, precision, clean, backend.settings(precision))
+    stored = rewrite(clean, WeightOnly())
+    for precision in (float32, *reduced):
+        label = "float32, cleaned" if precision == float32 else precision
+        settings = backend.settings(precision)
+        yield Candidate(backend.engine, precision, label, clean, settings)
+        if stored.bytes < SMALLER * clean.bytes:
+            label = f"{precision}, 8-bit weights"
+            yield Candidate(backend.engine, precision, label, stored, settings)
 
 
 def tensors_to_watch(clean: Model, schemes: Sequence[Scheme]) -> list[str]:
@@ -165,11 +173,13 @@ def int8_candidate(
     keep_float: Mapping[str, str] | None = None,
     label: str,
 ) -> Candidate:
-    """The model in int8 by the backend's scheme."""
+    """The model in int8 by the backend's scheme; operators that compute in float have their weights
+    stored in 8 bits, but for those of `keep_float`."""
     decided = plan(
         clean, backend.scheme.name, histograms, method, extent=extent, keep_float=keep_float
     )
-    model = rewrite(clean, Place(decided))
+    kept = tuple(sorted(keep_float or ()))
+    model = rewrite(clean, Place(decided), WeightOnly(keep_float=kept))
     return Candidate(backend.engine, "int8", label, model, backend.settings("int8"), decided)
 
 
