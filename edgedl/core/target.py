@@ -38,6 +38,7 @@ class Scheme:
             inputs' scale.
         bias_apart: whether a Gemm must leave its float bias to an Add behind it, because the
             engine's integer Gemm takes none.
+        own_gelu: whether GELU is written as the engine's own operator.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Scheme:
     int8_for_matmul_only: bool = False
     optional_outputs: frozenset[str] = frozenset()
     bias_apart: bool = False
+    own_gelu: bool = False
 
 
 ONNXRUNTIME = Scheme(
@@ -56,6 +58,7 @@ ONNXRUNTIME = Scheme(
     activations="asymmetric",
     outputs=True,
     bias_apart=True,
+    own_gelu=True,
     optional_outputs=frozenset({"MatMul", "Gemm"}),
     operators=PRODUCTS
     | {"Add", "Mul", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Concat"},

@@ -15,6 +15,7 @@ from onnxscript.rewriter.rules import common as rules
 from edgedl.core.model import Model
 from edgedl.passes.clean import eliminate_identities
 from edgedl.passes.graph import rewrite
+from edgedl.passes.regroup import absorb_affine, regroup_gelu
 
 KEPT = frozenset({"DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"})
 GROWING = frozenset({"ConstantOfShape", "Expand", "Tile", "Range", "EyeLike", "OneHot"})
@@ -60,6 +61,8 @@ class Fold:
                     rules.successive_relu_rule,
                 ]
             ).apply_to_model(graph)
+        absorb_affine(graph.graph)
+        regroup_gelu(graph.graph)
         eliminate_identities(graph)
         ir.passes.Sequential(
             common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),

@@ -14,6 +14,7 @@ from edgedl.core.model import Model
 from edgedl.core.target import SCHEMES
 from edgedl.passes.graph import rewrite
 from edgedl.passes.plan import Plan, Quantizer
+from edgedl.passes.regroup import MICROSOFT, gelu_operators
 from edgedl.passes.scales import weight_scales
 
 
@@ -54,9 +55,12 @@ class Place:
             nodes[name].replace_input_with(position, done[key])
         for name in self.plan.tables:
             _store_table(graph.graph, nodes[name])
-        if SCHEMES[self.plan.scheme].bias_apart:
+        scheme = SCHEMES[self.plan.scheme]
+        if scheme.bias_apart:
             for name in self.plan.weights:
                 _set_bias_apart(graph.graph, nodes[name])
+        if scheme.own_gelu and gelu_operators(graph.graph):
+            graph.opset_imports[MICROSOFT] = 1
         common.RemoveUnusedNodesPass()(graph)
         common.TopologicalSortPass()(graph)
 
@@ -167,11 +171,15 @@ def _store_table(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _set_bias_apart(graph: ir.Graph, node: ir.Node) -> None:
-    """A Gemm without bias, or a two-dimensional MatMul written as one, and an Add behind it."""
+    """A Gemm without bias, or a two-dimensional MatMul written as one, and an Add behind it; behind
+    other MatMuls, an Add whose constant has three dimensions."""
     data = node.inputs[0]
     flat = data is not None and data.shape is not None and len(data.shape) == 2
     if node.op_type == "MatMul" and flat and len(node.inputs[1].shape or ()) == 2:  # type: ignore[union-attr]
         node.op_type = "Gemm"
+        return
+    if node.op_type == "MatMul" and not flat:
+        _widen_bias(graph, node)
         return
     if node.op_type != "Gemm" or len(node.inputs) < 3 or node.inputs[2] is None:
         return
@@ -188,3 +196,17 @@ def _set_bias_apart(graph: ir.Graph, node: ir.Node) -> None:
         graph, node, [node], [product, added], [whole], [added.outputs[0]]
     )
     added.outputs[0].name = name
+
+
+def _widen_bias(graph: ir.Graph, node: ir.Node) -> None:
+    """onnxruntime fuses a MatMul and an Add of a vector into a float Gemm, weights expanded in
+    every call; it does not where the vector has leading dimensions of 1."""
+    for use in list(node.outputs[0].uses()):
+        if use.node.op_type != "Add":
+            continue
+        bias = use.node.inputs[1 - use.idx]
+        if bias is None or bias.const_value is None or len(bias.const_value.shape) != 1:
+            continue
+        array = bias.const_value.numpy()
+        wide = constant(graph, f"{use.node.name}_wide", array.reshape(1, 1, -1).copy())
+        use.node.replace_input_with(1 - use.idx, wide)
