@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
 from edgedl.core.stats import Agreement
 from edgedl.core.store import check_writable
-from edgedl.core.target import Target, target_of
+from edgedl.core.target import ISA_DOUBT, ISA_VARIABLE, Target, target_of
 from edgedl.inputs import SampleSource, load_model, load_samples, split
 from edgedl.passes.clean import Clean
 from edgedl.passes.fold import Fold
@@ -31,6 +32,7 @@ from edgedl.report.compressed import Accuracy, Choice, Compressed
 from edgedl.runtime import engine, installed_engines
 from edgedl.runtime.session import Session
 from edgedl.search.candidates import (
+    Ask,
     Candidate,
     Reference,
     Refusal,
@@ -57,6 +59,7 @@ def compress(
     samples: SampleSource,
     output: str | Path,
     *,
+    ask: Ask = "int8",
     target: str = "cpu",
     test: SampleSource | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
@@ -80,6 +83,8 @@ def compress(
         samples: inputs by name with a leading sample axis, and `labels` where there are any. Half
             of them, 512 at most, calibrate; the others are for choosing and for the report.
         output: the bundle to write.
+        ask: what may ship: `int8` or `auto` anything, `weights` what computes in float and stores
+            its weights in 8 bits, `bf16` and `float16` what computes in that.
         test: samples for choosing and for the report; all of `samples` may then calibrate.
         shapes: dimensions to fix, by input.
         max_drop: the most that the metric may fall, as a fraction. Without labels, what may be
@@ -108,11 +113,11 @@ def compress(
         if named is not None:
             check_labels(session, groups.report, named)
 
-    ways = Ways(given, clean, groups.calibration, expected, limits, threads, progress)
+    ways = Ways(given, clean, groups.calibration, expected, limits, threads, progress, ask)
     trials, refusals = try_everything(backends, ways)
     feeds = list(groups.choice.take(range(min(MOST_FEEDS, len(groups.choice)))))
     latency = time_trials(trials, feeds, threads, seed, progress)
-    order = rank(trials, latency, limits)
+    order = rank(trials, latency, limits, ask)
     winner, comparison, baseline = confirm(order, trials, feeds, threads, seconds, seed, progress)
 
     ratio = comparison.ratio("baseline", "result")
@@ -150,7 +155,7 @@ def compress(
             *groups.doubts,
             *odd_clean,
             *_odd_answers(expected),
-            *_late_doubts(winner, alike, comparison),
+            *_late_doubts(winner, alike, comparison, ask),
         ),
         broken=limits.broken(drop, p50_ms, size),
         seconds=perf_counter() - began,
@@ -191,6 +196,8 @@ def _backends(target: Target) -> tuple[list[Backend], list[str]]:
             f"no engine of target `{target.name}` is installed",
             hint=f"pip install 'edgedl[{target.engines[0]}]'",
         )
+    if os.environ.get(ISA_VARIABLE) and any(built.engine == "onnxruntime" for built in found):
+        return found, [ISA_DOUBT]
     return found, doubts if len(target.engines) > 1 else []
 
 
@@ -298,7 +305,7 @@ def _float_reasons(winner: Trial) -> dict[tuple[str, str], int]:
     return dict(Counter((d.operator, d.reason) for d in plan.decisions if d.precision == "float"))
 
 
-def _late_doubts(winner: Trial, alike: Agreement, comparison: Comparison) -> list[str]:
+def _late_doubts(winner: Trial, alike: Agreement, comparison: Comparison, ask: Ask) -> list[str]:
     doubts = []
     if alike.cosine < 0.98 or (alike.top1 is not None and alike.top1 < 0.95):
         top1 = "" if alike.top1 is None else f"top-1 agreement {alike.top1:.3f}, "
@@ -313,7 +320,7 @@ def _late_doubts(winner: Trial, alike: Agreement, comparison: Comparison) -> lis
         doubts.append(
             f"noisy: the same model differs from itself by {100 * comparison.noise_floor:.0f} %"
         )
-    if winner.candidate.plan is None:
+    if winner.candidate.plan is None and ask in ("int8", "auto"):
         doubts.append(f"computing in int8 did not win here; {winner.candidate.label} ships")
     return doubts
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 import edgedl
-from edgedl.benchmark.accuracy import agreement, check_labels, metric_for, score
-from edgedl.benchmark.bench import BenchReport
+from edgedl.benchmark.answers import answered
+from edgedl.benchmark.bench import BenchReport, number_twins
 from edgedl.benchmark.bench import bench as run_bench
 from edgedl.benchmark.gate import Gated, gate, read_baseline
 from edgedl.benchmark.machine import INT8_FLAGS, energy_counters, this_machine
@@ -124,29 +124,22 @@ def evaluate(
     """
     engine_name = engine_of_target(target)
     artifacts = [find_artifact(path, engine_name) for path in models]
-    given = load_samples(samples)
-    named = metric_for(given, metric)
-    rows: list[dict[str, Any]] = []
-    with artifacts[0].open(threads) as first:
-        bound = given.bind(first.signature)
-        for i, artifact in enumerate(artifacts):
-            with artifact.open(threads) as session:
-                value = None
-                if named is not None:
-                    check_labels(session, bound, named)
-                    value = float(np.mean(score(session, bound, named, progress)))
-                alike = agreement(first, session, bound, progress) if i else None
-            rows.append(
-                {
-                    "artifact": str(artifact.path),
-                    "engine": artifact.engine,
-                    "precision": artifact.precision,
-                    "value": value,
-                    "samples": len(bound),
-                    "agreement": None if alike is None else alike.to_json(),
-                }
-            )
-    return {"metric": named, "rows": rows}
+    names = number_twins([str(artifact.path) for artifact in artifacts])
+    named = dict(zip(names, artifacts, strict=True))
+    found = answered(named, load_samples(samples), metric, threads, progress)
+    metrics = [one.accuracy["metric"] for one in found.values() if one.accuracy is not None]
+    rows = [
+        {
+            "artifact": name,
+            "engine": artifact.engine,
+            "precision": artifact.precision,
+            "value": one.accuracy["value"] if one.accuracy is not None else None,
+            "samples": one.samples,
+            "agreement": one.agreement,
+        }
+        for (name, artifact), one in zip(named.items(), found.values(), strict=True)
+    ]
+    return {"metric": metrics[0] if metrics else None, "rows": rows}
 
 
 def run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,9 +28,12 @@ from edgedl.core.errors import EngineFailed
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
 from edgedl.core.stats import FLOORS, Interval, Verdict
+from edgedl.core.target import ISA_DOUBT, ISA_VARIABLE
 from edgedl.runtime.artifact import Artifact, find_artifact
 
 FORMAT_VERSION = 1
+MOST_SCORED = 1000
+MOST_COMPARED = 64
 CHUNK_BYTES = 1 << 20
 
 
@@ -249,7 +253,10 @@ def bench(
             failures[name] = error.message
     progress("each alone", len(called), len(called))
     lasted = {n: a for n, a in zip(called, artifacts, strict=True) if n not in failures}
-    answers = answered(lasted, samples, metric, threads, progress) if samples else {}
+    answers: Mapping[str, Answered] = {}
+    if samples is not None:
+        limits = {"most_scored": MOST_SCORED, "most_compared": MOST_COMPARED}
+        answers = answered(lasted, samples, metric, threads, progress, **limits)
     rows = tuple(
         _row(name, artifact, threads, found, alones.get(name), answers, failures, problem)
         for name, artifact in zip(called, artifacts, strict=True)
@@ -355,6 +362,8 @@ def _doubts(rows: Sequence[Row], found: Comparison | None, modes: Mapping[str, A
         notes.append(f"p99 needs {FLOORS['p99']} calls: give more --seconds")
     if "energy" not in modes:
         notes.append("energy was not measured: --energy, where `edgedl doctor` finds a counter")
+    if os.environ.get(ISA_VARIABLE) and any(row.engine == "onnxruntime" for row in rows):
+        notes.append(ISA_DOUBT)
     for row in rows:
         energy = None if row.alone is None else row.alone.modes.get("energy_doubts")
         notes += [f"{row.artifact}: {doubt}" for doubt in energy or ()]

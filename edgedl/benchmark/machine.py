@@ -17,6 +17,7 @@ from typing import Any
 
 from edgedl.core.memory import available_bytes, total_bytes
 from edgedl.core.registry import version
+from edgedl.core.target import ISA_VARIABLE
 
 ISA_FLAGS = (
     "sse4_2", "avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16",
@@ -62,6 +63,7 @@ class Machine:
     system: str
     python: str
     libraries: dict[str, str]
+    isa_cap: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -117,6 +119,7 @@ def this_machine(root: Path = ROOT) -> Machine:
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         libraries={name: v for name in LIBRARIES if (v := version(name))},
+        isa_cap=os.environ.get(ISA_VARIABLE),
     )
 
 
@@ -372,6 +375,9 @@ def unlike(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[str, ...]:
         both = (a["quota_cores"], b["quota_cores"])
         words = " against ".join("none" if q is None else f"{q:g} cores" for q in both)
         sentences.append(f"quota: {words}")
+    caps = [one["isa_cap"] or "none" for one in (a, b) if "isa_cap" in one]
+    if len(set(caps)) > 1:
+        sentences.append(f"instruction set cap: {caps[0]} against {caps[1]}")
     if a.get("isa") and b.get("isa") and set(a["isa"]) != set(b["isa"]):
         one = " ".join(flag for flag in a["isa"] if flag not in b["isa"]) or "none"
         two = " ".join(flag for flag in b["isa"] if flag not in a["isa"]) or "none"

@@ -10,6 +10,7 @@ import click
 
 from edgedl.cli.options import (
     Bar,
+    isa_option,
     json_option,
     parse_shapes,
     print_json,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 @samples_option
 @shape_option
 @threads_option
+@isa_option
 @click.option(
     "--seconds",
     type=click.FloatRange(0.5, 3600),

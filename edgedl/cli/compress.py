@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from edgedl.cli.options import (
     Bar,
+    isa_option,
     json_option,
     parse_shapes,
     print_json,
@@ -17,10 +20,17 @@ from edgedl.cli.options import (
 from edgedl.core.errors import BadOption
 from edgedl.core.units import parse_bytes, parse_drop, parse_ms
 
+if TYPE_CHECKING:
+    from edgedl.search.candidates import Ask
+
 
 @click.command()
 @click.argument("model")
 @click.option("--int8", is_flag=True, help="Weights in 8 bits, operators in what is fastest.")
+@click.option("--weights", type=click.Choice(["int8"]), help="Store in 8 bits, compute in float.")
+@click.option("--bf16", is_flag=True, help="Compute in bfloat16.")
+@click.option("--fp16", is_flag=True, help="Compute in half precision.")
+@click.option("--auto", is_flag=True, help="Whatever is fastest within the limits.")
 @samples_option
 @click.option(
     "--test", metavar="FILE.npz", help="Samples to choose and report on; else a part of --samples."
@@ -33,6 +43,7 @@ from edgedl.core.units import parse_bytes, parse_drop, parse_ms
 @click.option("--max-bytes", metavar="2MB", help="The largest that the bundle may be.")
 @click.option("--metric", metavar="NAME", help="top1, top5 or mse; the labels suggest one.")
 @threads_option
+@isa_option
 @click.option(
     "--seconds",
     type=click.FloatRange(0.5, 600),
@@ -46,6 +57,10 @@ from edgedl.core.units import parse_bytes, parse_drop, parse_ms
 def command(
     model: str,
     int8: bool,
+    weights: str | None,
+    bf16: bool,
+    fp16: bool,
+    auto: bool,
     samples: str | None,
     test: str | None,
     output: str,
@@ -65,14 +80,23 @@ def command(
 
     MODEL is an ONNX file, a bundle, or a folder that holds one of them.
     """
-    if not int8:
+    asked: dict[Ask, bool] = {
+        "int8": int8,
+        "auto": auto,
+        "weights": weights is not None,
+        "bf16": bf16,
+        "float16": fp16,
+    }
+    if sum(asked.values()) != 1:
         raise BadOption(
             "what is it to be compressed to?",
-            hint="edgedl compress MODEL --int8 --samples S.npz -o OUT.edl",
+            hint="one of --int8, --weights int8, --bf16, --fp16 and --auto, as in"
+            " `edgedl compress MODEL --int8 --samples S.npz -o OUT.edl`",
         )
+    [ask] = [name for name, given in asked.items() if given]
     if samples is None:
         raise BadOption(
-            "int8 needs samples to calibrate on",
+            "samples are needed to calibrate on, and to compare answers on",
             hint="--samples S.npz, made by np.savez('S.npz', input=x), samples along axis 0",
         )
     fixed = parse_shapes(shapes)
@@ -83,9 +107,9 @@ def command(
 
     with Bar() as bar:
         result = pipeline.compress(
-            model, samples, output, target=target or "cpu", test=test, shapes=fixed, max_drop=drop,
-            max_latency_ms=latency, max_bytes=size, metric=metric, threads=threads, seed=seed,
-            seconds=seconds, progress=bar,
+            model, samples, output, ask=ask, target=target or "cpu", test=test, shapes=fixed,
+            max_drop=drop, max_latency_ms=latency, max_bytes=size, metric=metric, threads=threads,
+            seed=seed, seconds=seconds, progress=bar,
         )  # fmt: skip
     if report is not None:
         pipeline.write_report(result, report)

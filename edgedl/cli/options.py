@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from edgedl.core.errors import BadOption
+from edgedl.core.target import ISA_CAPS, ISA_VARIABLE
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 QUIET_SECONDS = 2.0
@@ -38,6 +40,22 @@ def threads_option(command: Command) -> Command:
     return click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True)(
         command
     )
+
+
+def isa_option(command: Command) -> Command:
+    """`--isa NAME`, which must be set before OpenVINO is loaded, and is at once."""
+
+    def cap(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+        if value is not None:
+            os.environ[ISA_VARIABLE] = ISA_CAPS[value]
+
+    return click.option(
+        "--isa",
+        type=click.Choice(list(ISA_CAPS)),
+        callback=cap,
+        expose_value=False,
+        help="Run OpenVINO as on a processor that has no more.",
+    )(command)
 
 
 def parse_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:

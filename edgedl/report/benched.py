@@ -7,6 +7,7 @@ from typing import Any
 
 from edgedl.core.units import format_bytes, format_ms
 from edgedl.report.profiled import text as profile_text
+from edgedl.report.reading import short_names
 from edgedl.report.table import table
 
 Document = Mapping[str, Any]
@@ -22,13 +23,6 @@ def text(document: Document) -> str:
     if document["doubts"]:
         parts.append("\n".join(f"doubt: {doubt}" for doubt in document["doubts"]))
     return "\n\n".join(parts)
-
-
-def short_names(paths: Sequence[str]) -> dict[str, str]:
-    """Paths by their last part, or whole where two of them end alike."""
-    ends = [path.replace("\\", "/").rsplit("/", 1)[-1] for path in paths]
-    alike = len(set(ends)) < len(ends)
-    return {path: path if alike else end for path, end in zip(paths, ends, strict=True)}
 
 
 def _main(rows: Sequence[Document]) -> str:

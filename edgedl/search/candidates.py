@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,9 +30,13 @@ METHOD_SAMPLES = 24
 SMALLER = 0.98
 
 
+Ask = Literal["int8", "auto", "weights", "bf16", "float16"]
+
+
 @dataclass(frozen=True)
 class Candidate:
-    """One way: an engine, the precision asked of it, the model, and the plan behind it."""
+    """One way: an engine, the precision asked of it, the model, and the plan behind it; `stored`
+    where it computes in float with weights stored in 8 bits."""
 
     engine: str
     precision: str
@@ -41,6 +45,7 @@ class Candidate:
     settings: Mapping[str, Any]
     plan: Plan | None = None
     as_given: bool = False
+    stored: bool = False
 
     @property
     def name(self) -> str:
@@ -50,6 +55,12 @@ class Candidate:
         return engine(self.engine).open_model(
             self.model.path, settings=self.settings, threads=threads
         )
+
+    def answers(self, ask: Ask) -> bool:
+        """Whether it may ship where this was asked for."""
+        if ask == "weights":
+            return self.stored
+        return ask in ("int8", "auto") or (self.precision == ask and not self.stored)
 
 
 @dataclass(frozen=True)
@@ -151,7 +162,7 @@ def float_candidates(backend: Backend, given: Model, clean: Model) -> Iterator[C
         yield Candidate(backend.engine, precision, label, clean, settings)
         if stored.bytes < SMALLER * clean.bytes:
             label = f"{precision}, 8-bit weights"
-            yield Candidate(backend.engine, precision, label, stored, settings)
+            yield Candidate(backend.engine, precision, label, stored, settings, stored=True)
 
 
 def tensors_to_watch(clean: Model, schemes: Sequence[Scheme]) -> list[str]:

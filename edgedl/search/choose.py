@@ -11,7 +11,7 @@ from edgedl.backends import Backend
 from edgedl.benchmark.compare import Comparison, compare
 from edgedl.benchmark.contest import Contestant, contest, must
 from edgedl.benchmark.watch import idle_cores
-from edgedl.core.errors import EdgeError, EngineFailed
+from edgedl.core.errors import EdgeError, EngineFailed, Unsupported
 from edgedl.core.model import Model
 from edgedl.core.progress import Progress
 from edgedl.core.samples import Samples
@@ -20,6 +20,7 @@ from edgedl.passes.calibrate import calibrate, forecast
 from edgedl.passes.graph import quantized_already
 from edgedl.passes.ranges import METHODS, Histogram, Method
 from edgedl.search.candidates import (
+    Ask,
     Candidate,
     Reference,
     Refusal,
@@ -38,7 +39,8 @@ UNRELATED = 0.6
 
 @dataclass(frozen=True, eq=False)
 class Ways:
-    """What trials are made from: the model as given and cleaned, samples, and what is expected."""
+    """What trials are made from: the model as given and cleaned, samples, what is expected, and
+    what was asked for."""
 
     given: Model
     clean: Model
@@ -47,6 +49,7 @@ class Ways:
     limits: Limits
     threads: int
     progress: Progress
+    ask: Ask = "int8"
 
 
 def try_everything(backends: Sequence[Backend], ways: Ways) -> tuple[list[Trial], list[Refusal]]:
@@ -55,7 +58,10 @@ def try_everything(backends: Sequence[Backend], ways: Ways) -> tuple[list[Trial]
     refusals: list[Refusal] = []
     for built in backends:
         for candidate in float_candidates(built, ways.given, ways.clean):
-            _attempt(candidate, ways, trials, refusals)
+            if candidate.precision == "float32" or candidate.answers(ways.ask):
+                _attempt(candidate, ways, trials, refusals)
+    if ways.ask not in ("int8", "auto"):
+        return trials, refusals
     if quantized_already(ways.clean):
         refusals.append(Refusal("int8", "the model is quantized already, and left as it is"))
         return trials, refusals
@@ -158,13 +164,28 @@ def time_trials(
     }
 
 
-def rank(trials: Sequence[Trial], latency: Mapping[str, float], limits: Limits) -> list[Trial]:
-    """The trials that may ship, best first: those that break the fewest limits.
+def rank(
+    every: Sequence[Trial], latency: Mapping[str, float], limits: Limits, ask: Ask = "int8"
+) -> list[Trial]:
+    """The trials that may ship, best first: of those that were asked for, the ones that break the
+    fewest limits.
 
     The fastest is first; of those within 1 % of it, the smallest, and of those within 10 % of its
     size, the one that answers most like float. Answers that have nothing to do with float's are
     left out where any others are there.
+
+    Raises:
+        Unsupported: nothing that was asked for runs here.
     """
+    trials = [trial for trial in every if trial.candidate.answers(ask)]
+    if not trials:
+        engines = ", ".join(sorted({trial.candidate.engine for trial in every}))
+        raise Unsupported(
+            f"nothing here computes in {ask} ({engines})"
+            if ask != "weights"
+            else "the model has no weights that are worth storing in 8 bits",
+            hint="`edgedl doctor` lists each engine's precisions; --int8 ships what is fastest",
+        )
 
     def troubles(trial: Trial) -> tuple[int, int]:
         candidate = trial.candidate

@@ -1,0 +1,50 @@
+"""`--isa`: OpenVINO as on a lesser processor."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgedl.benchmark.machine import this_machine, unlike
+from edgedl.core.target import ISA_CAPS, ISA_VARIABLE
+from edgedl.runtime import installed_engines
+from tests.models import conv_net, saved
+
+
+def test_the_cap_is_part_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(ISA_VARIABLE, raising=False)
+    free = this_machine().to_json()
+    monkeypatch.setenv(ISA_VARIABLE, "AVX2")
+    capped = this_machine().to_json()
+    assert capped["isa_cap"] == "AVX2"
+    assert free["isa_cap"] is None
+    assert any("AVX2" in sentence for sentence in unlike(free, capped))
+    assert not any("cap" in sentence for sentence in unlike(free, free))
+
+
+@pytest.mark.skipif("openvino" not in installed_engines(), reason="openvino is not installed")
+@pytest.mark.parametrize("name", ISA_CAPS)
+def test_openvino_offers_float32_only_under_a_cap(name: str) -> None:
+    code = "from edgedl.runtime import engine; print(engine('openvino').precisions())"
+    environment = {**os.environ, ISA_VARIABLE: ISA_CAPS[name]}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "('float32',)"
+
+
+@pytest.mark.skipif("openvino" not in installed_engines(), reason="openvino is not installed")
+def test_bench_under_a_cap_says_so(tmp_path: Path) -> None:
+    model = saved(conv_net(), tmp_path)
+    command = [sys.executable, "-m", "edgedl", "bench", str(model.path), "--target", "openvino"]
+    done = subprocess.run(
+        [*command, "--isa", "avx2", "--seconds", "0.5", "--json"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["machine"]["isa_cap"] == "AVX2"
