@@ -53,17 +53,16 @@ def measure(entry: Entry, seconds: float) -> list[dict[str, Any]]:
     for engine in ("onnxruntime", "openvino"):
         bundle = Path("line") / f"{entry.name}-{engine}.edl"
         row: dict[str, Any] = {"model": entry.name, "engine": engine}
-        try:
-            found = verbs.bench(
-                [model, bundle],
-                target=engine,
-                samples=samples,
-                shapes=shapes if bundle.exists() else None,
-                seconds=seconds,
-            )
+        for fixed in (shapes, None):
+            try:
+                found = verbs.bench(
+                    [model, bundle], target=engine, samples=samples, shapes=fixed, seconds=seconds
+                )
+            except EdgeError as error:
+                row.setdefault("problem", str(error))
+                continue
             row["bench"] = {**found.to_json(), "machine": None}
-        except EdgeError as error:
-            row["problem"] = str(error)
+            break
         documents.append(row)
     return documents
 
@@ -119,17 +118,21 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "edgedl" / "zoo")
     parser.add_argument("--seconds", type=float, default=15.0)
     arguments = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    results = RESULTS / "stopwatch.json"
+    kept = json.loads(results.read_text())["rows"] if results.exists() else []
+    rows = [row for row in kept if row["model"] not in arguments.names]
+    order = {model: i for i, model in enumerate(RECIPES)}
     cache = arguments.cache.resolve()
     for name in arguments.names:
         entry = fetch(name, cache)
         with chdir(cache):
-            rows += measure(entry, arguments.seconds)
+            made = measure(entry, arguments.seconds)
+        rows = sorted([*rows, *made], key=lambda r: (order.get(r["model"], 99), r["engine"]))
         RESULTS.mkdir(exist_ok=True)
         document = {"machine": this_machine().to_json(), "rows": rows}
-        (RESULTS / "stopwatch.json").write_text(json.dumps(document) + "\n")
+        results.write_text(json.dumps(document) + "\n")
         (RESULTS / "stopwatch.md").write_text(table(rows) + "\n")
-        print("\n".join(table(rows).splitlines()[-2:]), flush=True)
+        print("\n".join(table(made).splitlines()[-2:]), flush=True)
     README.write_text(fill(README.read_text()))
 
 

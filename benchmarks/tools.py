@@ -60,9 +60,9 @@ def benchmark_app_ms(model: Path, seconds: float, shape: str) -> float:
     command += ["-api", "sync", "-hint", "none", "-nstreams", "1", "-nthreads", "1"]
     command += ["-infer_precision", "f32", "-t", str(round(seconds)), "-shape", shape]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = re.search(r"Median:\s*([0-9.]+) ms", done.stdout)
+    found = re.search(r"Median:\s*([0-9.]+) (ms|us)", done.stdout)
     assert found is not None, done.stdout
-    return float(found[1])
+    return float(found[1]) / (1 if found[2] == "ms" else 1000)
 
 
 def one(entry: Entry, engine: str, turns: int, seconds: float) -> dict[str, Any]:
@@ -90,6 +90,22 @@ def one(entry: Entry, engine: str, turns: int, seconds: float) -> dict[str, Any]
     }
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = [["model", "engine", "its own tool", "`edgedl bench`", "ratio", "noise floor"]]
+    lines += [
+        [
+            row["model"],
+            row["engine"],
+            f"{statistics.median(row['tool_ms']):.3f} ms",
+            f"{statistics.median(row['edgedl_ms']):.3f} ms",
+            f"{row['ratio']:.3f}",
+            f"{100 * row['noise_floor']:.1f} %",
+        ]
+        for row in rows
+    ]
+    return markdown(lines, right=(2, 3, 4, 5))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -99,29 +115,18 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0)
     arguments = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    lines = [["model", "engine", "its own tool", "`edgedl bench`", "ratio", "noise floor"]]
+    results = RESULTS / "tools.json"
+    kept = json.loads(results.read_text())["rows"] if results.exists() else []
+    rows = [row for row in kept if row["model"] not in arguments.names]
     for name in arguments.names:
         entry = fetch(name, arguments.cache)
         for engine in ("onnxruntime", "openvino"):
-            found = one(entry, engine, arguments.turns, arguments.seconds)
-            rows.append(found)
-            lines.append(
-                [
-                    name,
-                    engine,
-                    f"{statistics.median(found['tool_ms']):.3f} ms",
-                    f"{statistics.median(found['edgedl_ms']):.3f} ms",
-                    f"{found['ratio']:.3f}",
-                    f"{100 * found['noise_floor']:.1f} %",
-                ]
-            )
+            rows.append(one(entry, engine, arguments.turns, arguments.seconds))
             RESULTS.mkdir(exist_ok=True)
             document = {"machine": this_machine().to_json(), "rows": rows}
-            (RESULTS / "tools.json").write_text(json.dumps(document, indent=1) + "\n")
-            text = markdown(lines, right=(2, 3, 4, 5))
-            (RESULTS / "tools.md").write_text(text + "\n")
-            print(text.splitlines()[-1], flush=True)
+            results.write_text(json.dumps(document, indent=1) + "\n")
+            (RESULTS / "tools.md").write_text(table(rows) + "\n")
+            print(table(rows).splitlines()[-1], flush=True)
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ def test_a_drop_limit_is_kept(few: Path, tmp_path: Path) -> None:
 
 BAD = {
     "a model that is not there": (["compress", "none.onnx", "--samples", TEST], 1, "no such file"),
-    "no samples": (["compress", MODEL], 2, "needs samples"),
+    "no samples": (["compress", MODEL], 2, "samples are needed"),
     "an unknown target": (["compress", MODEL, "--samples", TEST, "--target", "cp"], 2, "`cpu`"),
     "a drop that is none": (["compress", MODEL, "--samples", TEST, "--max-drop", "5x"], 2, "1%"),
     "an output nowhere": (
