@@ -41,7 +41,7 @@ def ship(
     golden = _golden(winner, samples, threads)
     built = backend(winner.candidate.engine)
     data, names = to_ship(winner.candidate.model)
-    payload: Payload = built.compile(data, winner.candidate.precision)
+    payload: Payload = built.compile(data, winner.candidate.precision, winner.candidate.settings)
     write_bundle(
         output,
         signature=winner.candidate.model.signature,

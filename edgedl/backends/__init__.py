@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 from edgedl.core.registry import resolve
@@ -34,8 +34,16 @@ class Backend(Protocol):
     def settings(self, precision: str) -> Mapping[str, Any]:
         """How the engine is to open a model in `int8`, or in one of `floats()`."""
 
-    def compile(self, data: bytes, precision: str) -> Payload:
-        """The payload that opens this ONNX file in this precision, opened once to prove it.
+    def variants(
+        self, settings: Mapping[str, Any], kinds: Collection[str]
+    ) -> Mapping[str, Mapping[str, Any]]:
+        """Other settings worth timing where the engine runs operators of these kinds, by label."""
+
+    def compile(
+        self, data: bytes, precision: str, settings: Mapping[str, Any] | None = None
+    ) -> Payload:
+        """The payload that opens this ONNX file in these settings, those of the precision where
+        None, opened once to prove it.
 
         Raises:
             EngineFailed: the engine refuses the model.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from edgedl.core.errors import Unsupported
@@ -30,8 +30,15 @@ class OpenVinoBackend:
     def settings(self, precision: str) -> Mapping[str, Any]:
         return {"precision": HINTS[precision]}
 
-    def compile(self, data: bytes, precision: str) -> Payload:
-        settings = self.settings(precision)
+    def variants(
+        self, settings: Mapping[str, Any], kinds: Collection[str]
+    ) -> Mapping[str, Mapping[str, Any]]:
+        return {}
+
+    def compile(
+        self, data: bytes, precision: str, settings: Mapping[str, Any] | None = None
+    ) -> Payload:
+        settings = self.settings(precision) if settings is None else settings
         engine(self.engine).open_model(data, settings=settings, threads=1).close()
         return Payload(self.engine, "onnx", "models/openvino.onnx", precision, settings)
 

@@ -83,11 +83,18 @@ def _options(threads: int | None) -> onnxruntime.SessionOptions:
 
 
 def _engine(
-    model: bytes | str | Path, options: onnxruntime.SessionOptions
+    model: bytes | str | Path,
+    options: onnxruntime.SessionOptions,
+    settings: Mapping[str, Any],
 ) -> onnxruntime.InferenceSession:
     source = str(model) if isinstance(model, Path) else model
     try:
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            source,
+            options,
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=settings.get("unfused"),
+        )
     except Exception as error:
         raise EngineFailed(f"onnxruntime refuses the model: {_reason(error)}") from error
 
@@ -211,7 +218,8 @@ class OrtEngine:
     """onnxruntime on the processor.
 
     `settings["memory_pattern"]` False plans no memory ahead, which keeps the peak low where a
-    model has many large outputs; `settings["reuse_outputs"]` True makes a `ReusingSession`.
+    model has many large outputs; `settings["reuse_outputs"]` True makes a `ReusingSession`;
+    `settings["unfused"]` names optimizers of onnxruntime that are left out.
     """
 
     name = "onnxruntime"
@@ -226,7 +234,7 @@ class OrtEngine:
         options = _options(threads)
         options.enable_mem_pattern = settings.get("memory_pattern", True)
         kind = ReusingSession if settings.get("reuse_outputs") else OrtSession
-        return kind(_engine(model, options))
+        return kind(_engine(model, options, settings))
 
     def operators(
         self,
@@ -247,7 +255,7 @@ class OrtEngine:
             options = _options(threads)
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
-            session = _engine(model, options)
+            session = _engine(model, options, settings)
             for _ in range(runs if runs == 1 else WARM_CALLS + runs):
                 session.run(None, dict(feed))
             events = json.loads(Path(session.end_profiling()).read_text())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from edgedl.core.units import format_bytes
 from edgedl.passes.calibrate import calibrate, forecast
 from edgedl.passes.graph import quantized_already
 from edgedl.passes.ranges import METHODS, Histogram, Method
+from edgedl.runtime import engine
 from edgedl.search.candidates import (
     Ask,
     Candidate,
@@ -54,6 +55,35 @@ class Ways:
 
 def try_everything(backends: Sequence[Backend], ways: Ways) -> tuple[list[Trial], list[Refusal]]:
     """Every way on every engine, run and compared with float; and those that did not run."""
+    trials, refusals = _try_models(backends, ways)
+    for built in backends:
+        mine = [
+            trial.candidate
+            for trial in trials
+            if trial.candidate.engine == built.engine and not trial.candidate.as_given
+        ]
+        kinds = _kinds(mine[0], ways) if mine else set()
+        for candidate in mine:
+            for label, settings in built.variants(candidate.settings, kinds).items():
+                again = replace(
+                    candidate, label=f"{candidate.label}, {label}", settings=dict(settings)
+                )
+                _attempt(again, ways, trials, refusals)
+    return trials, refusals
+
+
+def _kinds(candidate: Candidate, ways: Ways) -> set[str]:
+    """The kinds of operators that the engine runs for a candidate."""
+    found = engine(candidate.engine).operators(
+        candidate.model.path,
+        ways.expected.feeds[0],
+        settings=candidate.settings,
+        threads=ways.threads,
+    )
+    return {operator.kind for operator in found}
+
+
+def _try_models(backends: Sequence[Backend], ways: Ways) -> tuple[list[Trial], list[Refusal]]:
     trials: list[Trial] = []
     refusals: list[Refusal] = []
     for built in backends:
