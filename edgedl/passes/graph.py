@@ -10,6 +10,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
@@ -184,6 +185,18 @@ def shape_of(value: ir.Value) -> tuple[int | str | None, ...]:
     return tuple(
         dimension if isinstance(dimension, int) else dimension.value for dimension in value.shape
     )
+
+
+def constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """A new initialiser of the graph."""
+    value = ir.Value(
+        name=name,
+        shape=ir.Shape(array.shape),
+        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+        const_value=ir.tensor(array, name=name),
+    )
+    graph.register_initializer(value)
+    return value
 
 
 def settings_of(edit: Any) -> dict[str, Any]:

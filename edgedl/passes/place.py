@@ -12,7 +12,7 @@ import onnx_ir.passes.common as common
 from edgedl.core.errors import BadOption, nearest
 from edgedl.core.model import Model
 from edgedl.core.target import SCHEMES
-from edgedl.passes.graph import rewrite
+from edgedl.passes.graph import constant, rewrite
 from edgedl.passes.plan import Plan, Quantizer
 from edgedl.passes.regroup import MICROSOFT, gelu_operators
 from edgedl.passes.scales import weight_scales
@@ -80,18 +80,6 @@ class Place:
                 f"the plan names `{unknown[0]}`, which the model has not",
                 hint="plan again for this model",
             )
-
-
-def constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """A new initialiser of the graph."""
-    value = ir.Value(
-        name=name,
-        shape=ir.Shape(array.shape),
-        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-        const_value=ir.tensor(array, name=name),
-    )
-    graph.register_initializer(value)
-    return value
 
 
 def _insert_quantizer(

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from edgedl.passes.graph import constant
+
 HALF_ROOT = 1 / math.sqrt(2)
 MICROSOFT = "com.microsoft"
 
@@ -47,8 +49,8 @@ def absorb_affine(graph: ir.Graph) -> None:
             offset = offset * factors
             spread = [-1 if i == axis else 1 for i in range(kernel.ndim)]
             scaled = (kernel * factors.reshape(spread)).astype(np.float32)
-            product.replace_input_with(1, _new(graph, f"{node.name}_weight", scaled))
-        made = _new(graph, f"{node.name}_bias", offset.astype(np.float32))
+            product.replace_input_with(1, constant(graph, f"{node.name}_weight", scaled))
+        made = constant(graph, f"{node.name}_bias", offset.astype(np.float32))
         if bias is None:
             product.resize_inputs(3)
         product.replace_input_with(2, made)
@@ -117,8 +119,8 @@ def regroup_gelu(graph: ir.Graph) -> None:
     for found in find_gelus(graph):
         x, last = found.x, found.last
         name = last.name or last.outputs[0].name
-        root = _new(graph, f"{name}_root", np.asarray(1 / HALF_ROOT, np.float32))
-        half = _new(graph, f"{name}_half", np.asarray(0.5, np.float32))
+        root = constant(graph, f"{name}_root", np.asarray(1 / HALF_ROOT, np.float32))
+        half = constant(graph, f"{name}_half", np.asarray(0.5, np.float32))
         scaled = _like(x, f"{name}_scaled", "Div", [x, root])
         product = _like(x, f"{name}_product", "Mul", [x, found.shifted.outputs[0]])
         whole = _like(x, f"{name}_gelu", "Mul", [product, half])
@@ -187,17 +189,6 @@ def _constant(value: ir.Value | None) -> np.ndarray | None:
         return None
     tensor = value.const_value
     return tensor.numpy() if tensor is not None and tensor.dtype == ir.DataType.FLOAT else None
-
-
-def _new(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    value = ir.Value(
-        name=name,
-        shape=ir.Shape(array.shape),
-        type=ir.TensorType(ir.DataType.FLOAT),
-        const_value=ir.tensor(array, name=name),
-    )
-    graph.register_initializer(value)
-    return value
 
 
 def _is(value: ir.Value | None, number: float) -> bool:

@@ -10,8 +10,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from edgedl.core.model import Model
-from edgedl.passes.graph import rewrite
-from edgedl.passes.place import constant
+from edgedl.passes.graph import constant, rewrite
 from edgedl.passes.scales import SMALLEST_SCALE
 
 RECURRENT = ("LSTM", "GRU", "RNN")
