@@ -14,7 +14,7 @@ from onnxscript.version_converter import ConvertVersionPass
 
 from edgedl.core.errors import BadModel
 from edgedl.core.model import Model
-from edgedl.passes.graph import HISTORY_KEY, rewrite
+from edgedl.passes.graph import HISTORY_KEY, drop_unused_initializers, rewrite
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Clean:
             common.NameFixPass(),
             common.TopologicalSortPass(),
         )(graph)
+        drop_unused_initializers(graph)
         graph.ir_version = max(graph.ir_version or 8, 8)
         if history is not None:
             graph.metadata_props[HISTORY_KEY] = history

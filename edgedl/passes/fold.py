@@ -14,7 +14,7 @@ from onnxscript.rewriter.rules import common as rules
 
 from edgedl.core.model import Model
 from edgedl.passes.clean import eliminate_identities
-from edgedl.passes.graph import rewrite
+from edgedl.passes.graph import drop_unused_initializers, rewrite
 from edgedl.passes.regroup import absorb_affine, regroup_gelu
 
 KEPT = frozenset({"DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"})
@@ -71,6 +71,7 @@ class Fold:
             common.RemoveUnusedOpsetsPass(),
             common.NameFixPass(),
         )(graph)
+        drop_unused_initializers(graph)
 
 
 def _worth_folding(node: ir.Node) -> bool:

@@ -199,6 +199,14 @@ def constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     return value
 
 
+def drop_unused_initializers(graph: ir.Model) -> None:
+    """Remove constants that nothing reads, in the bodies of `If` and `Loop`, too."""
+    for one in (graph.graph, *graph.graph.subgraphs()):
+        for name, value in list(one.initializers.items()):
+            if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+                del one.initializers[name]
+
+
 def settings_of(edit: Any) -> dict[str, Any]:
     """A pass's fields as plain JSON; samples stand as their digest."""
     assert is_dataclass(edit)

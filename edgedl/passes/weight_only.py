@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from edgedl.core.model import Model
-from edgedl.passes.graph import constant, rewrite
+from edgedl.passes.graph import constant, drop_unused_initializers, rewrite
 from edgedl.passes.scales import SMALLEST_SCALE
 
 RECURRENT = ("LSTM", "GRU", "RNN")
@@ -63,6 +63,7 @@ class WeightOnly:
                     done[key] = _store(weight, kept)
                 node.replace_input_with(position, done[key])
         common.RemoveUnusedNodesPass()(graph)
+        drop_unused_initializers(graph)
         common.TopologicalSortPass()(graph)
 
     def _fits(self, weight: ir.Value) -> bool:

@@ -147,3 +147,49 @@ def test_dead_channels_stay_dead(tmp_path: Path) -> None:
     [codes] = [a for a in arrays if a.dtype == np.int8]
     assert not codes[:, 7].any()
     assert all(np.isfinite(a).all() for a in arrays)
+
+
+def test_weights_in_nested_bodies_are_stored_and_the_old_ones_go(tmp_path: Path) -> None:
+    weight = RNG.standard_normal((64, 64)).astype(np.float32)
+
+    def branch(depth: int, name: str) -> onnx.GraphProto:
+        """A body with a weight of its own, and another such body in it."""
+        out = helper.make_tensor_value_info(f"{name}_y", TensorProto.FLOAT, [1, 64])
+        product = helper.make_node("MatMul", ["x", f"{name}_w"], [f"{name}_h"], name=f"{name}_p")
+        held = [numpy_helper.from_array(weight + depth, f"{name}_w")]
+        if not depth:
+            last = helper.make_node("Relu", [f"{name}_h"], [f"{name}_y"], name=f"{name}_r")
+            return helper.make_graph([product, last], name, [], [out], held)
+        inner = [branch(depth - 1, f"{name}{side}") for side in "ab"]
+        choice = helper.make_node(
+            "If",
+            ["c"],
+            [f"{name}_i"],
+            then_branch=inner[0],
+            else_branch=inner[1],
+            name=f"{name}_if",
+        )
+        add = helper.make_node("Add", [f"{name}_h", f"{name}_i"], [f"{name}_y"], name=f"{name}_s")
+        return helper.make_graph([product, choice, add], name, [], [out], held)
+
+    body = [branch(1, side) for side in "tf"]
+    graph = helper.make_graph(
+        [helper.make_node("If", ["c"], ["y"], then_branch=body[0], else_branch=body[1], name="if")],
+        "nested",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 64]),
+            helper.make_tensor_value_info("c", TensorProto.BOOL, []),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 64])],
+    )
+    net = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = saved(net, tmp_path)
+    made = WeightOnly()(model)
+    assert made.bytes < 0.4 * model.bytes
+    feed = {"x": RNG.standard_normal((1, 64)).astype(np.float32), "c": np.array(True)}
+    for name in installed_engines():
+        with (
+            engine(name).open_model(model.path, settings={}) as before,
+            engine(name).open_model(made.path, settings={}) as after,
+        ):
+            assert cosine(before.run(feed)["y"], after.run(feed)["y"]) > 0.999
