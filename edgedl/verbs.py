@@ -46,7 +46,7 @@ def bench(
 
     Args:
         modes: further modes by name, each with its options: `profile`, `throughput` (`batches`,
-            `streams`), `load` (`rates` or `p99_ms`), `energy` (`window_s`), all with `seconds`.
+            `streams`), `load` (`rates` or `p99_ms`, `seed`), `energy`, all with `seconds`.
         anyway: time even where the machine cannot give honest figures.
 
     Raises:
@@ -76,7 +76,7 @@ def bench_against(
 ) -> tuple[BenchReport, tuple[Gated, ...], bool]:
     """Time models and hold them against an earlier `edgedl bench --json`.
 
-    What is red is timed once more, alone, and is red only if it is again.
+    Where anything is red, all of them are timed once more, and red is what is so again.
 
     Args:
         limit: the slow-down that is allowed, as a fraction.
@@ -92,12 +92,11 @@ def bench_against(
     old = read_baseline(path)
     found = bench(models, **options)
     rows = gate(found.to_json(), old, limit, path)
-    red = [row.artifact for row in rows if row.red]
-    if not red:
+    if not any(row.red for row in rows):
         return found, rows, False
-    again = bench([str(model) for model in models if str(model) in red], **options)
-    second = {row.artifact: row for row in gate(again.to_json(), old, limit, path)}
-    return found, tuple(second.get(row.artifact, row) for row in rows), True
+    again = gate(bench(models, **options).to_json(), old, limit, path)
+    pairs = zip(rows, again, strict=True)
+    return found, tuple(second if first.red else first for first, second in pairs), True
 
 
 def _shaped(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Path:

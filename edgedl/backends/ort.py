@@ -31,7 +31,7 @@ class OrtBackend:
     def variants(
         self, settings: Mapping[str, Any], kinds: Collection[str]
     ) -> Mapping[str, Mapping[str, Any]]:
-        """Without a fusion whose kernel, in 1.31, takes ten times what it replaces."""
+        """Without a fusion whose kernel, in 1.31, takes several times what it replaces."""
         if "SkipLayerNormalization" not in kinds or settings.get("unfused"):
             return {}
         return {"norms unfused": {**settings, "unfused": ["SkipLayerNormFusion"]}}

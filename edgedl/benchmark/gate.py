@@ -17,6 +17,8 @@ from edgedl.benchmark.machine import unlike
 from edgedl.core.errors import BadOption, Unsupported
 from edgedl.core.stats import Interval, student_quantile
 
+NEEDED = ("machine", "inputs", "noise_floor")
+NEEDED_OF_ROWS = ("artifact", "engine", "threads", "valid", "latency_ms", "yardsticks")
 AGAIN = "take a new baseline: edgedl bench {names} --json > {path}"
 
 
@@ -62,12 +64,13 @@ def read_baseline(path: Path) -> dict[str, Any]:
         ) from error
     try:
         try:
-            document = json.loads(lines)
+            document: Any = json.loads(lines)
         except ValueError:
             document = json.loads(lines.splitlines()[-1] if lines else "")
     except ValueError as error:
         raise BadOption("is no JSON document", where=str(path), hint=again) from error
-    if not isinstance(document, dict) or not isinstance(document.get("rows"), list):
+    rows = document.get("rows") if isinstance(document, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise BadOption("is not what `edgedl bench --json` prints", where=str(path), hint=again)
     if document.get("format_version") != FORMAT_VERSION:
         raise BadOption(
@@ -76,7 +79,11 @@ def read_baseline(path: Path) -> dict[str, Any]:
             where=str(path),
             hint=f"take it anew: {again}",
         )
-    return document
+    absent = [f"`{key}`" for key in NEEDED if key not in document]
+    absent += [f"`{key}` of a row" for key in NEEDED_OF_ROWS if any(key not in r for r in rows)]
+    if absent:
+        raise BadOption(f"lacks {absent[0]}", where=str(path), hint=f"take it anew: {again}")
+    return dict(document)
 
 
 def gate(

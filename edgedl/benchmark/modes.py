@@ -70,7 +70,7 @@ def _throughput(subject: Subject, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _load(subject: Subject, options: Mapping[str, Any]) -> dict[str, Any]:
-    seconds, seed = float(options["seconds"]), int(options["seed"])
+    seconds, seed = float(options["seconds"]), int(options.get("seed", 0))
     session, feeds = subject.session, subject.feeds
     rates = options.get("rates") or ()
     share = seconds / (len(rates) + (options.get("p99_ms") is not None))

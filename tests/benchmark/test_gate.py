@@ -102,6 +102,12 @@ def test_unlike_things_are_refused(change: Any, kind: type[EdgeError], words: st
         ('{"rows": 3}', "is not what"),
         ('{"rows": [], "format_version": 99}', "format version 99"),
         ('{"rows": []}', "format version None"),
+        ('{"rows": [3], "format_version": 1}', "is not what"),
+        ('{"rows": [], "format_version": 1}', "lacks `machine`"),
+        (
+            '{"rows": [{}], "format_version": 1, "machine": {}, "inputs": {}, "noise_floor": 0}',
+            "lacks `artifact` of a row",
+        ),
     ],
 )
 def test_bad_baselines_are_said(text: str | None, words: str, tmp_path: Path) -> None:
