@@ -132,7 +132,6 @@ def command(
             found, gated, again = verbs.bench_against(
                 models, against, limit_slower, **options, progress=bar
             )
-    _write(found, report, plot)
     if gated is not None:
         from edgedl.report.gated import markdown
 
@@ -142,6 +141,7 @@ def command(
         click.echo(_shown(found, layout), err=as_json)
     if as_json:
         print_json(found.to_json())
+    _write(found, report, plot)
     if found.failures:
         from edgedl.benchmark.alone import look_closer
 

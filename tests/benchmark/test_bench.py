@@ -212,3 +212,14 @@ def test_random_inputs_need_fixed_shapes() -> None:
 
 def test_twins_are_numbered() -> None:
     assert number_twins(["a", "b", "a", "a"]) == ["a", "b", "a #2", "a #3"]
+
+
+def test_a_report_that_cannot_be_written_loses_no_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    words = ["bench", net(tmp_path), "--target", ENGINE, "--seconds", 0.5]
+    assert run(*words, "--report", tmp_path / "file", "--json") == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out.splitlines()[-1])["rows"][0]["latency_ms"]["p50"] > 0
+    assert "cannot be made" in err
