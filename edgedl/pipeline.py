@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -35,13 +36,14 @@ from edgedl.search.candidates import (
     Ask,
     Candidate,
     Reference,
-    Refusal,
     Trial,
     reference,
     without_labels,
 )
-from edgedl.search.choose import Ways, confirm, rank, time_trials, try_everything
+from edgedl.search.choose import confirm
+from edgedl.search.find import Search, find
 from edgedl.search.limits import Limits
+from edgedl.search.ways import Ways
 from edgedl.ship import count_operators, precision_of, ship
 
 MOST_AGREEMENT = 256
@@ -114,15 +116,20 @@ def compress(
             check_labels(session, groups.report, named)
 
     ways = Ways(given, clean, groups.calibration, expected, limits, threads, progress, ask)
-    trials, refusals = try_everything(backends, ways)
     feeds = list(groups.choice.take(range(min(MOST_FEEDS, len(groups.choice)))))
-    latency = time_trials(trials, feeds, threads, seed, progress)
-    order = rank(trials, latency, limits, ask)
-    winner, comparison, baseline = confirm(order, trials, feeds, threads, seconds, seed, progress)
+    notes: dict[str, Any] = {"target": target, "threads": threads}
+
+    def keep(trial: Trial) -> None:
+        ship(trial, groups.report, Path(output), threads, {**notes, "unconfirmed": True})
+
+    search = find(backends, ways, feeds, seed, keep)
+    winner, comparison, baseline = confirm(
+        search.order, search.timed.candidates, feeds, threads, seconds, seed, progress
+    )
 
     ratio = comparison.ratio("baseline", "result")
     machine = this_machine().to_json()
-    notes = {"target": target, "threads": threads, "speedup": ratio.to_json(), "machine": machine}
+    notes |= {"speedup": ratio.to_json(), "machine": machine}
     operators = ship(winner, groups.report, Path(output), threads, notes)
     alike, accuracy = _report_answers(
         baseline, winner.candidate, groups.report, named, threads, progress
@@ -148,7 +155,7 @@ def compress(
         agreement=alike,
         accuracy=accuracy,
         operators=count_operators(operators),
-        choices=_choices(trials, refusals, latency, limits, winner),
+        choices=_choices(search, limits, winner),
         float_reasons=_float_reasons(winner),
         doubts=(
             *doubts,
@@ -271,30 +278,25 @@ def _report_answers(
     return alike, Accuracy(metric, first, second, len(samples))
 
 
-def _choices(
-    trials: Sequence[Trial],
-    refusals: Sequence[Refusal],
-    latency: Mapping[str, float],
-    limits: Limits,
-    winner: Trial,
-) -> tuple[Choice, ...]:
+def _choices(search: Search, limits: Limits, winner: Trial) -> tuple[Choice, ...]:
     rows = []
-    for trial in trials:
-        candidate = trial.candidate
-        milliseconds = latency[candidate.name]
-        broken = limits.broken(trial.drop, milliseconds, candidate.model.bytes)
+    trials = {trial.candidate.name: trial for trial in search.order}
+    for candidate in search.timed.candidates:
+        milliseconds = search.timed.latency_ms[candidate.name]
+        trial = trials.get(candidate.name)
+        broken = limits.broken(trial.drop, milliseconds, candidate.model.bytes) if trial else ()
         outcome = "ships" if trial is winner else "; ".join(broken)
         rows.append(
             Choice(
                 candidate.name,
                 milliseconds,
-                trial.agreement,
-                trial.drop,
+                trial.agreement if trial else None,
+                trial.drop if trial else None,
                 candidate.model.bytes,
                 outcome,
             )
         )
-    rows += [Choice(refusal.name, None, None, None, None, refusal.reason) for refusal in refusals]
+    rows += [Choice(r.name, None, None, None, None, r.reason) for r in search.refusals]
     return tuple(rows)
 
 

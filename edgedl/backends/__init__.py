@@ -34,6 +34,9 @@ class Backend(Protocol):
     def settings(self, precision: str) -> Mapping[str, Any]:
         """How the engine is to open a model in `int8`, or in one of `floats()`."""
 
+    def rests(self) -> Mapping[str, Mapping[str, Any]]:
+        """Other settings for int8 models, by label: what their float operators compute in."""
+
     def variants(
         self, settings: Mapping[str, Any], kinds: Collection[str]
     ) -> Mapping[str, Mapping[str, Any]]:

@@ -14,7 +14,7 @@ HINTS = {"float32": "f32", "int8": "f32", "bf16": "bf16", "float16": "f16"}
 
 
 class OpenVinoBackend:
-    """OpenVINO on the processor; int8 models keep their float operators in float32."""
+    """OpenVINO on the processor."""
 
     engine = "openvino"
     scheme: Scheme = OPENVINO
@@ -29,6 +29,10 @@ class OpenVinoBackend:
 
     def settings(self, precision: str) -> Mapping[str, Any]:
         return {"precision": HINTS[precision]}
+
+    def rests(self) -> Mapping[str, Mapping[str, Any]]:
+        reduced = self.floats()[1:]
+        return {f"rest in {name}": self.settings(name) for name in reduced}
 
     def variants(
         self, settings: Mapping[str, Any], kinds: Collection[str]

@@ -28,6 +28,9 @@ class OrtBackend:
     def settings(self, precision: str) -> Mapping[str, Any]:
         return {}
 
+    def rests(self) -> Mapping[str, Mapping[str, Any]]:
+        return {}
+
     def variants(
         self, settings: Mapping[str, Any], kinds: Collection[str]
     ) -> Mapping[str, Mapping[str, Any]]:

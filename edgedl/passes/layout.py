@@ -219,7 +219,7 @@ def _made_in_int8(
         decision = decisions.get(producer.name or "")
         if decision is not None:
             return decision.precision == "int8"
-        if facts.clips_at_zero(producer) or _moves(producer, scheme):
+        if facts.clips_at_zero(producer) or is_move(producer, scheme):
             first = producer.inputs[0]
             producer = first.producer() if first is not None else None
             continue
@@ -227,7 +227,13 @@ def _made_in_int8(
     return False
 
 
-def _moves(node: ir.Node, scheme: Scheme) -> bool:
+def computed_operands(node: ir.Node, facts: Facts) -> list[ir.Value]:
+    """The operands of an int8 operator that are quantized as activations."""
+    return facts.computed(node)[: 1 if _is_product(node) and node.op_type != "MatMul" else None]
+
+
+def is_move(node: ir.Node, scheme: Scheme) -> bool:
+    """Whether an operator only carries values, so that integer codes go through it as well."""
     if node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "nearest":
         return False
     return node.domain in ("", "ai.onnx") and node.op_type in scheme.moves
@@ -272,9 +278,7 @@ def _quantized_tensors(
     quantized: dict[str, ir.Value] = {}
     made: set[str] = set()
     for node in chosen:
-        for value in facts.computed(node)[
-            : 1 if _is_product(node) and node.op_type != "MatMul" else None
-        ]:
+        for value in computed_operands(node, facts):
             quantized[value.name or ""] = value
         made.add(facts.result(node).name or "")
         if scheme.outputs and node.op_type not in scheme.optional_outputs:
@@ -288,7 +292,7 @@ def _quantized_tensors(
         return name
 
     for node in reversed(facts.nodes):
-        if not _moves(node, scheme):
+        if not is_move(node, scheme):
             continue
         outputs = [value for value in node.outputs if value.name in quantized]
         operands = facts.computed(node)
@@ -313,7 +317,7 @@ def _quantized_tensors(
             and (
                 everyone
                 or node.name in int8
-                or (_moves(node, scheme) and node.outputs[0].name in quantized)
+                or (is_move(node, scheme) and node.outputs[0].name in quantized)
             )
         )
     order = {value.name: i for i, node in enumerate(facts.nodes) for value in node.outputs}
@@ -323,7 +327,7 @@ def _quantized_tensors(
 
 def _carried(value: ir.Value, made: Collection[str], scheme: Scheme) -> bool:
     producer = value.producer()
-    while producer is not None and _moves(producer, scheme) and producer.inputs[0] is not None:
+    while producer is not None and is_move(producer, scheme) and producer.inputs[0] is not None:
         if producer.inputs[0].name in made:
             return True
         producer = producer.inputs[0].producer()

@@ -19,13 +19,16 @@ class Quantizer:
         return {"dtype": self.dtype, "scale": self.scale, "zero_point": self.zero_point}
 
 
+State = Literal["float", "int8"]
+
+
 @dataclass(frozen=True)
 class Decision:
     """What becomes of one operator, and why."""
 
     node: str
     operator: str
-    precision: Literal["int8", "float"]
+    precision: State
     reason: str
 
     def to_json(self) -> dict[str, str]:
@@ -34,6 +37,26 @@ class Decision:
             "operator": self.operator,
             "precision": self.precision,
             "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One operator's microseconds in float and in int8, and what was chosen for it."""
+
+    node: str
+    operator: str
+    float_us: float | None
+    int8_us: float | None
+    chosen: State
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "node": self.node,
+            "operator": self.operator,
+            "float_us": self.float_us,
+            "int8_us": self.int8_us,
+            "chosen": self.chosen,
         }
 
 

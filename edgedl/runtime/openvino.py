@@ -161,7 +161,9 @@ def _operator(node: Any, us: float | None, kernel: str) -> Operator:
     info = node.get_rt_info()
     kind = str(info["layerType"].astype(str))
     precision = _precision(kind, str(info["runtimePrecision"].astype(str)))
-    return Operator(kind, precision, _name(node), us, kernel.startswith("ref"))
+    layers = str(info["originalLayersNames"].astype(str))
+    fused = tuple(layers.split(",")) if layers else ()
+    return Operator(kind, precision, _name(node), us, kernel.startswith("ref"), fused)
 
 
 class OpenVinoEngine:

@@ -49,6 +49,7 @@ class Operator:
         us: its time in one call in microseconds, without that of the operators in its body; None
             where it was not timed.
         fallback: computed by a reference kernel, or as float between two conversions.
+        layers: names of the model's own nodes that it stands for, as far as the engine tells.
     """
 
     kind: str
@@ -56,6 +57,7 @@ class Operator:
     name: str = ""
     us: float | None = None
     fallback: bool = False
+    layers: tuple[str, ...] = ()
 
 
 class InputCheck:

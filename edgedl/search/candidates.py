@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +20,7 @@ from edgedl.core.target import Scheme
 from edgedl.passes.graph import read, rewrite
 from edgedl.passes.layout import EXTENTS, Extent, layout
 from edgedl.passes.place import Place
-from edgedl.passes.plan import Plan
+from edgedl.passes.plan import Cost, Plan
 from edgedl.passes.quantize import plan
 from edgedl.passes.ranges import METHODS, Histogram, Method
 from edgedl.passes.weight_only import WeightOnly
@@ -35,8 +37,13 @@ Ask = Literal["int8", "auto", "weights", "bf16", "float16"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way: an engine, the precision asked of it, the model, and the plan behind it; `stored`
-    where it computes in float with weights stored in 8 bits."""
+    """One way: an engine, the precision asked of it, the model, and the plan behind it.
+
+    Attributes:
+        stored: it computes in float, with weights stored in 8 bits.
+        method: how the ranges of its plan were found.
+        costs: the table that its plan was found in, empty where rules made it.
+    """
 
     engine: str
     precision: str
@@ -46,6 +53,8 @@ class Candidate:
     plan: Plan | None = None
     as_given: bool = False
     stored: bool = False
+    method: Method | None = None
+    costs: tuple[Cost, ...] = ()
 
     @property
     def name(self) -> str:
@@ -92,6 +101,17 @@ class Reference:
     answers: tuple[Mapping[str, np.ndarray], ...]
     labels: np.ndarray | None
     metric: str | None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of everything in it."""
+        digest = hashlib.sha256(repr(self.metric).encode())
+        for part in (*self.feeds, *self.answers, {"labels": self.labels}):
+            for name, array in sorted(part.items()):
+                if array is not None:
+                    digest.update(f"{name} {array.dtype} {array.shape}".encode())
+                    digest.update(array.tobytes())
+        return digest.hexdigest()
 
     def take(self, count: int) -> Reference:
         """The first `count` samples."""
@@ -182,52 +202,52 @@ def int8_candidate(
     *,
     extent: Extent = "full",
     keep_float: Mapping[str, str] | None = None,
+    exact: Collection[str] = (),
+    settings: Mapping[str, Any] | None = None,
     label: str,
 ) -> Candidate:
     """The model in int8 by the backend's scheme; operators that compute in float have their weights
-    stored in 8 bits, but for those of `keep_float`."""
+    stored in 8 bits, but for those of `exact`."""
     decided = plan(
         clean, backend.scheme.name, histograms, method, extent=extent, keep_float=keep_float
     )
-    kept = tuple(sorted(keep_float or ()))
-    model = rewrite(clean, Place(decided), WeightOnly(keep_float=kept))
-    return Candidate(backend.engine, "int8", label, model, backend.settings("int8"), decided)
+    model = rewrite(clean, Place(decided), WeightOnly(keep_float=tuple(sorted(exact))))
+    settings = backend.settings("int8") if settings is None else settings
+    return Candidate(backend.engine, "int8", label, model, settings, decided, method=method)
 
 
-def int8_candidates(
+def best_ranges(
     backend: Backend,
     clean: Model,
     histograms: Mapping[str, Histogram],
     expected: Reference,
     threads: int | None,
-) -> Iterator[Candidate | Refusal]:
-    """Int8 as far as the rules go, and narrower, with the ranges that answer most like float.
-
-    Only plans that differ in what they put into int8 are given.
-    """
+) -> Candidate | Refusal | None:
+    """Int8 as far as the rules go, with the ranges that answer most like float; None where the
+    rules put nothing into int8."""
     least = expected.take(METHOD_SAMPLES)
-    tried: list[tuple[float, Method, Candidate]] = []
+    tried: list[tuple[float, Candidate]] = []
     for method in METHODS:
         candidate = int8_candidate(backend, clean, histograms, method, label=f"int8, {method}")
         assert candidate.plan is not None
         if not candidate.plan.int8:
-            return
+            return None
         try:
-            tried.append((try_out(candidate, least, threads).agreement.sqnr_db, method, candidate))
+            tried.append((try_out(candidate, least, threads).agreement.sqnr_db, candidate))
         except EdgeError as error:
-            yield Refusal(candidate.name, error.message)
-            break
-    best: Method = "mse"
+            return Refusal(candidate.name, error.message)
+    return max(tried, key=lambda entry: entry[0])[1]
+
+
+def narrower(
+    backend: Backend, clean: Model, histograms: Mapping[str, Histogram], method: Method
+) -> Iterator[Candidate]:
+    """Int8 by narrower rules; only plans that differ in what they put into int8."""
     seen: set[tuple[str, ...]] = set()
-    if tried:
-        _, best, candidate = max(tried, key=lambda entry: entry[0])
+    for extent in EXTENTS:
+        label = f"int8 {extent}, {method}"
+        candidate = int8_candidate(backend, clean, histograms, method, extent=extent, label=label)
         assert candidate.plan is not None
-        seen.add(candidate.plan.int8)
-        yield candidate
-    for extent in EXTENTS[1:]:
-        label = f"int8 {extent}, {best}"
-        candidate = int8_candidate(backend, clean, histograms, best, extent=extent, label=label)
-        assert candidate.plan is not None
-        if candidate.plan.int8 and candidate.plan.int8 not in seen:
-            seen.add(candidate.plan.int8)
+        if candidate.plan.int8 and candidate.plan.int8 not in seen and extent != "full":
             yield candidate
+        seen.add(candidate.plan.int8)

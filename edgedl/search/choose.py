@@ -1,201 +1,171 @@
-"""Every way tried, timed side by side, and the one to ship."""
+"""Candidates timed side by side, the promising ones compared with float, and the one to ship."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from edgedl.backends import Backend
 from edgedl.benchmark.compare import Comparison, compare
 from edgedl.benchmark.contest import Contestant, contest, must
 from edgedl.benchmark.watch import idle_cores
 from edgedl.core.errors import EdgeError, EngineFailed, Unsupported
-from edgedl.core.model import Model
 from edgedl.core.progress import Progress
-from edgedl.core.samples import Samples
-from edgedl.core.units import format_bytes
-from edgedl.passes.calibrate import calibrate, forecast
-from edgedl.passes.graph import quantized_already
-from edgedl.passes.ranges import METHODS, Histogram, Method
-from edgedl.runtime import engine
-from edgedl.search.candidates import (
-    Ask,
-    Candidate,
-    Reference,
-    Refusal,
-    Trial,
-    float_candidates,
-    int8_candidates,
-    tensors_to_watch,
-    try_out,
-)
-from edgedl.search.limits import Limits, relieve
+from edgedl.runtime.session import Session
+from edgedl.search.candidates import Ask, Candidate, Reference, Refusal, Trial
+from edgedl.search.limits import Limits
+from edgedl.search.memory import Latencies, judge
 
 TIE = 0.01
 ALIKE = 0.1
 UNRELATED = 0.6
+HEAT = 4
+HOPELESS = 1.15
+SECONDS_EACH = 0.4
 
 
 @dataclass(frozen=True, eq=False)
-class Ways:
-    """What trials are made from: the model as given and cleaned, samples, what is expected, and
-    what was asked for."""
+class Timed:
+    """Candidates' median latencies in milliseconds, by name, and those that did not open."""
 
-    given: Model
-    clean: Model
-    calibration: Samples
-    expected: Reference
-    limits: Limits
-    threads: int
-    progress: Progress
-    ask: Ask = "int8"
+    candidates: tuple[Candidate, ...]
+    latency_ms: Mapping[str, float]
+    refusals: tuple[Refusal, ...]
 
 
-def try_everything(backends: Sequence[Backend], ways: Ways) -> tuple[list[Trial], list[Refusal]]:
-    """Every way on every engine, run and compared with float; and those that did not run."""
-    trials, refusals = _try_models(backends, ways)
-    for built in backends:
-        mine = [
-            trial.candidate
-            for trial in trials
-            if trial.candidate.engine == built.engine and not trial.candidate.as_given
-        ]
-        kinds = _kinds(mine[0], ways) if mine else set()
-        for candidate in mine:
-            for label, settings in built.variants(candidate.settings, kinds).items():
-                again = replace(
-                    candidate, label=f"{candidate.label}, {label}", settings=dict(settings)
-                )
-                _attempt(again, ways, trials, refusals)
-    return trials, refusals
-
-
-def _kinds(candidate: Candidate, ways: Ways) -> set[str]:
-    """The kinds of operators that the engine runs for a candidate."""
-    found = engine(candidate.engine).operators(
-        candidate.model.path,
-        ways.expected.feeds[0],
-        settings=candidate.settings,
-        threads=ways.threads,
-    )
-    return {operator.kind for operator in found}
-
-
-def _try_models(backends: Sequence[Backend], ways: Ways) -> tuple[list[Trial], list[Refusal]]:
-    trials: list[Trial] = []
-    refusals: list[Refusal] = []
-    for built in backends:
-        for candidate in float_candidates(built, ways.given, ways.clean):
-            if candidate.precision == "float32" or candidate.answers(ways.ask):
-                _attempt(candidate, ways, trials, refusals)
-    if ways.ask not in ("int8", "auto"):
-        return trials, refusals
-    if quantized_already(ways.clean):
-        refusals.append(Refusal("int8", "the model is quantized already, and left as it is"))
-        return trials, refusals
-    watched = tensors_to_watch(ways.clean, [built.scheme for built in backends])
-    if not watched:
-        refusals.append(Refusal("int8", "no operator of the graph has an int8 kernel here"))
-        return trials, refusals
-    need = forecast(ways.clean, watched, ways.calibration)
-    ways.progress(f"calibrating, about {format_bytes(need.peak_bytes)} needed", 0, 1)
-    histograms = calibrate(ways.clean, watched, ways.calibration, progress=ways.progress)
-    for built in backends:
-        first: Trial | None = None
-        for found in int8_candidates(built, ways.clean, histograms, ways.expected, ways.threads):
-            trial = _attempt(found, ways, trials, refusals)
-            first = first or trial
-        if first is not None:
-            _relieve(built, first, histograms, ways, trials, refusals)
-    return trials, refusals
-
-
-def _attempt(
-    candidate: Candidate | Refusal, ways: Ways, trials: list[Trial], refusals: list[Refusal]
-) -> Trial | None:
-    if isinstance(candidate, Refusal):
-        refusals.append(candidate)
-        return None
-    ways.progress(f"trying {candidate.name}", len(trials), len(trials) + 1)
-    try:
-        trials.append(try_out(candidate, ways.expected, ways.threads))
-    except EdgeError as error:
-        refusals.append(Refusal(candidate.name, error.message))
-        return None
-    return trials[-1]
-
-
-def _relieve(
-    built: Backend,
-    first: Trial,
-    histograms: Mapping[str, Histogram],
-    ways: Ways,
-    trials: list[Trial],
-    refusals: list[Refusal],
-) -> None:
-    max_drop = ways.limits.max_drop
-    if max_drop is None or first.drop <= max_drop:
-        return
-    method: Method = next(m for m in METHODS if first.candidate.label.endswith(m))
-    more = relieve(
-        built,
-        ways.clean,
-        histograms,
-        method,
-        first.candidate,
-        ways.expected,
-        max_drop,
-        ways.threads,
-    )
-    try:
-        for trial in more:
-            trials.append(trial)
-            ways.progress(f"trying {trial.candidate.name}", len(trials), len(trials) + 1)
-    except EdgeError as error:
-        refusals.append(Refusal(f"{built.engine} int8 with operators in float", error.message))
-
-
-def time_trials(
-    trials: Sequence[Trial],
+def time_candidates(
+    candidates: Sequence[Candidate],
     feeds: Sequence[Mapping[str, np.ndarray]],
     threads: int,
     seed: int,
     progress: Progress,
-) -> dict[str, float]:
-    """The median latency of every trial in milliseconds, from few rounds of all of them.
+) -> Timed:
+    """Time candidates in heats of a few, the first that opens in each of them.
 
-    Each is the first one's median times the median of the rounds' ratios to it, so that a machine
-    whose speed drifts ranks them all the same.
+    Each latency is the first one's median times the median of the rounds' ratios to it, so that a
+    machine whose speed drifts ranks all the same, and no more than a heat is in memory at once.
+    What was found on this machine before to be 15 % slower than the best is not timed again.
+
+    Raises:
+        EngineFailed: none of them opens.
     """
-    if not trials:
+    refusals: list[Refusal] = []
+    rest = list(candidates)
+    while rest:
+        reference = rest.pop(0)
+        try:
+            first = reference.open(threads)
+            break
+        except EdgeError as error:
+            refusals.append(Refusal(reference.name, error.message))
+    else:
         raise EngineFailed(
             "no engine could run the model in any way", hint="`edgedl bench` shows why"
         )
-    sessions = {trial.candidate.name: trial.candidate.open(threads) for trial in trials}
+    kept = Latencies(reference, threads, {n: list(a.shape) for n, a in feeds[0].items()})
+    ratios: dict[str, float] = {reference.name: 1.0}
+    known = {c.name: ratio for c in rest if (ratio := kept.ratio(c)) is not None}
+    hopeless = {n for n, ratio in known.items() if ratio > HOPELESS * min(1.0, *known.values())}
+    ratios |= {name: known[name] for name in hopeless}
+    waiting = [candidate for candidate in rest if candidate.name not in hopeless]
+    times_ms: list[float] = []
+    with first:
+        for start in range(0, len(waiting) or 1, HEAT - 1):
+            heat = waiting[start : start + HEAT - 1]
+            found, first_ms, failed = _heat(first, heat, feeds, threads, seed, progress)
+            times_ms.append(first_ms)
+            refusals += failed
+            ratios |= found
+            kept.add((c, found[c.name]) for c in heat if c.name in found)
+    reference_ms = float(np.median(times_ms))
+    lasted = tuple(c for c in candidates if c.name in ratios)
+    return Timed(lasted, {n: r * reference_ms for n, r in ratios.items()}, tuple(refusals))
+
+
+def _heat(
+    first: Session,
+    heat: Sequence[Candidate],
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    threads: int,
+    seed: int,
+    progress: Progress,
+) -> tuple[dict[str, float], float, list[Refusal]]:
+    """Ratios to the first by name, the first's milliseconds, and what did not open or run."""
+    sessions: dict[str, Session] = {"": first}
+    refusals: list[Refusal] = []
     try:
+        for candidate in heat:
+            progress(f"timing {candidate.name}", 0, 1)
+            try:
+                sessions[candidate.name] = candidate.open(threads)
+                sessions[candidate.name].run(feeds[0])
+            except EdgeError as error:
+                refusals.append(Refusal(candidate.name, error.message))
+                if candidate.name in sessions:
+                    sessions.pop(candidate.name).close()
+        seconds = SECONDS_EACH * len(sessions)
         found = compare(
-            sessions,
-            feeds,
-            seconds=0.4 * len(sessions),
-            least_rounds=8,
-            seed=seed,
-            progress=progress,
+            sessions, feeds, seconds=seconds, least_rounds=8, seed=seed, progress=progress
         )
     finally:
-        for session in sessions.values():
-            session.close()
+        for name, session in sessions.items():
+            if name:
+                session.close()
     [rounds] = found.processes
-    first = rounds.medians_ns(found.names[0])
-    return {
-        name: float(np.median(first) * np.median(rounds.medians_ns(name) / first)) / 1e6
-        for name in found.names
-    }
+    own = rounds.medians_ns("")
+    ratios = {name: float(np.median(rounds.medians_ns(name) / own)) for name in sessions if name}
+    return ratios, float(np.median(own)) / 1e6, refusals
+
+
+def judge_promising(
+    timed: Timed,
+    expected: Reference,
+    limits: Limits,
+    ask: Ask,
+    threads: int,
+    progress: Progress,
+    keep: Callable[[Trial], None] = lambda _: None,
+) -> tuple[list[Trial], list[Refusal]]:
+    """Candidates compared with float, the fastest first, until one keeps every limit, and all that
+    are as fast as it within 1 %.
+
+    Args:
+        keep: is given each trial that is better than those before it.
+    """
+    able = sorted(
+        (c for c in timed.candidates if c.answers(ask)), key=lambda c: timed.latency_ms[c.name]
+    )
+    trials: list[Trial] = []
+    refusals: list[Refusal] = []
+    enough = np.inf
+    for candidate in able:
+        latency = timed.latency_ms[candidate.name]
+        if latency > enough:
+            break
+        progress(f"comparing {candidate.name} with float", len(trials), len(able))
+        try:
+            trials.append(judge(candidate, expected, threads))
+        except EdgeError as error:
+            refusals.append(Refusal(candidate.name, error.message))
+            continue
+        if rank(trials, timed.latency_ms, limits, ask)[0] is trials[-1]:
+            keep(trials[-1])
+        if enough == np.inf and troubles(trials[-1], timed.latency_ms, limits) == (0, 0):
+            enough = (1 + TIE) * latency
+    return trials, refusals
+
+
+def troubles(trial: Trial, latency_ms: Mapping[str, float], limits: Limits) -> tuple[int, int]:
+    """Whether the answers have nothing to do with float's, and how many limits are broken."""
+    candidate, same = trial.candidate, trial.agreement
+    broken = limits.broken(trial.drop, latency_ms[candidate.name], candidate.model.bytes)
+    lost = same.cosine < UNRELATED and (same.top1 is None or same.top1 < 0.5)
+    return int(lost), len(broken)
 
 
 def rank(
-    every: Sequence[Trial], latency: Mapping[str, float], limits: Limits, ask: Ask = "int8"
+    every: Sequence[Trial], latency_ms: Mapping[str, float], limits: Limits, ask: Ask = "int8"
 ) -> list[Trial]:
     """The trials that may ship, best first: of those that were asked for, the ones that break the
     fewest limits.
@@ -211,24 +181,16 @@ def rank(
     if not trials:
         engines = ", ".join(sorted({trial.candidate.engine for trial in every}))
         raise Unsupported(
-            f"nothing here computes in {ask} ({engines})"
+            f"nothing here computes in {ask}{f' ({engines})' if engines else ''}"
             if ask != "weights"
             else "the model has no weights that are worth storing in 8 bits",
             hint="`edgedl doctor` lists each engine's precisions; --int8 ships what is fastest",
         )
-
-    def troubles(trial: Trial) -> tuple[int, int]:
-        candidate = trial.candidate
-        broken = limits.broken(trial.drop, latency[candidate.name], candidate.model.bytes)
-        same = trial.agreement
-        lost = same.cosine < UNRELATED and (same.top1 is None or same.top1 < 0.5)
-        return int(lost), len(broken)
-
-    fewest = min(troubles(trial) for trial in trials)
-    able = [trial for trial in trials if troubles(trial) == fewest]
-    able.sort(key=lambda trial: latency[trial.candidate.name])
-    limit = (1 + TIE) * latency[able[0].candidate.name]
-    near = [trial for trial in able if latency[trial.candidate.name] <= limit]
+    fewest = min(troubles(trial, latency_ms, limits) for trial in trials)
+    able = [trial for trial in trials if troubles(trial, latency_ms, limits) == fewest]
+    able.sort(key=lambda trial: latency_ms[trial.candidate.name])
+    limit = (1 + TIE) * latency_ms[able[0].candidate.name]
+    near = [trial for trial in able if latency_ms[trial.candidate.name] <= limit]
     smallest = min(trial.candidate.model.bytes for trial in near)
     near = [trial for trial in near if trial.candidate.model.bytes <= (1 + ALIKE) * smallest]
     near.sort(key=lambda trial: -trial.agreement.sqnr_db)
@@ -237,7 +199,7 @@ def rank(
 
 def confirm(
     order: Sequence[Trial],
-    trials: Sequence[Trial],
+    candidates: Sequence[Candidate],
     feeds: Sequence[Mapping[str, np.ndarray]],
     threads: int,
     seconds: float,
@@ -254,7 +216,7 @@ def confirm(
     """
     found: list[tuple[Trial, Comparison, Candidate]] = []
     for trial in order:
-        baseline = _baseline(trial.candidate, trials)
+        baseline = baseline_of(trial.candidate, candidates)
         outcome = contest(
             [_contestant("baseline", baseline), _contestant("result", trial.candidate)],
             feeds,
@@ -277,11 +239,7 @@ def _contestant(name: str, candidate: Candidate) -> Contestant:
     return Contestant(name, candidate.model.path, candidate.engine, candidate.settings)
 
 
-def _baseline(candidate: Candidate, trials: Sequence[Trial]) -> Candidate:
+def baseline_of(candidate: Candidate, candidates: Sequence[Candidate]) -> Candidate:
     """The float32 model on the same engine, as given where the engine takes it so."""
-    floats = [
-        trial.candidate
-        for trial in trials
-        if trial.candidate.engine == candidate.engine and trial.candidate.precision == "float32"
-    ]
+    floats = [c for c in candidates if c.engine == candidate.engine and c.precision == "float32"]
     return next((c for c in floats if c.as_given), floats[0] if floats else candidate)

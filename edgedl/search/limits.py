@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,11 +12,13 @@ from edgedl.core.model import Model
 from edgedl.core.target import SCHEMES
 from edgedl.core.units import format_bytes, format_ms
 from edgedl.passes.graph import read
-from edgedl.passes.plan import Plan
-from edgedl.passes.ranges import Grid, Histogram, Method, Range, noise_to_signal
+from edgedl.passes.plan import Cost, Plan
+from edgedl.passes.ranges import Grid, Histogram, Range, noise_to_signal
 from edgedl.passes.scales import weight_scales
-from edgedl.search.candidates import Candidate, Reference, Trial, int8_candidate, try_out
+from edgedl.search.candidates import Candidate, Reference, Trial, int8_candidate
+from edgedl.search.memory import judge
 
+LEAST_US = 1.0
 BACK_TO_FLOAT = "put back to float: among the most harmful to the answers"
 
 
@@ -41,11 +43,14 @@ class Limits:
         return tuple(found)
 
 
-def by_harm(plan: Plan, clean: Model, histograms: Mapping[str, Histogram]) -> list[str]:
-    """The plan's int8 nodes, those first that are expected to add most noise to their signal.
+def by_harm(
+    plan: Plan, clean: Model, histograms: Mapping[str, Histogram], costs: Sequence[Cost] = ()
+) -> list[str]:
+    """The plan's int8 nodes, those first whose return to float is expected to take most noise from
+    the answers for each microsecond that it costs.
 
     The noise of a node is that of rounding and clipping its activations, from their histograms,
-    and that of rounding its weights.
+    and that of rounding its weights, over its signal. Without costs, every node costs the same.
     """
     grid = Grid(symmetric=SCHEMES[plan.scheme].activations == "symmetric")
     noise: dict[str, float] = {}
@@ -65,7 +70,10 @@ def by_harm(plan: Plan, clean: Model, histograms: Mapping[str, Histogram]) -> li
             assert weight.const_value is not None
             total += _weight_noise(weight.const_value.numpy(), axis)
         noise[node.name] = total
-    return sorted(noise, key=lambda name: -noise[name])
+    price = {
+        cost.node: max(LEAST_US, (cost.float_us or 0.0) - (cost.int8_us or 0.0)) for cost in costs
+    }
+    return sorted(noise, key=lambda name: -noise[name] / price.get(name, LEAST_US))
 
 
 def _weight_noise(weight: np.ndarray, axis: int | None) -> float:
@@ -81,7 +89,6 @@ def relieve(
     backend: Backend,
     clean: Model,
     histograms: Mapping[str, Histogram],
-    method: Method,
     start: Candidate,
     expected: Reference,
     max_drop: float,
@@ -91,15 +98,29 @@ def relieve(
 
     The number of operators doubles from a sixteenth on; once the drop holds, one more trial halfway
     back looks for a faster one. Every trial is given, so that the caller keeps the best.
+
+    Raises:
+        EngineFailed: the engine refuses a model.
     """
     assert start.plan is not None
-    order = by_harm(start.plan, clean, histograms)
+    assert start.method is not None
+    method = start.method
+    order = by_harm(start.plan, clean, histograms, start.costs)
+    placed = {d.node: d.reason for d in start.plan.decisions if d.precision == "float"}
 
     def attempt(count: int) -> Trial:
         kept = dict.fromkeys(order[:count], BACK_TO_FLOAT)
-        label = f"int8 but {count} operator{'s' * (count > 1)}"
-        candidate = int8_candidate(backend, clean, histograms, method, keep_float=kept, label=label)
-        return try_out(candidate, expected, threads)
+        candidate = int8_candidate(
+            backend,
+            clean,
+            histograms,
+            method,
+            keep_float={**placed, **kept},
+            exact=kept,
+            settings=start.settings,
+            label=f"{start.label}, but {count} operator{'s' * (count > 1)}",
+        )
+        return judge(replace(candidate, costs=start.costs), expected, threads)
 
     failed, count = 0, max(1, len(order) // 16)
     while count < len(order):

@@ -1,0 +1,48 @@
+"""Small facts that were measured once, kept as JSON lines in the store."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgedl.core.store import default_root, key_of
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """A file that lines are added to, and none is ever changed in.
+
+    It is there to save time alone: a line that is damaged, as a kill may leave it, is passed over,
+    and a store that cannot be written keeps nothing.
+    """
+
+    path: Path
+
+    @classmethod
+    def of(cls, kind: str, **parts: Any) -> Ledger:
+        """The ledger of this kind for what the parts, plain JSON values, make together."""
+        return cls(default_root() / "ledgers" / kind / f"{key_of(**parts)[:32]}.jsonl")
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Every line that is a JSON object, oldest first."""
+        try:
+            lines = self.path.read_text().splitlines()
+        except OSError:
+            return
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                row = json.loads(line)
+                if isinstance(row, dict):
+                    yield row
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add lines, all of them in one write."""
+        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+        with contextlib.suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a") as file:
+                file.write(text)

@@ -1,0 +1,297 @@
+"""What each operator costs in float and in int8 on this machine, from the engine's own profile."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from edgedl.core.errors import Unsupported
+from edgedl.core.ledger import Ledger
+from edgedl.passes.crossings import Choices
+from edgedl.passes.graph import to_ship
+from edgedl.passes.plan import Cost, Plan, State
+from edgedl.runtime import engine
+from edgedl.search.candidates import Candidate
+from edgedl.search.cut import Price, cheapest
+
+WORD = re.compile(r"[A-Za-z0-9.]+")
+PROFILE_US = 400_000
+LEAST_RUNS, MOST_RUNS = 8, 60
+MOST_ROWS = 15
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Where the microseconds of one call went, by the engine's account.
+
+    Attributes:
+        operators: by operator that may compute in int8, with all that was fused into it.
+        fused: by operator that may compute in int8, the one whose kernel computed it as well.
+        quantize, dequantize: conversions that stayed apart, by tensor.
+        rest_us: everything else, conversions of layout among it.
+    """
+
+    operators: Mapping[str, float]
+    fused: Mapping[str, str]
+    quantize: Mapping[str, float]
+    dequantize: Mapping[str, float]
+    rest_us: float
+
+    @property
+    def total_us(self) -> float:
+        parts = (self.operators, self.quantize, self.dequantize)
+        return self.rest_us + sum(sum(part.values()) for part in parts)
+
+
+def spend(
+    candidate: Candidate, found: Choices, feed: Mapping[str, np.ndarray], threads: int | None
+) -> Spent:
+    """Run a candidate under its engine's profiler, and say where its time went.
+
+    Raises:
+        EngineFailed: the engine refuses the model. Unsupported: it passes 2 GiB, or the engine does
+            not tell which operators its kernels stand for.
+    """
+    data, names = to_ship(candidate.model)
+    run = engine(candidate.engine)
+    settings = candidate.settings
+    first = run.operators(data, feed, settings=settings, threads=threads, runs=2)
+    once_us = max(1.0, sum(operator.us or 0.0 for operator in first))
+    runs = int(np.clip(PROFILE_US / once_us, LEAST_RUNS, MOST_RUNS))
+    kernels = run.operators(data, feed, settings=settings, threads=threads, runs=runs)
+    tensors = list(candidate.plan.activations) if candidate.plan is not None else []
+    spent: dict[str, defaultdict[str, float]] = {
+        kind: defaultdict(float) for kind in ("operators", "quantize", "dequantize", "rest")
+    }
+    fused: dict[str, str] = {}
+    for kernel in kernels:
+        said = _original((kernel.name, *kernel.layers), names)
+        computed = found.computed_by(said)
+        if computed:
+            spent["operators"][computed[0]] += kernel.us or 0.0
+            fused |= dict.fromkeys(computed[1:], computed[0])
+            continue
+        apart = kernel.precision == "conversion"
+        kind, tensor = _conversion(said, tensors) if apart else ("rest", "")
+        spent[kind][tensor] += kernel.us or 0.0
+    if not spent["operators"]:
+        raise Unsupported(f"{candidate.engine} does not tell what its operators take")
+    return Spent(
+        dict(spent["operators"]),
+        fused,
+        dict(spent["quantize"]),
+        dict(spent["dequantize"]),
+        sum(spent["rest"].values()),
+    )
+
+
+def _original(said: Iterable[str], names: Mapping[str, str]) -> frozenset[str]:
+    """Names of the model's own nodes and tensors in what an engine calls a kernel."""
+    found: set[str] = set()
+    for text in said:
+        found |= {text, names.get(text, text)}
+        found |= {names[word] for word in WORD.findall(text) if word in names}
+    return frozenset(found)
+
+
+def _conversion(said: frozenset[str], tensors: list[str]) -> tuple[str, str]:
+    for name in said:
+        match = re.search(r"quantized_(\d+)_(quantize|dequantize)", name)
+        if match and int(match[1]) < len(tensors):
+            return match[2], tensors[int(match[1])]
+    return "rest", ""
+
+
+@dataclass
+class CostTable:
+    """Rows of one engine in one of its settings, on one machine; kept in a file of JSON lines.
+
+    Attributes:
+        times: microseconds by operator signature and state, one for each time it was seen.
+        together: signatures of operators that one kernel computed, which are therefore kept
+            in one precision.
+        conversions: by direction, pairs of elements and microseconds.
+        spread: for each profile the elements that crossed to or from operators that are always
+            float, those that crossed between two that could have agreed, and the microseconds by
+            which everything that has no row took longer than in the float model: conversions of
+            layout, and what was fused before. Less than 0 where the float model needs more.
+    """
+
+    ledger: Ledger
+    times: defaultdict[tuple[str, State], list[float]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    together: set[frozenset[str]] = field(default_factory=set)
+    conversions: defaultdict[str, list[tuple[int, float]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    spread: list[tuple[int, int, float]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, **parts: Any) -> CostTable:
+        """The table that is kept for this machine, engine, and way of running it."""
+        table = cls(Ledger.of("costs", **parts))
+        for row in table.ledger.rows():
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                table._take(row)
+        return table
+
+    def _take(self, row: Mapping[str, Any]) -> None:
+        us = float(row["us"])
+        if row["what"] == "spread":
+            self.spread.append((int(row["edge"]), int(row["inside"]), us))
+        elif row["what"] in ("quantize", "dequantize"):
+            self.conversions[row["what"]].append((int(row["elements"]), us))
+        elif row["state"] in ("float", "int8"):
+            self.times[str(row["what"]), row["state"]].append(us)
+            if row.get("with"):
+                self.together.add(frozenset((str(row["what"]), str(row["with"]))))
+
+    def knows(self, found: Choices, state: State) -> bool:
+        """Whether every operator has been timed in this precision."""
+        return all(self.times[s, state] for s in found.signatures.values())
+
+    def add(self, spent: Spent, found: Choices, plan: Plan | None, rest_us: float | None) -> None:
+        """Take a profile's rows, and keep them.
+
+        Args:
+            plan: what was profiled; None for the float model.
+            rest_us: what the float model spent on everything that has no row.
+        """
+        int8 = frozenset(plan.int8) if plan is not None else frozenset()
+        rows: list[dict[str, Any]] = []
+        for node, signature in found.signatures.items():
+            state: State = "int8" if node in int8 else "float"
+            us = spent.operators.get(node, 0.0)
+            main = found.signatures.get(spent.fused.get(node, ""), "")
+            rows.append({"what": signature, "state": state, "us": round(us, 3), "with": main})
+        size = {crossing.tensor: crossing.elements for crossing in found.crossings}
+        for kind, seen in (("quantize", spent.quantize), ("dequantize", spent.dequantize)):
+            for tensor, us in seen.items():
+                if size.get(tensor):
+                    rows.append({"what": kind, "elements": size[tensor], "us": round(us, 3)})
+        edge, inside = _crossed(found, int8)
+        if rest_us is not None and edge + inside:
+            us = round(spent.rest_us - rest_us, 3)
+            rows.append({"what": "spread", "edge": edge, "inside": inside, "us": us})
+        for row in rows:
+            self._take(row)
+        self.ledger.add(rows)
+
+    def us(self, signature: str, state: State) -> float | None:
+        """The median of the latest rows, None where there is none."""
+        seen = self.times[signature, state][-MOST_ROWS:]
+        return median(seen) if seen else None
+
+    def crossing_us(self, direction: str, elements: int, *, inside: bool) -> float:
+        """What a conversion of so many elements is expected to take.
+
+        Args:
+            inside: whether the operators on both of its sides could have agreed.
+        """
+        if not elements:
+            return 0.0
+        latest = self.spread[-MOST_ROWS:]
+        spread = _rate([(edge, us) for edge, inner, us in latest if not inner])
+        if inside:
+            beyond = [(inner, us - spread * edge) for edge, inner, us in latest if inner]
+            spread = max(0.0, spread, _rate(beyond))
+        return max(0.0, 1.0 + elements * (_rate(self.conversions[direction]) + spread))
+
+    def best(self, found: Choices, free_outputs: Collection[str]) -> frozenset[str]:
+        """The operators to compute in int8 where the sum of all costs is least.
+
+        Args:
+            free_outputs: kinds of operators whose int8 kernels give float for nothing.
+        """
+        lead = self._leads(found)
+        costs: dict[str, tuple[int, int]] = {}
+        for node, signature in found.signatures.items():
+            in_float, in_int8 = costs.get(lead[node], (0, 0))
+            costs[lead[node]] = (
+                in_float + _ns(self.us(signature, "float")),
+                in_int8 + _ns(self.us(signature, "int8")),
+            )
+        prices = [
+            Price(
+                lead.get(c.producer or ""),
+                tuple(
+                    dict.fromkeys(
+                        lead[r] for r in c.readers if lead[r] != lead.get(c.producer or "")
+                    )
+                ),
+                c.read_in_float,
+                _ns(self.crossing_us("quantize", c.elements, inside=c.producer is not None)),
+                0
+                if found.operators.get(c.producer or "") in free_outputs
+                else _ns(self.crossing_us("dequantize", c.elements, inside=not c.read_in_float)),
+            )
+            for c in found.crossings
+        ]
+        chosen = cheapest(costs, prices)
+        return frozenset(node for node in found.signatures if lead[node] in chosen)
+
+    def _leads(self, found: Choices) -> dict[str, str]:
+        """For every operator the one that stands for it and all that share its kernel."""
+        lead = {node: node for node in found.signatures}
+
+        def find(node: str) -> str:
+            while lead[node] != node:
+                node = lead[node]
+            return node
+
+        for crossing in found.crossings:
+            if crossing.producer is None:
+                continue
+            made = found.signatures[crossing.producer]
+            for reader in crossing.readers:
+                if frozenset((made, found.signatures[reader])) in self.together:
+                    lead[find(reader)] = find(crossing.producer)
+        return {node: find(node) for node in lead}
+
+    def rows(self, found: Choices, int8: Collection[str]) -> tuple[Cost, ...]:
+        """The table of one model, in graph order."""
+        return tuple(
+            Cost(
+                node,
+                found.operators[node],
+                self.us(signature, "float"),
+                self.us(signature, "int8"),
+                "int8" if node in int8 else "float",
+            )
+            for node, signature in found.signatures.items()
+        )
+
+
+def _crossed(found: Choices, int8: Collection[str]) -> tuple[int, int]:
+    """The elements that cross to or from operators that are always float, and all others."""
+    edge = inside = 0
+    for crossing in found.crossings:
+        made_in_int8 = crossing.producer in int8
+        if not made_in_int8 and any(reader in int8 for reader in crossing.readers):
+            if crossing.producer is None:
+                edge += crossing.elements
+            else:
+                inside += crossing.elements
+        if made_in_int8 and crossing.read_in_float:
+            edge += crossing.elements
+        elif made_in_int8 and any(reader not in int8 for reader in crossing.readers):
+            inside += crossing.elements
+    return edge, inside
+
+
+def _rate(seen: list[tuple[int, float]]) -> float:
+    """Microseconds an element."""
+    elements = sum(count for count, _ in seen)
+    return sum(us for _, us in seen) / elements if elements else 0.0
+
+
+def _ns(us: float | None) -> int:
+    return 0 if us is None else round(1000 * us)

@@ -1,0 +1,81 @@
+"""What was found out about candidates before, on this machine, so that it need not be again."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from statistics import median
+from typing import Any
+
+from edgedl.benchmark.machine import this_machine
+from edgedl.core.ledger import Ledger
+from edgedl.core.stats import Agreement
+from edgedl.core.store import key_of
+from edgedl.runtime import engine
+from edgedl.search.candidates import Candidate, Reference, Trial, try_out
+
+LATEST = 5
+MACHINE = ("processor", "architecture", "isa", "usable_cores", "isa_cap")
+
+
+def machine_parts() -> dict[str, Any]:
+    """What of this machine decides how long an operator takes and what its kernels answer."""
+    machine = this_machine().to_json()
+    return {name: machine[name] for name in MACHINE}
+
+
+def key_of_candidate(candidate: Candidate) -> str:
+    """One name for the same file, on the same engine, in the same settings."""
+    return key_of(
+        model=candidate.model.digest,
+        engine=candidate.engine,
+        version=engine(candidate.engine).version,
+        settings=dict(candidate.settings),
+    )
+
+
+def judge(candidate: Candidate, expected: Reference, threads: int | None) -> Trial:
+    """A candidate's answers compared with float, as `try_out` does it, or as it was found before.
+
+    Raises:
+        EngineFailed: the engine refuses the model, or fails while it runs.
+    """
+    kept = Ledger.of("answers", expected=expected.digest, machine=machine_parts(), threads=threads)
+    name = key_of_candidate(candidate)
+    for row in kept.rows():
+        if row.get("candidate") == name:
+            with contextlib.suppress(KeyError, TypeError):
+                return Trial(candidate, Agreement(**row["agreement"]), float(row["drop"]))
+    trial = try_out(candidate, expected, threads)
+    agreement = trial.agreement.to_json()
+    kept.add([{"candidate": name, "agreement": agreement, "drop": trial.drop}])
+    return trial
+
+
+class Latencies:
+    """Ratios of candidates' times to one reference's, of earlier runs on this machine."""
+
+    def __init__(self, reference: Candidate, threads: int, shapes: Mapping[str, Any]) -> None:
+        self._ledger = Ledger.of(
+            "latency",
+            reference=key_of_candidate(reference),
+            machine=machine_parts(),
+            threads=threads,
+            shapes=dict(shapes),
+        )
+        self._seen: dict[str, list[float]] = {}
+        for row in self._ledger.rows():
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                self._seen.setdefault(row["candidate"], []).append(float(row["ratio"]))
+
+    def ratio(self, candidate: Candidate) -> float | None:
+        """Its time over the reference's, None where it was never timed."""
+        seen = self._seen.get(key_of_candidate(candidate), [])[-LATEST:]
+        return median(seen) if seen else None
+
+    def add(self, found: Iterable[tuple[Candidate, float]]) -> None:
+        """Keep what was measured now."""
+        rows = [(key_of_candidate(candidate), ratio) for candidate, ratio in found]
+        for name, ratio in rows:
+            self._seen.setdefault(name, []).append(ratio)
+        self._ledger.add({"candidate": name, "ratio": ratio} for name, ratio in rows)

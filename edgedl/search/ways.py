@@ -1,0 +1,138 @@
+"""Every way to run a model on the engines of a target that is worth timing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from edgedl.backends import Backend
+from edgedl.core.errors import EdgeError
+from edgedl.core.model import Model
+from edgedl.core.progress import Progress
+from edgedl.core.samples import Samples
+from edgedl.core.units import format_bytes
+from edgedl.passes.calibrate import calibrate, forecast
+from edgedl.passes.graph import quantized_already
+from edgedl.passes.ranges import Histogram
+from edgedl.runtime import engine
+from edgedl.search.candidates import (
+    Ask,
+    Candidate,
+    Reference,
+    Refusal,
+    best_ranges,
+    float_candidates,
+    narrower,
+    tensors_to_watch,
+)
+from edgedl.search.limits import Limits
+from edgedl.search.placement import Bench, place_by_cost
+
+
+@dataclass(frozen=True, eq=False)
+class Ways:
+    """What candidates are made from: the model as given and cleaned, samples, what is expected, and
+    what was asked for."""
+
+    given: Model
+    clean: Model
+    calibration: Samples
+    expected: Reference
+    limits: Limits
+    threads: int
+    progress: Progress
+    ask: Ask = "int8"
+
+
+@dataclass(frozen=True, eq=False)
+class Gathered:
+    """Candidates, those that could not be made, and the histograms that plans are made from."""
+
+    candidates: tuple[Candidate, ...]
+    refusals: tuple[Refusal, ...]
+    histograms: Mapping[str, Histogram]
+
+
+def gather(backends: Sequence[Backend], ways: Ways) -> Gathered:
+    """The float model as given, cleaned, and in other precisions, and int8 by cost and by rules."""
+    found: list[Candidate | Refusal] = []
+    for built in backends:
+        found += [
+            candidate
+            for candidate in float_candidates(built, ways.given, ways.clean)
+            if candidate.precision == "float32" or candidate.answers(ways.ask)
+        ]
+    histograms: Mapping[str, Histogram] = {}
+    if ways.ask in ("int8", "auto"):
+        histograms, refusal = _histograms(backends, ways)
+        found += [refusal] if refusal else []
+    for built in backends if histograms else ():
+        found += _int8(built, ways, histograms)
+    candidates = [one for one in found if isinstance(one, Candidate)]
+    for built in backends:
+        candidates += _variants(built, ways, candidates)
+    refusals = tuple(one for one in found if isinstance(one, Refusal))
+    return Gathered(tuple(candidates), refusals, histograms)
+
+
+def _histograms(
+    backends: Sequence[Backend], ways: Ways
+) -> tuple[Mapping[str, Histogram], Refusal | None]:
+    if quantized_already(ways.clean):
+        return {}, Refusal("int8", "the model is quantized already, and left as it is")
+    watched = tensors_to_watch(ways.clean, [built.scheme for built in backends])
+    if not watched:
+        return {}, Refusal("int8", "no operator of the graph has an int8 kernel here")
+    need = forecast(ways.clean, watched, ways.calibration)
+    ways.progress(f"calibrating, about {format_bytes(need.peak_bytes)} needed", 0, 1)
+    return calibrate(ways.clean, watched, ways.calibration, progress=ways.progress), None
+
+
+def _int8(
+    built: Backend, ways: Ways, histograms: Mapping[str, Histogram]
+) -> Iterator[Candidate | Refusal]:
+    """The full plan and that of least cost, for each precision of what stays float; where costs
+    cannot be told, the rules' narrower plans."""
+    ways.progress(f"choosing ranges for {built.engine}", 0, 1)
+    full = best_ranges(built, ways.clean, histograms, ways.expected, ways.threads)
+    if full is None or isinstance(full, Refusal):
+        yield from [full] if full else []
+        return
+    assert full.method is not None
+    bench = Bench(built, ways.clean, ways.expected.feeds[0], ways.threads, ways.progress)
+    rests = {full.label: full.settings}
+    rests |= {f"{full.label}, {label}": s for label, s in built.rests().items()}
+    for label, settings in rests.items():
+        whole = replace(full, label=label, settings=settings)
+        try:
+            placed, costs = place_by_cost(bench, whole, histograms, len(ways.calibration))
+        except EdgeError as error:
+            yield whole
+            yield Refusal(f"{whole.name}, placed by cost", error.message)
+            yield from narrower(built, ways.clean, histograms, full.method)
+            return
+        yield replace(whole, costs=costs)
+        if placed is not whole:
+            yield replace(placed, costs=costs)
+
+
+def _variants(built: Backend, ways: Ways, candidates: Sequence[Candidate]) -> list[Candidate]:
+    mine = [c for c in candidates if c.engine == built.engine and not c.as_given]
+    if not mine:
+        return []
+    first = mine[0]
+    try:
+        ran = engine(first.engine).operators(
+            first.model.path,
+            ways.expected.feeds[0],
+            settings=first.settings,
+            threads=ways.threads,
+        )
+    except EdgeError:
+        return []
+    kinds = {operator.kind for operator in ran}
+    return [
+        replace(candidate, label=f"{candidate.label}, {label}", settings=dict(settings))
+        for candidate in mine
+        for label, settings in built.variants(candidate.settings, kinds).items()
+    ]
