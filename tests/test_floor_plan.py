@@ -25,6 +25,7 @@ LAYERS = {
     "embed": 2,
     "report": 2,
     "monitor": 2,
+    "yamls": 2,
     "recipe": 3,
     "inputs": 3,
     "search": 3,
@@ -45,7 +46,8 @@ OWNERS = {
     "tensorrt": {"runtime.tensorrt", "backends.tensorrt"},
     "torch": {"train", "export"},
     "click": {"cli"},
-    "yaml": {"recipe"},
+    "yaml": {"yamls"},
+    "PIL": {"runtime.image"},
     "matplotlib": {"report.picture"},
     "numpy": {
         "core",

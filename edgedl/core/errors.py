@@ -28,6 +28,25 @@ class BadSamples(EdgeError):
     """The samples do not fit the model, or hold values that no model should see."""
 
 
+class BadValue(EdgeError):
+    """A value in a document, found under `keys`, is not what may stand there."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        keys: tuple[str | int, ...] = (),
+        where: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.keys = keys
+
+    def under(self, keys: tuple[str | int, ...]) -> BadValue:
+        """The same of a document that lies under these keys of a larger one."""
+        return BadValue(self.message, keys=(*keys, *self.keys), where=self.where, hint=self.hint)
+
+
 class BadBundle(EdgeError):
     """The bundle is damaged, or was not written by edgedl."""
 

@@ -1,4 +1,4 @@
-"""Named arrays with a leading sample axis: calibration, golden and timing inputs."""
+"""Samples: calibration, golden and timing inputs, from arrays or from files."""
 
 from __future__ import annotations
 
@@ -21,34 +21,45 @@ LABELS = "labels"
 BLOCK = 1 << 20
 
 
-class Array(Protocol):
-    """What a sample source must offer: numpy arrays do, and so does a folder of images."""
+class Source(Protocol):
+    """Where samples come from: arrays, or raw files that are opened when they are used."""
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Samples first."""
+    def origin(self) -> Mapping[str, Any] | None:
+        """What opens the same source in another process, plain JSON; None for what lies in
+        memory."""
 
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The elements' type."""
+    def __len__(self) -> int: ...
 
-    def __getitem__(self, index: Any) -> np.ndarray: ...
+    def bind(self, signature: Signature, rows: np.ndarray) -> Source:
+        """The source, checked against a model's inputs.
+
+        Raises:
+            BadSamples: it, or one of these rows, does not fit them.
+        """
+
+    def load(self, row: int) -> Any:
+        """One sample as it lies there: read from its file and decoded."""
+
+    def prepare(self, raw: Any) -> dict[str, np.ndarray]:
+        """What the model takes, of what `load` gave."""
+
+    def digest(self, rows: np.ndarray) -> str:
+        """SHA-256 of what these rows hold, not of where it lies."""
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """`arrays` by input name, each with a leading sample axis, and `labels`, one row a sample.
+    """The chosen `rows` of a source, as indices into it, and `labels`, one for each of its rows.
 
-    `rows` are the samples chosen, as indices into the arrays. Once bound to a signature,
-    `keeps_axis` says of each input whether a sample keeps its axis (rows i to i+1) or loses it
-    (element i).
+    `classes` are the names of the labels, where they have names.
     """
 
-    arrays: Mapping[str, Array]
+    source: Source
     labels: np.ndarray | None
     rows: np.ndarray
     where: str = "samples"
-    keeps_axis: Mapping[str, bool] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -56,17 +67,17 @@ class Samples:
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return (self.feed(i) for i in range(len(self)))
 
+    def load(self, i: int) -> Any:
+        """Sample `i` as it lies there: read and decoded, for `prepare`."""
+        return self.source.load(int(self.rows[i]))
+
+    def prepare(self, raw: Any) -> dict[str, np.ndarray]:
+        """What the model takes, of what `load` gave: arrays of its own in the model's shapes."""
+        return self.source.prepare(raw)
+
     def feed(self, i: int) -> dict[str, np.ndarray]:
-        """Sample `i` as the model takes it: arrays of its own in the model's shapes."""
-        row = int(self.rows[i])
-        return {
-            name: np.array(
-                array[row : row + 1] if self.keeps_axis[name] else array[row],
-                dtype=array.dtype.newbyteorder("="),
-                order="C",
-            )
-            for name, array in self.arrays.items()
-        }
+        """Sample `i` as the model takes it: loaded and prepared."""
+        return self.prepare(self.load(i))
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Samples:
         """The samples at these positions, without copying any."""
@@ -79,13 +90,8 @@ class Samples:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of names, types, shapes and every chosen sample."""
-        digest = hashlib.sha256()
-        for name in sorted(self.arrays):
-            array = self.arrays[name]
-            digest.update(f"{name} {array.dtype} {array.shape[1:]} {len(self)}".encode())
-            for row in self.rows:
-                digest.update(np.ascontiguousarray(array[int(row)]).tobytes())
+        """SHA-256 of every chosen sample and its label."""
+        digest = hashlib.sha256(self.source.digest(self.rows).encode())
         if self.chosen_labels is not None:
             digest.update(np.ascontiguousarray(self.chosen_labels).tobytes())
         return digest.hexdigest()
@@ -101,6 +107,56 @@ class Samples:
 
     def bind(self, signature: Signature) -> Samples:
         """These samples, checked against a model's inputs.
+
+        Raises:
+            BadSamples: a name, type, shape or length differs, or a value is not finite.
+        """
+        return replace(self, source=self.source.bind(signature, self.rows))
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """Arrays by input name, each with a leading sample axis.
+
+    Once bound to a signature, `keeps_axis` says of each input whether a sample keeps its axis
+    (rows i to i+1) or loses it (element i).
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    where: str = "samples"
+    origin: Mapping[str, Any] | None = None
+    keeps_axis: Mapping[str, bool] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.arrays.values())))
+
+    def load(self, row: int) -> dict[str, np.ndarray]:
+        """One sample, copied out of the arrays."""
+        return {
+            name: np.array(
+                array[row : row + 1] if self.keeps_axis[name] else array[row],
+                dtype=array.dtype.newbyteorder("="),
+                order="C",
+            )
+            for name, array in self.arrays.items()
+        }
+
+    def prepare(self, raw: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The same: the arrays are what the model takes."""
+        return raw
+
+    def digest(self, rows: np.ndarray) -> str:
+        """SHA-256 of names, types, shapes and values."""
+        digest = hashlib.sha256()
+        for name in sorted(self.arrays):
+            array = self.arrays[name]
+            digest.update(f"{name} {array.dtype} {array.shape[1:]} {len(rows)}".encode())
+            for row in rows:
+                digest.update(np.ascontiguousarray(array[int(row)]).tobytes())
+        return digest.hexdigest()
+
+    def bind(self, signature: Signature, rows: np.ndarray) -> Arrays:
+        """The arrays in the order of the model's inputs.
 
         Raises:
             BadSamples: a name, type, shape or length differs, or a value is not finite.
@@ -123,12 +179,10 @@ class Samples:
                     else f"the file has: {', '.join(self.arrays) or 'nothing'}",
                 )
             self._fits(name, tensor)
+        self._finite(rows)
+        arrays = {name: self.arrays[name] for name in expected}
         keeps = {name: tensor.has_batch_axis for name, tensor in expected.items()}
-        bound = replace(
-            self, arrays={name: self.arrays[name] for name in expected}, keeps_axis=keeps
-        )
-        bound._finite()
-        return bound
+        return replace(self, arrays=arrays, keeps_axis=keeps)
 
     def _fits(self, name: str, tensor: Tensor) -> None:
         array = self.arrays[name]
@@ -155,11 +209,11 @@ class Samples:
                 + (", without its batch axis" if tensor.has_batch_axis else ""),
             )
 
-    def _finite(self) -> None:
+    def _finite(self, rows: np.ndarray) -> None:
         for name, array in self.arrays.items():
-            if not (isinstance(array, np.ndarray) and np.issubdtype(array.dtype, np.floating)):
+            if not np.issubdtype(array.dtype, np.floating):
                 continue
-            for row in self.rows:
+            for row in rows:
                 if not np.isfinite(array[row]).all():
                     raise BadSamples(
                         f"sample {row} of `{name}` holds values that are not finite",
@@ -168,7 +222,12 @@ class Samples:
                     )
 
 
-def from_arrays(arrays: Mapping[str, Any], *, where: str = "samples") -> Samples:
+def from_arrays(
+    arrays: Mapping[str, Any],
+    *,
+    where: str = "samples",
+    origin: Mapping[str, Any] | None = None,
+) -> Samples:
     """Samples from arrays in memory; `labels`, where given, is set apart.
 
     Raises:
@@ -198,7 +257,7 @@ def from_arrays(arrays: Mapping[str, Any], *, where: str = "samples") -> Samples
         )
     if labels is not None:
         labels = np.asarray(labels)
-    return Samples(inputs, labels, np.arange(count), where)
+    return Samples(Arrays(inputs, where, origin), labels, np.arange(count), where)
 
 
 def open_npz(path: str | Path) -> Samples:
@@ -225,7 +284,7 @@ def open_npz(path: str | Path) -> Samples:
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise BadSamples(f"not a sound .npz file ({reason})", where=str(path), hint=hint) from error
-    return from_arrays(arrays, where=str(path))
+    return from_arrays(arrays, where=str(path), origin={"npz": str(path.resolve())})
 
 
 def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: IO[bytes]) -> np.ndarray:

@@ -37,9 +37,9 @@ def npz(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def test_arrays_come_back_and_stay_on_disk(npz: Path) -> None:
     found = open_npz(npz)
     for name in ("x", "y"):
-        np.testing.assert_array_equal(found.arrays[name], ARRAYS[name])
-        assert found.arrays[name].dtype == ARRAYS[name].dtype
-        assert is_mapped(found.arrays[name])
+        np.testing.assert_array_equal(found.source.arrays[name], ARRAYS[name])
+        assert found.source.arrays[name].dtype == ARRAYS[name].dtype
+        assert is_mapped(found.source.arrays[name])
     assert found.labels is not None
     np.testing.assert_array_equal(found.labels, ARRAYS["labels"])
     assert (len(found), found.where) == (5, str(npz))
@@ -55,8 +55,8 @@ def test_fortran_order_and_empty_axes(tmp_path: Path) -> None:
     fortran = np.asfortranarray(ARRAYS["x"])
     np.savez(path, x=fortran, empty=np.zeros((5, 0), np.float32))
     found = open_npz(path)
-    np.testing.assert_array_equal(found.arrays["x"], fortran)
-    assert found.arrays["empty"].shape == (5, 0)
+    np.testing.assert_array_equal(found.source.arrays["x"], fortran)
+    assert found.source.arrays["empty"].shape == (5, 0)
 
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
@@ -64,7 +64,7 @@ def test_every_version_of_the_header(tmp_path: Path, version: tuple[int, int]) -
     path = tmp_path / "samples.npz"
     with zipfile.ZipFile(path, "w") as archive, archive.open("x.npy", "w") as member:
         np.lib.format.write_array(member, ARRAYS["x"], version)
-    np.testing.assert_array_equal(open_npz(path).arrays["x"], ARRAYS["x"])
+    np.testing.assert_array_equal(open_npz(path).source.arrays["x"], ARRAYS["x"])
 
 
 def refused(path: Path) -> BadSamples:

@@ -80,7 +80,7 @@ def test_iteration_and_take_follow_the_rows() -> None:
 
 def test_labels_are_not_an_input() -> None:
     found = from_arrays({"x": X, "labels": np.arange(4)})
-    assert set(found.arrays) == {"x"}
+    assert set(found.source.arrays) == {"x"}
 
 
 @pytest.mark.parametrize(
