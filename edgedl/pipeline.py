@@ -16,7 +16,7 @@ from edgedl.backends import Backend, backend
 from edgedl.benchmark.accuracy import agreement, check_labels, metric_for, score
 from edgedl.benchmark.compare import Comparison
 from edgedl.benchmark.machine import this_machine
-from edgedl.core.errors import EdgeError, EngineFailed, Missing
+from edgedl.core.errors import EdgeError, EngineFailed, Missing, Unsupported
 from edgedl.core.memory import peak_rss_bytes
 from edgedl.core.model import Model
 from edgedl.core.progress import Progress, silent
@@ -28,6 +28,7 @@ from edgedl.inputs import SampleSource, load_model, load_samples, split
 from edgedl.passes.clean import Clean
 from edgedl.passes.fold import Fold
 from edgedl.passes.graph import rewrite
+from edgedl.passes.plan_file import fit, from_document, to_yaml
 from edgedl.passes.shapes import Shapes
 from edgedl.report.compressed import Accuracy, Choice, Compressed
 from edgedl.runtime import engine, installed_engines
@@ -44,7 +45,9 @@ from edgedl.search.choose import confirm
 from edgedl.search.find import Search, find
 from edgedl.search.limits import Limits
 from edgedl.search.ways import Ways
+from edgedl.search.why import reasons
 from edgedl.ship import count_operators, precision_of, ship
+from edgedl.yamls import read_yaml
 
 MOST_AGREEMENT = 256
 MOST_FEEDS = 32
@@ -62,6 +65,7 @@ def compress(
     output: str | Path,
     *,
     ask: Ask = "int8",
+    plan: str | Path | None = None,
     target: str = "cpu",
     test: SampleSource | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
@@ -87,6 +91,7 @@ def compress(
         output: the bundle to write.
         ask: what may ship: `int8` or `auto` anything, `weights` what computes in float and stores
             its weights in 8 bits, `bf16` and `float16` what computes in that.
+        plan: a YAML file that says which operators compute in int8; nothing else may ship then.
         test: samples for choosing and for the report; all of `samples` may then calibrate.
         shapes: dimensions to fix, by input.
         max_drop: the most that the metric may fall, as a fraction. Without labels, what may be
@@ -95,13 +100,24 @@ def compress(
         seconds: the budget of the last, decisive timing.
 
     Raises:
-        EdgeError: the inputs are unsound, or nothing that was built could be run.
+        BadValue: the plan is none, or does not fit the model. EdgeError: the inputs are unsound,
+            or nothing that was built could be run.
     """
     began = perf_counter()
     check_writable(Path(output))
     chosen = target_of(target)
     limits = Limits(max_drop, max_latency_ms, max_bytes)
     backends, doubts = _backends(chosen)
+    written = None if plan is None else read_yaml(plan)
+    planned = None if written is None else written.read(from_document)
+    if planned is not None:
+        ask, backends = "plan", [b for b in backends if b.engine == planned.engine]
+        if not backends:
+            raise Unsupported(
+                f"the plan is for {planned.engine}, which target `{target}` does not run here",
+                where=str(plan),
+                hint=f"--target {planned.engine}, where it is installed",
+            )
     given, shapes, odd_shapes = _with_shapes(load_model(model), shapes or {}, backends)
     doubts += odd_shapes
     clean = prepare(given, shapes)
@@ -115,7 +131,9 @@ def compress(
         if named is not None:
             check_labels(session, groups.report, named)
 
-    ways = Ways(given, clean, groups.calibration, expected, limits, threads, progress, ask)
+    if written is not None and planned is not None:
+        written.read(lambda _: fit(planned, clean))
+    ways = Ways(given, clean, groups.calibration, expected, limits, threads, progress, ask, planned)
     feeds = list(groups.choice.take(range(min(MOST_FEEDS, len(groups.choice)))))
     notes: dict[str, Any] = {"target": target, "threads": threads}
 
@@ -157,6 +175,9 @@ def compress(
         operators=count_operators(operators),
         choices=_choices(search, limits, winner),
         float_reasons=_float_reasons(winner),
+        why=reasons(winner.candidate, operators, search.timed.latency_ms),
+        costs=tuple(cost.to_json() for cost in winner.candidate.costs),
+        plan=_plan_text(winner.candidate),
         doubts=(
             *doubts,
             *groups.doubts,
@@ -307,6 +328,13 @@ def _float_reasons(winner: Trial) -> dict[tuple[str, str], int]:
     return dict(Counter((d.operator, d.reason) for d in plan.decisions if d.precision == "float"))
 
 
+def _plan_text(candidate: Candidate) -> str | None:
+    plan, ranges = candidate.plan, candidate.method
+    if plan is None or ranges is None:
+        return None
+    return to_yaml(plan, candidate.engine, candidate.settings, ranges, candidate.costs)
+
+
 def _late_doubts(winner: Trial, alike: Agreement, comparison: Comparison, ask: Ask) -> list[str]:
     doubts = []
     if alike.cosine < 0.98 or (alike.top1 is not None and alike.top1 < 0.95):
@@ -328,8 +356,10 @@ def _late_doubts(winner: Trial, alike: Agreement, comparison: Comparison, ask: A
 
 
 def write_report(result: Compressed, folder: str | Path) -> None:
-    """Write the report as text and JSON into a folder, which is made where it is missing."""
+    """Write the report as text and JSON, and the plan, into a folder, made where it is missing."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.txt").write_text(result.text() + "\n")
+    if result.plan is not None:
+        (folder / "plan.yaml").write_text(result.plan)
     (folder / "report.json").write_text(json.dumps(result.to_json(), indent=2) + "\n")

@@ -22,6 +22,7 @@ from edgedl.search.candidates import Trial
 
 GOLDEN_SHARE = 0.03
 MOST_GOLDEN = 8
+PROFILE_RUNS = 15
 PRODUCTS = (
     "Conv", "Gemm", "MatMul", "FullyConnected", "Deconvolution", "Attention", "LSTM", "GRU", "RNN",
 )  # fmt: skip
@@ -33,7 +34,7 @@ def ship(
     """Write the winner's bundle, open it again, and check its golden answers.
 
     Returns:
-        The operators that the engine really runs.
+        The operators that the engine really runs, timed.
 
     Raises:
         EdgeError: the file cannot be written. WrongAnswers: the bundle answers otherwise.
@@ -59,7 +60,7 @@ def ship(
             hint="please report this, with the model",
         )
     run = engine(payload.engine).operators(
-        data, golden.inputs[0], settings=payload.settings, threads=threads
+        data, golden.inputs[0], settings=payload.settings, threads=threads, runs=PROFILE_RUNS
     )
     return tuple(run)
 

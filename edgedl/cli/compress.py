@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 @click.option("--bf16", is_flag=True, help="Compute in bfloat16.")
 @click.option("--fp16", is_flag=True, help="Compute in half precision.")
 @click.option("--auto", is_flag=True, help="Whatever is fastest within the limits.")
+@click.option(
+    "--plan", metavar="PLAN.yaml", help="What computes in int8, as --report wrote it, or edited."
+)
 @samples_option
 @click.option(
     "--test", metavar="FILE.npz", help="Samples to choose and report on; else a part of --samples."
@@ -61,6 +64,7 @@ def command(
     bf16: bool,
     fp16: bool,
     auto: bool,
+    plan: str | None,
     samples: str | None,
     test: str | None,
     output: str,
@@ -86,11 +90,12 @@ def command(
         "weights": weights is not None,
         "bf16": bf16,
         "float16": fp16,
+        "plan": plan is not None and not int8,
     }
     if sum(asked.values()) != 1:
         raise BadOption(
             "what is it to be compressed to?",
-            hint="one of --int8, --weights int8, --bf16, --fp16 and --auto, as in"
+            hint="one of --int8, --weights int8, --bf16, --fp16, --auto and --plan, as in"
             " `edgedl compress MODEL --int8 --samples S.npz -o OUT.edl`",
         )
     [ask] = [name for name, given in asked.items() if given]
@@ -107,9 +112,9 @@ def command(
 
     with Bar() as bar:
         result = pipeline.compress(
-            model, samples, output, ask=ask, target=target or "cpu", test=test, shapes=fixed,
-            max_drop=drop, max_latency_ms=latency, max_bytes=size, metric=metric, threads=threads,
-            seed=seed, seconds=seconds, progress=bar,
+            model, samples, output, ask=ask, plan=plan, target=target or "cpu", test=test,
+            shapes=fixed, max_drop=drop, max_latency_ms=latency, max_bytes=size, metric=metric,
+            threads=threads, seed=seed, seconds=seconds, progress=bar,
         )  # fmt: skip
     if report is not None:
         pipeline.write_report(result, report)

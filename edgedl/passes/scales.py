@@ -15,20 +15,33 @@ SMALLEST_SCALE = float(np.finfo(np.float32).tiny) * 2**20
 
 
 def decide(
-    found: Layout, scheme: Scheme, histograms: Mapping[str, Histogram], method: Method
+    found: Layout,
+    scheme: Scheme,
+    histograms: Mapping[str, Histogram],
+    method: Method,
+    given: Mapping[str, Quantizer] | None = None,
 ) -> Plan:
     """The plan: the layout with a scale for every quantized tensor.
 
     Tensors that share a scale take the union of their ranges, each by `method`.
+
+    Args:
+        given: quantizers that are decided already, by tensor; tensors that share a scale with one
+            of these take its.
     """
+    decided = {found.groups[n]: q for n, q in (given or {}).items() if n in found.groups}
     grid = Grid(symmetric=scheme.activations == "symmetric")
     ranges: dict[str, Range] = {}
     for name, group in found.groups.items():
+        if group in decided:
+            continue
         span = find_range(histograms[name], method, grid)
         ranges[group] = span.union(ranges[group]) if group in ranges else span
     offset = _read_by_others(found) if scheme.int8_for_matmul_only else set()
     activations = {
-        name: quantizer(ranges[group], scheme, offset=group in offset)
+        name: decided[group]
+        if group in decided
+        else quantizer(ranges[group], scheme, offset=group in offset)
         for name, group in found.groups.items()
     }
     return Plan(

@@ -61,6 +61,9 @@ class Compressed:
     Attributes:
         broken: limits that could not be kept, a sentence each; empty where all hold.
         float_reasons: how many operators stayed float, by operator and reason.
+        why: sentences about what was won, what it costs, and what would help next.
+        costs: the cost table: each operator's microseconds in float and in int8.
+        plan: the plan as a YAML file's text; None where nothing computes in int8.
     """
 
     source: Path
@@ -81,6 +84,9 @@ class Compressed:
     operators: Mapping[str, int]
     choices: tuple[Choice, ...]
     float_reasons: Mapping[tuple[str, str], int]
+    why: tuple[str, ...]
+    costs: tuple[Mapping[str, Any], ...]
+    plan: str | None
     doubts: tuple[str, ...]
     broken: tuple[str, ...]
     seconds: float
@@ -108,6 +114,8 @@ class Compressed:
                 {"operator": operator, "reason": reason, "count": count}
                 for (operator, reason), count in self.float_reasons.items()
             ],
+            "why": list(self.why),
+            "costs": [dict(cost) for cost in self.costs],
             "doubts": list(self.doubts),
             "broken_limits": list(self.broken),
             "seconds": self.seconds,
@@ -145,6 +153,8 @@ class Compressed:
                 for (operator, reason), count in Counter(self.float_reasons).most_common(6)
             ]
             parts.append("stayed float\n" + "\n".join(lines))
+        if self.why:
+            parts.append("why\n" + "\n".join(f"  {line}" for line in self.why))
         if self.doubts:
             parts.append("doubts\n" + "\n".join(f"  {doubt}" for doubt in self.doubts))
         if self.broken:

@@ -32,7 +32,7 @@ METHOD_SAMPLES = 24
 SMALLER = 0.98
 
 
-Ask = Literal["int8", "auto", "weights", "bf16", "float16"]
+Ask = Literal["int8", "auto", "weights", "bf16", "float16", "plan"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ class Candidate:
         """Whether it may ship where this was asked for."""
         if ask == "weights":
             return self.stored
+        if ask == "plan":
+            return self.plan is not None
         return ask in ("int8", "auto") or (self.precision == ask and not self.stored)
 
 

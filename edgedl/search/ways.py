@@ -12,8 +12,12 @@ from edgedl.core.progress import Progress
 from edgedl.core.samples import Samples
 from edgedl.core.units import format_bytes
 from edgedl.passes.calibrate import calibrate, forecast
-from edgedl.passes.graph import quantized_already
+from edgedl.passes.graph import quantized_already, rewrite
+from edgedl.passes.place import Place
+from edgedl.passes.plan_file import PlanFile, fit
 from edgedl.passes.ranges import Histogram
+from edgedl.passes.scales import decide
+from edgedl.passes.weight_only import WeightOnly
 from edgedl.runtime import engine
 from edgedl.search.candidates import (
     Ask,
@@ -42,6 +46,7 @@ class Ways:
     threads: int
     progress: Progress
     ask: Ask = "int8"
+    plan: PlanFile | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +68,8 @@ def gather(backends: Sequence[Backend], ways: Ways) -> Gathered:
             if candidate.precision == "float32" or candidate.answers(ways.ask)
         ]
     histograms: Mapping[str, Histogram] = {}
+    if ways.plan is not None:
+        found += [_planned(built, ways, ways.plan) for built in backends]
     if ways.ask in ("int8", "auto"):
         histograms, refusal = _histograms(backends, ways)
         found += [refusal] if refusal else []
@@ -114,6 +121,22 @@ def _int8(
         yield replace(whole, costs=costs)
         if placed is not whole:
             yield replace(placed, costs=costs)
+
+
+def _planned(built: Backend, ways: Ways, written: PlanFile) -> Candidate:
+    """The plan as it was written, with scales from calibration where it has none."""
+    found = fit(written, ways.clean)
+    given = {found.groups[name] for name in written.scales if name in found.groups}
+    lacking = [name for name, group in found.groups.items() if group not in given]
+    histograms = (
+        calibrate(ways.clean, lacking, ways.calibration, progress=ways.progress) if lacking else {}
+    )
+    decided = decide(found, built.scheme, histograms, written.ranges, written.scales)
+    model = rewrite(ways.clean, Place(decided), WeightOnly())
+    return Candidate(
+        built.engine, "int8", "as planned", model, dict(written.settings), decided,
+        method=written.ranges,
+    )  # fmt: skip
 
 
 def _variants(built: Backend, ways: Ways, candidates: Sequence[Candidate]) -> list[Candidate]:

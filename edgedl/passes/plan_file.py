@@ -1,0 +1,161 @@
+"""A plan as a YAML file that is printed, diffed and edited by hand, and read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgedl.core.errors import BadValue, nearest
+from edgedl.core.fields import from_plain
+from edgedl.core.model import Model
+from edgedl.core.target import SCHEMES
+from edgedl.passes.graph import read
+from edgedl.passes.layout import Layout, layout
+from edgedl.passes.plan import Cost, Plan, Quantizer, State
+from edgedl.passes.ranges import METHODS, Method
+
+BY_HAND = "the plan says so"
+STATES: tuple[State, ...] = ("float", "int8")
+PARTS = ("engine", "settings", "ranges", "operators", "scales")
+HEAD = """\
+# Which operators compute in int8, and the scales of their tensors. Change `int8` to `float` or
+# back, or a scale, then: edgedl compress MODEL --plan THIS_FILE --samples SAMPLES -o OUT.edl
+# A tensor without a scale is calibrated with the samples.
+"""
+
+
+@dataclass(frozen=True)
+class PlanFile:
+    """What a plan's file says.
+
+    Attributes:
+        engine: the engine that the plan is for.
+        settings: how the engine opens the model.
+        ranges: how the range of a tensor is found that has no scale.
+        operators: the precision of every operator that has a choice, by name.
+        scales: quantizers by tensor.
+    """
+
+    engine: str
+    settings: Mapping[str, Any]
+    ranges: Method
+    operators: Mapping[str, State]
+    scales: Mapping[str, Quantizer]
+
+
+def to_yaml(
+    plan: Plan, engine: str, settings: Mapping[str, Any], ranges: Method, costs: Sequence[Cost] = ()
+) -> str:
+    """The file's text, with what each operator costs and why as comments."""
+    lines = [HEAD, f"engine: {engine}", f"settings: {json.dumps(dict(settings))}"]
+    lines += [f"ranges: {ranges}", "operators:" + ("" if plan.decisions else " {}")]
+    by_node = {cost.node: cost for cost in costs}
+    width = max((len(json.dumps(d.node)) for d in plan.decisions), default=0) + 7
+    for decision in plan.decisions:
+        cost = by_node.get(decision.node)
+        known = cost is not None and cost.float_us is not None and cost.int8_us is not None
+        times = f"{cost.float_us:.0f} us in float, {cost.int8_us:.0f} in int8; " if known else ""  # type: ignore[union-attr]
+        entry = f"{json.dumps(decision.node)}: {decision.precision}"
+        lines.append(f"  {entry:<{width}}  # {decision.operator}: {times}{decision.reason}")
+    lines.append("scales:" + ("" if plan.activations else " {}"))
+    lines += [f"  {json.dumps(n)}: {json.dumps(q.to_json())}" for n, q in plan.activations.items()]
+    return "\n".join(lines) + "\n"
+
+
+def from_document(document: Any) -> PlanFile:
+    """What a file says, from its plain data.
+
+    Raises:
+        BadValue: a part is missing, unknown or of another type; `keys` says which.
+    """
+    if not isinstance(document, Mapping):
+        raise BadValue("this is no plan", hint="`edgedl compress ... --report DIR` writes one")
+    for part in document:
+        if part not in PARTS:
+            raise BadValue(f"unknown key `{part}`", keys=(part,), hint=nearest(str(part), PARTS))
+    for part in PARTS:
+        if part not in document:
+            raise BadValue(f"the plan lacks `{part}`", hint=f"add `{part}: ...`")
+    for part, known in (("engine", tuple(SCHEMES)), ("ranges", METHODS)):
+        if document[part] not in known:
+            value = str(document[part])
+            raise BadValue(f"unknown {part} `{value}`", keys=(part,), hint=nearest(value, known))
+    for part in ("settings", "operators", "scales"):
+        if not isinstance(document[part], Mapping):
+            raise BadValue(f"`{part}` wants names with values", keys=(part,))
+    for name, state in document["operators"].items():
+        if state not in STATES:
+            message = f"`{name}` is `{state}`"
+            raise BadValue(message, keys=("operators", name), hint="`int8` or `float`")
+    scales = {name: _quantizer(value, name) for name, value in document["scales"].items()}
+    return PlanFile(
+        document["engine"], document["settings"], document["ranges"], document["operators"], scales
+    )
+
+
+def _quantizer(value: Any, name: str) -> Quantizer:
+    keys = ("scales", name)
+    try:
+        found = from_plain(Quantizer, value)
+    except BadValue as error:
+        raise error.under(keys) from None
+    low, high = (0, 255) if found.dtype == "uint8" else (-128, 127)
+    if not found.scale > 0:
+        raise BadValue(f"the scale of `{name}` is not above 0", keys=(*keys, "scale"))
+    if not low <= found.zero_point <= high:
+        message = f"the zero point of `{name}` is not within {low} and {high}"
+        raise BadValue(message, keys=(*keys, "zero_point"))
+    return found
+
+
+def fit(plan: PlanFile, model: Model) -> Layout:
+    """Where the plan puts quantizers in a model.
+
+    Raises:
+        BadValue: the plan names operators that the model has not, lacks some that it has, puts one
+            into int8 that cannot be, or gives tensors unlike scales that share one.
+    """
+    graph = read(model.path)
+    scheme = SCHEMES[plan.engine]
+    able = {d.node: d for d in layout(graph, scheme).decisions}
+    for name in plan.operators:
+        if name not in able:
+            message = f"the model has no operator `{name}` with a choice"
+            raise BadValue(message, keys=("operators", name), hint=nearest(name, able))
+    for name in able:
+        if name not in plan.operators:
+            raise BadValue(
+                f"the plan lacks operator `{name}`",
+                keys=("operators",),
+                hint=f"add `{name}: float` or `{name}: int8`; is it the plan of another model?",
+            )
+    kept = {
+        name: BY_HAND
+        for name, state in plan.operators.items()
+        if state == "float" and able[name].precision == "int8"
+    }
+    found = layout(graph, scheme, keep_float=kept)
+    now = {d.node: d for d in found.decisions}
+    for name, state in plan.operators.items():
+        if state == "int8" and (name not in now or now[name].precision != "int8"):
+            reason = now[name].reason if name in now else "what it reads is in float"
+            message = f"`{name}` cannot compute in int8: {reason}"
+            raise BadValue(message, keys=("operators", name), hint=f"`{name}: float`")
+    _same_in_groups(plan, found)
+    return found
+
+
+def _same_in_groups(plan: PlanFile, found: Layout) -> None:
+    first: dict[str, str] = {}
+    for name, group in found.groups.items():
+        if name not in plan.scales:
+            continue
+        other = first.setdefault(group, name)
+        if plan.scales[other] != plan.scales[name]:
+            raise BadValue(
+                f"`{name}` must have the scale of `{other}`: one is the other, moved",
+                keys=("scales", name),
+                hint="change both, or leave both out",
+            )

@@ -1,0 +1,130 @@
+"""In words: what int8 won, what stayed float and what that costs, where the time goes now."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from edgedl.core.units import format_ms
+from edgedl.passes.plan import Cost
+from edgedl.runtime.session import Operator
+from edgedl.search.candidates import Candidate
+
+PRODUCTS = ("Conv", "Gemm", "MatMul", "FullyConnected", "Deconvolution", "Attention")
+WORTH_NAMING = 0.03
+MOST_NAMED = 4
+
+
+def reasons(
+    winner: Candidate, operators: Sequence[Operator], latency_ms: Mapping[str, float]
+) -> tuple[str, ...]:
+    """Sentences about the model that ships.
+
+    Args:
+        operators: the kernels that its engine runs, timed.
+        latency_ms: what every candidate took, by name.
+    """
+    found: list[str] = []
+    found += _costs(winner.costs)
+    total_us = sum(operator.us or 0.0 for operator in operators)
+    if total_us > 0:
+        found += _shares(operators, total_us, winner.engine)
+        found += _next(operators, total_us)
+    found += _elsewhere(winner, latency_ms)
+    return tuple(found)
+
+
+def _costs(costs: Sequence[Cost]) -> list[str]:
+    known = [c for c in costs if c.float_us is not None and c.int8_us is not None]
+    int8 = [c for c in known if c.chosen == "int8"]
+    kept = [c for c in known if c.chosen == "float"]
+    found = []
+    if int8:
+        found.append(
+            f"{len(int8)} operators compute in int8: {_us(c.int8_us for c in int8)} where float"
+            f" takes {_us(c.float_us for c in int8)}"
+        )
+    if kept:
+        more = sum((c.int8_us or 0) - (c.float_us or 0) for c in kept)
+        why = (
+            f"in int8 they take {format_ms(more / 1e3)} more"
+            if more > 0
+            else f"int8 saves {format_ms(-more / 1e3)} and the conversions around them cost more"
+        )
+        kinds = _kinds([c.operator for c in kept])
+        found.append(f"{len(kept)} that could be int8 stay float ({kinds}): {why}")
+    return found
+
+
+def _us(times: Iterable[float | None]) -> str:
+    return format_ms(sum(time or 0.0 for time in times) / 1e3)
+
+
+def _kinds(names: Sequence[str]) -> str:
+    count: defaultdict[str, int] = defaultdict(int)
+    for name in names:
+        count[name] += 1
+    order = sorted(count.items(), key=lambda entry: -entry[1])
+    rest = sum(n for _, n in order[MOST_NAMED:])
+    listed = [f"{n} {name}" for name, n in order[:MOST_NAMED]]
+    return ", ".join([*listed, *([f"{rest} others"] if rest else [])])
+
+
+def _shares(operators: Sequence[Operator], total_us: float, engine: str) -> list[str]:
+    by_kind: defaultdict[tuple[str, str], float] = defaultdict(float)
+    for operator in operators:
+        by_kind[operator.kind, operator.precision] += operator.us or 0.0
+    order = sorted(by_kind.items(), key=lambda entry: -entry[1])
+    named = [
+        f"{kind} in {precision} {100 * us / total_us:.0f} %"
+        for (kind, precision), us in order[:MOST_NAMED]
+        if us / total_us >= WORTH_NAMING and precision != "conversion"
+    ]
+    converted = [o for o in operators if o.precision == "conversion"]
+    share = sum(o.us or 0.0 for o in converted) / total_us
+    if share >= WORTH_NAMING:
+        named.append(f"{len(converted)} conversions {100 * share:.0f} %")
+    return [f"the time goes to {', '.join(named)} (by {engine}'s profile)"] if named else []
+
+
+def _next(operators: Sequence[Operator], total_us: float) -> list[str]:
+    """What could help further, by where the time goes."""
+    shares: defaultdict[str, float] = defaultdict(float)
+    floats: defaultdict[str, float] = defaultdict(float)
+    for operator in operators:
+        product = any(name in operator.kind for name in PRODUCTS)
+        int8 = operator.precision == "int8"
+        kind = "product" if product else "other"
+        place = "conversion" if operator.precision == "conversion" else kind + " int8" * int8
+        shares[place] += (operator.us or 0.0) / total_us
+        if place == "other":
+            floats[operator.kind] += (operator.us or 0.0) / total_us
+    largest = max(shares, key=lambda place: shares[place])
+    percent = f"{100 * shares[largest]:.0f} %"
+    if largest in ("product int8", "product"):
+        what = "int8 products" if largest == "product int8" else "float products"
+        return [f"next: {percent} are {what}; only a smaller network or a faster processor helps"]
+    if largest == "conversion":
+        return [f"next: {percent} are conversions; an engine that fuses more of them would help"]
+    if not floats:
+        return []
+    worst = max(floats, key=lambda kind: floats[kind])
+    return [
+        f"next: {percent} are operators between the products, {worst} alone"
+        f" {100 * floats[worst]:.0f} %; a network trained without it would be faster"
+    ]
+
+
+def _elsewhere(winner: Candidate, latency_ms: Mapping[str, float]) -> list[str]:
+    """The best of each other engine."""
+    best: dict[str, tuple[float, str]] = {}
+    for name, milliseconds in latency_ms.items():
+        engine = name.split(" ", 1)[0]
+        best[engine] = min(best.get(engine, (milliseconds, name)), (milliseconds, name))
+    own = latency_ms.get(winner.name)
+    return [
+        f"on {engine} the fastest takes {format_ms(milliseconds)}, {milliseconds / own:.2f} times"
+        f" as long ({name.removeprefix(engine).strip()})"
+        for engine, (milliseconds, name) in best.items()
+        if engine != winner.engine and own
+    ]
