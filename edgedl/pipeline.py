@@ -332,7 +332,14 @@ def _plan_text(candidate: Candidate) -> str | None:
     plan, ranges = candidate.plan, candidate.method
     if plan is None or ranges is None:
         return None
-    return to_yaml(plan, candidate.engine, candidate.settings, ranges, candidate.costs)
+    return to_yaml(
+        plan,
+        candidate.engine,
+        candidate.settings,
+        ranges,
+        corrected=candidate.means is not None,
+        costs=candidate.costs,
+    )
 
 
 def _late_doubts(winner: Trial, alike: Agreement, comparison: Comparison, ask: Ask) -> list[str]:

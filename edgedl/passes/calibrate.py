@@ -118,7 +118,7 @@ def calibrate(
     with ThreadPoolExecutor(1) as counter:
         for number, group in enumerate(groups):
             watched = [*group, *(fed if number == 0 else ())]
-            with _watching(model, samples, group) as session:
+            with watching(model, samples, group) as session:
                 counting = None
                 for i, feed in enumerate(samples):
                     seen = {**feed, **session.run(feed)} if group else feed
@@ -132,7 +132,7 @@ def calibrate(
 
 
 @contextmanager
-def _watching(model: Model, samples: Samples, tensors: Sequence[str]) -> Iterator[Session]:
+def watching(model: Model, samples: Samples, tensors: Sequence[str]) -> Iterator[Session]:
     """A session of the model whose outputs include these tensors."""
     graph = _concrete(model, samples)
     wanted = set(tensors) - {value.name for value in graph.graph.outputs}

@@ -45,13 +45,14 @@ class Place:
             if readers:
                 stem = f"quantized_{number}"
                 _insert_quantizer(graph.graph, values[name], quantizer, readers, stem)
-        done: dict[tuple[str, int | None], ir.Value] = {}
+        done: dict[tuple[str, int | None, int], ir.Value] = {}
         for name, (position, axis) in self.plan.weights.items():
             weight = nodes[name].inputs[position]
             assert weight is not None
-            key = (weight.name or "", axis)
+            zero = -1 if name in self.plan.shifted else 0
+            key = (weight.name or "", axis, zero)
             if key not in done:
-                done[key] = _insert_weight(graph.graph, weight, axis, nodes[name])
+                done[key] = _insert_weight(graph.graph, weight, axis, zero, nodes[name])
             nodes[name].replace_input_with(position, done[key])
         for name in self.plan.tables:
             _store_table(graph.graph, nodes[name])
@@ -72,6 +73,7 @@ class Place:
             )
         readers = (node for nodes in self.plan.readers.values() for node in nodes)
         named = (*self.plan.int8, *self.plan.weights, *self.plan.tables, *readers)
+        named += self.plan.shifted
         unknown = [name for name in named if name not in nodes]
         unknown += [name for name in self.plan.activations if name not in values]
         unknown += [name for name in self.plan.activations if name not in self.plan.readers]
@@ -105,10 +107,11 @@ def _insert_quantizer(
 
 
 def _insert_weight(
-    graph: ir.Graph, weight: ir.Value, axis: int | None, reader: ir.Node
+    graph: ir.Graph, weight: ir.Value, axis: int | None, zero_point: int, reader: ir.Node
 ) -> ir.Value:
     stem = weight.name if axis is None else f"{weight.name}_axis{axis}"
-    stored, scale, zero = _stored(graph, weight, axis, f"{stem}")
+    stem = f"{stem}_shifted" if zero_point else f"{stem}"
+    stored, scale, zero = _stored(graph, weight, axis, stem, zero_point)
     attributes = {} if axis is None else {"axis": axis}
     node = ir.node("DequantizeLinear", [stored, scale, zero], attributes, name=f"{stem}_dequantize")
     node.outputs[0].name = f"{stem}_dequantized"
@@ -118,7 +121,7 @@ def _insert_weight(
 
 
 def _stored(
-    graph: ir.Graph, weight: ir.Value, axis: int | None, stem: str
+    graph: ir.Graph, weight: ir.Value, axis: int | None, stem: str, zero_point: int = 0
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
     """A constant's codes, scales and zero points, as new constants."""
     assert weight.const_value is not None
@@ -129,11 +132,11 @@ def _stored(
         if axis is None
         else scales.reshape([-1 if i == axis else 1 for i in range(array.ndim)])
     )
-    codes = np.clip(np.rint(array / spread), -127, 127).astype(np.int8)
+    codes = (np.clip(np.rint(array / spread), -127, 127) + zero_point).astype(np.int8)
     return (
         constant(graph, f"{stem}_int8", codes),
         constant(graph, f"{stem}_scale", scales),
-        constant(graph, f"{stem}_zero_point", np.zeros(scales.shape, np.int8)),
+        constant(graph, f"{stem}_zero_point", np.full(scales.shape, zero_point, np.int8)),
     )
 
 

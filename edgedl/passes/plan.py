@@ -73,6 +73,8 @@ class Plan:
         weights: by node, the position of its constant operand and the axis of its scales (None:
             one scale for all).
         tables: nodes that look rows up in a constant table, stored in int8 and expanded row by row.
+        shifted: nodes whose weights and their zero points are written one less, which is the same
+            arithmetic and another kernel of the engine.
     """
 
     scheme: str
@@ -81,6 +83,7 @@ class Plan:
     readers: Mapping[str, tuple[str, ...]]
     weights: Mapping[str, tuple[int, int | None]]
     tables: tuple[str, ...] = ()
+    shifted: tuple[str, ...] = ()
 
     @property
     def int8(self) -> tuple[str, ...]:
@@ -95,4 +98,5 @@ class Plan:
             "readers": {name: list(nodes) for name, nodes in self.readers.items()},
             "weights": {name: list(entry) for name, entry in self.weights.items()},
             "tables": list(self.tables),
+            "shifted": list(self.shifted),
         }

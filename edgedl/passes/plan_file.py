@@ -18,7 +18,7 @@ from edgedl.passes.ranges import METHODS, Method
 
 BY_HAND = "the plan says so"
 STATES: tuple[State, ...] = ("float", "int8")
-PARTS = ("engine", "settings", "ranges", "operators", "scales")
+PARTS = ("engine", "settings", "ranges", "corrected", "shifted", "operators", "scales")
 HEAD = """\
 # Which operators compute in int8, and the scales of their tensors. Change `int8` to `float` or
 # back, or a scale, then: edgedl compress MODEL --plan THIS_FILE --samples SAMPLES -o OUT.edl
@@ -36,6 +36,8 @@ class PlanFile:
         ranges: how the range of a tensor is found that has no scale.
         operators: the precision of every operator that has a choice, by name.
         scales: quantizers by tensor.
+        corrected: whether biases are corrected, with means from the samples.
+        shifted: nodes whose weights are written shifted by one.
     """
 
     engine: str
@@ -43,14 +45,24 @@ class PlanFile:
     ranges: Method
     operators: Mapping[str, State]
     scales: Mapping[str, Quantizer]
+    corrected: bool = False
+    shifted: tuple[str, ...] = ()
 
 
 def to_yaml(
-    plan: Plan, engine: str, settings: Mapping[str, Any], ranges: Method, costs: Sequence[Cost] = ()
+    plan: Plan,
+    engine: str,
+    settings: Mapping[str, Any],
+    ranges: Method,
+    *,
+    corrected: bool = False,
+    costs: Sequence[Cost] = (),
 ) -> str:
     """The file's text, with what each operator costs and why as comments."""
     lines = [HEAD, f"engine: {engine}", f"settings: {json.dumps(dict(settings))}"]
-    lines += [f"ranges: {ranges}", "operators:" + ("" if plan.decisions else " {}")]
+    lines += [f"ranges: {ranges}", f"corrected: {str(corrected).lower()}"]
+    lines += [f"shifted: {json.dumps(list(plan.shifted))}"]
+    lines += ["operators:" + ("" if plan.decisions else " {}")]
     by_node = {cost.node: cost for cost in costs}
     width = max((len(json.dumps(d.node)) for d in plan.decisions), default=0) + 7
     for decision in plan.decisions:
@@ -85,13 +97,23 @@ def from_document(document: Any) -> PlanFile:
     for part in ("settings", "operators", "scales"):
         if not isinstance(document[part], Mapping):
             raise BadValue(f"`{part}` wants names with values", keys=(part,))
+    if not isinstance(document["corrected"], bool):
+        raise BadValue("`corrected` wants true or false", keys=("corrected",))
+    if not isinstance(document["shifted"], list):
+        raise BadValue("`shifted` wants a list of names", keys=("shifted",))
     for name, state in document["operators"].items():
         if state not in STATES:
             message = f"`{name}` is `{state}`"
             raise BadValue(message, keys=("operators", name), hint="`int8` or `float`")
     scales = {name: _quantizer(value, name) for name, value in document["scales"].items()}
     return PlanFile(
-        document["engine"], document["settings"], document["ranges"], document["operators"], scales
+        document["engine"],
+        document["settings"],
+        document["ranges"],
+        document["operators"],
+        scales,
+        document["corrected"],
+        tuple(document["shifted"]),
     )
 
 
@@ -143,6 +165,10 @@ def fit(plan: PlanFile, model: Model) -> Layout:
             reason = now[name].reason if name in now else "what it reads is in float"
             message = f"`{name}` cannot compute in int8: {reason}"
             raise BadValue(message, keys=("operators", name), hint=f"`{name}: float`")
+    for name in plan.shifted:
+        if name not in found.weights:
+            message = f"`{name}` has no int8 weights to shift"
+            raise BadValue(message, keys=("shifted",), hint="leave it out")
     _same_in_groups(plan, found)
     return found
 

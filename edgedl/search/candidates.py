@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -12,17 +12,17 @@ import numpy as np
 
 from edgedl.backends import Backend
 from edgedl.benchmark.accuracy import METRICS
-from edgedl.core.errors import EdgeError
 from edgedl.core.model import Model
 from edgedl.core.samples import Samples
 from edgedl.core.stats import Agreement, AgreementMeter
 from edgedl.core.target import Scheme
+from edgedl.passes.correct import CorrectBias, Means
 from edgedl.passes.graph import read, rewrite
 from edgedl.passes.layout import EXTENTS, Extent, layout
 from edgedl.passes.place import Place
 from edgedl.passes.plan import Cost, Plan
 from edgedl.passes.quantize import plan
-from edgedl.passes.ranges import METHODS, Histogram, Method
+from edgedl.passes.ranges import Histogram, Method
 from edgedl.passes.weight_only import WeightOnly
 from edgedl.runtime import engine
 from edgedl.runtime.session import Session
@@ -42,6 +42,7 @@ class Candidate:
     Attributes:
         stored: it computes in float, with weights stored in 8 bits.
         method: how the ranges of its plan were found.
+        means: what its biases were corrected with, None where they were not.
         costs: the table that its plan was found in, empty where rules made it.
     """
 
@@ -54,6 +55,7 @@ class Candidate:
     as_given: bool = False
     stored: bool = False
     method: Method | None = None
+    means: Means | None = None
     costs: tuple[Cost, ...] = ()
 
     @property
@@ -206,39 +208,23 @@ def int8_candidate(
     keep_float: Mapping[str, str] | None = None,
     exact: Collection[str] = (),
     settings: Mapping[str, Any] | None = None,
+    means: Means | None = None,
+    shifted: Collection[str] = (),
     label: str,
 ) -> Candidate:
     """The model in int8 by the backend's scheme; operators that compute in float have their weights
-    stored in 8 bits, but for those of `exact`."""
+    stored in 8 bits, but for those of `exact`. Biases are corrected where there are means."""
     decided = plan(
         clean, backend.scheme.name, histograms, method, extent=extent, keep_float=keep_float
     )
-    model = rewrite(clean, Place(decided), WeightOnly(keep_float=tuple(sorted(exact))))
+    decided = replace(decided, shifted=tuple(n for n in decided.weights if n in shifted))
+    corrected = (CorrectBias(decided, means),) if means is not None else ()
+    stored = WeightOnly(keep_float=tuple(sorted(exact)))
+    model = rewrite(clean, *corrected, Place(decided), stored)
     settings = backend.settings("int8") if settings is None else settings
-    return Candidate(backend.engine, "int8", label, model, settings, decided, method=method)
-
-
-def best_ranges(
-    backend: Backend,
-    clean: Model,
-    histograms: Mapping[str, Histogram],
-    expected: Reference,
-    threads: int | None,
-) -> Candidate | Refusal | None:
-    """Int8 as far as the rules go, with the ranges that answer most like float; None where the
-    rules put nothing into int8."""
-    least = expected.take(METHOD_SAMPLES)
-    tried: list[tuple[float, Candidate]] = []
-    for method in METHODS:
-        candidate = int8_candidate(backend, clean, histograms, method, label=f"int8, {method}")
-        assert candidate.plan is not None
-        if not candidate.plan.int8:
-            return None
-        try:
-            tried.append((try_out(candidate, least, threads).agreement.sqnr_db, candidate))
-        except EdgeError as error:
-            return Refusal(candidate.name, error.message)
-    return max(tried, key=lambda entry: entry[0])[1]
+    return Candidate(
+        backend.engine, "int8", label, model, settings, decided, method=method, means=means
+    )
 
 
 def narrower(

@@ -21,6 +21,7 @@ from edgedl.runtime import engine
 from edgedl.search.candidates import Candidate
 from edgedl.search.cut import Price, cheapest
 
+STATES = ("float", "int8", "shifted")
 WORD = re.compile(r"[A-Za-z0-9.]+")
 PROFILE_US = 400_000
 LEAST_RUNS, MOST_RUNS = 8, 60
@@ -125,7 +126,7 @@ class CostTable:
     """
 
     ledger: Ledger
-    times: defaultdict[tuple[str, State], list[float]] = field(
+    times: defaultdict[tuple[str, str], list[float]] = field(
         default_factory=lambda: defaultdict(list)
     )
     together: set[frozenset[str]] = field(default_factory=set)
@@ -149,7 +150,7 @@ class CostTable:
             self.spread.append((int(row["edge"]), int(row["inside"]), us))
         elif row["what"] in ("quantize", "dequantize"):
             self.conversions[row["what"]].append((int(row["elements"]), us))
-        elif row["state"] in ("float", "int8"):
+        elif row["state"] in STATES:
             self.times[str(row["what"]), row["state"]].append(us)
             if row.get("with"):
                 self.together.add(frozenset((str(row["what"]), str(row["with"]))))
@@ -185,7 +186,17 @@ class CostTable:
             self._take(row)
         self.ledger.add(rows)
 
-    def us(self, signature: str, state: State) -> float | None:
+    def add_shifted(self, spent: Spent, found: Choices, nodes: Collection[str]) -> None:
+        """Take and keep what operators took with their weights shifted by one."""
+        rows = [
+            {"what": found.signatures[n], "state": "shifted", "us": spent.operators.get(n, 0.0)}
+            for n in nodes
+        ]
+        for row in rows:
+            self._take(row)
+        self.ledger.add(rows)
+
+    def us(self, signature: str, state: str) -> float | None:
         """The median of the latest rows, None where there is none."""
         seen = self.times[signature, state][-MOST_ROWS:]
         return median(seen) if seen else None

@@ -118,6 +118,7 @@ def relieve(
             keep_float={**placed, **kept},
             exact=kept,
             settings=start.settings,
+            means=start.means,
             label=f"{start.label}, but {count} operator{'s' * (count > 1)}",
         )
         return judge(replace(candidate, costs=start.costs), expected, threads)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,6 +21,7 @@ from edgedl.search.memory import machine_parts
 
 CHEAPER_IN_FLOAT = "costs less in float here, with the conversions around it"
 MOST_TURNS = 4
+CLEARLY = 0.95
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +74,7 @@ def place_by_cost(
             full.method,
             keep_float=kept,
             settings=full.settings,
+            means=full.means,
             label=f"{full.label}, placed",
         )
         assert candidate.plan is not None
@@ -81,9 +83,52 @@ def place_by_cost(
         seen.add(candidate.plan.int8)
         spent = _profile(table, bench, candidate, found, rest_us)
         best = min(best, (spent.total_us, candidate), key=lambda one: one[0])
-    winner = best[1]
+    winner = _shifted(table, bench, best[1], histograms, found)
     assert winner.plan is not None
     return winner, table.rows(found, winner.plan.int8)
+
+
+def _shifted(
+    table: CostTable,
+    bench: Bench,
+    winner: Candidate,
+    histograms: Mapping[str, Histogram],
+    found: Choices,
+) -> Candidate:
+    """The winner with the weights of those operators shifted by one whose other kernel is faster
+    here; the winner itself where none is."""
+    assert winner.plan is not None
+    assert winner.method is not None
+    method = winner.method
+    kinds = bench.backend.scheme.shift
+    able = [n for n in winner.plan.int8 if found.operators.get(n) in kinds]
+    if not able:
+        return winner
+    kept = {d.node: d.reason for d in winner.plan.decisions if d.precision == "float"}
+
+    def candidate(nodes: Collection[str]) -> Candidate:
+        return int8_candidate(
+            bench.backend,
+            bench.clean,
+            histograms,
+            method,
+            keep_float=kept,
+            settings=winner.settings,
+            means=winner.means,
+            shifted=nodes,
+            label=f"{winner.label}, other kernels",
+        )
+
+    if any(table.us(found.signatures[node], "shifted") is None for node in able):
+        bench.progress(f"profiling {winner.name} with other kernels", 0, 1)
+        spent = spend(candidate(able), found, bench.feed, bench.threads)
+        table.add_shifted(spent, found, able)
+    faster = []
+    for node in able:
+        own, other = (table.us(found.signatures[node], state) for state in ("int8", "shifted"))
+        if own is not None and other is not None and other < CLEARLY * own:
+            faster.append(node)
+    return candidate(faster) if faster else winner
 
 
 def _table(bench: Bench, full: Candidate) -> CostTable:

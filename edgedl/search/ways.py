@@ -12,6 +12,7 @@ from edgedl.core.progress import Progress
 from edgedl.core.samples import Samples
 from edgedl.core.units import format_bytes
 from edgedl.passes.calibrate import calibrate, forecast
+from edgedl.passes.correct import CorrectBias, channel_means
 from edgedl.passes.graph import quantized_already, rewrite
 from edgedl.passes.place import Place
 from edgedl.passes.plan_file import PlanFile, fit
@@ -24,11 +25,11 @@ from edgedl.search.candidates import (
     Candidate,
     Reference,
     Refusal,
-    best_ranges,
     float_candidates,
     narrower,
     tensors_to_watch,
 )
+from edgedl.search.exactness import best_ranges
 from edgedl.search.limits import Limits
 from edgedl.search.placement import Bench, place_by_cost
 
@@ -101,7 +102,7 @@ def _int8(
     """The full plan and that of least cost, for each precision of what stays float; where costs
     cannot be told, the rules' narrower plans."""
     ways.progress(f"choosing ranges for {built.engine}", 0, 1)
-    full = best_ranges(built, ways.clean, histograms, ways.expected, ways.threads)
+    full = best_ranges(built, ways.clean, histograms, ways.calibration, ways.expected, ways.threads)
     if full is None or isinstance(full, Refusal):
         yield from [full] if full else []
         return
@@ -132,10 +133,13 @@ def _planned(built: Backend, ways: Ways, written: PlanFile) -> Candidate:
         calibrate(ways.clean, lacking, ways.calibration, progress=ways.progress) if lacking else {}
     )
     decided = decide(found, built.scheme, histograms, written.ranges, written.scales)
-    model = rewrite(ways.clean, Place(decided), WeightOnly())
+    decided = replace(decided, shifted=written.shifted)
+    means = channel_means(ways.clean, decided, ways.calibration) if written.corrected else None
+    corrected = (CorrectBias(decided, means),) if means is not None else ()
+    model = rewrite(ways.clean, *corrected, Place(decided), WeightOnly())
     return Candidate(
         built.engine, "int8", "as planned", model, dict(written.settings), decided,
-        method=written.ranges,
+        method=written.ranges, means=means,
     )  # fmt: skip
 
 
