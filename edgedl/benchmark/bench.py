@@ -19,11 +19,12 @@ from edgedl.benchmark.alone import Alone, alone
 from edgedl.benchmark.answers import Answered, answered
 from edgedl.benchmark.compare import Comparison, verdicts
 from edgedl.benchmark.contest import Contestant, Cores, contest
+from edgedl.benchmark.cores import idle_cores
 from edgedl.benchmark.feeds import common_signature, timing_feeds
 from edgedl.benchmark.machine import this_machine
 from edgedl.benchmark.measure import Feed
 from edgedl.benchmark.preflight import preflight
-from edgedl.benchmark.watch import Watch, doubts, idle_cores, invalid
+from edgedl.benchmark.watch import Watch, doubts, invalid
 from edgedl.core.errors import EngineFailed
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
