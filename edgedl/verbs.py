@@ -12,9 +12,14 @@ import edgedl
 from edgedl.benchmark.answers import answered
 from edgedl.benchmark.bench import BenchReport, number_twins
 from edgedl.benchmark.bench import bench as run_bench
-from edgedl.benchmark.gate import Gated, gate, read_baseline
-from edgedl.benchmark.machine import INT8_FLAGS, energy_counters, this_machine
-from edgedl.core.errors import BadSamples
+from edgedl.benchmark.gate import Against, Gated, gate, read_baseline
+from edgedl.benchmark.machine import (
+    INT8_FLAGS,
+    energy_counters,
+    library_differences,
+    this_machine,
+)
+from edgedl.core.errors import BadSamples, EdgeError
 from edgedl.core.progress import Progress, silent
 from edgedl.core.registry import version
 from edgedl.core.store import atomic_write, check_writable, default_store
@@ -73,7 +78,7 @@ def bench(
 
 def bench_against(
     models: Sequence[str | Path], baseline: str | Path, limit: float, **options: Any
-) -> tuple[BenchReport, tuple[Gated, ...], bool]:
+) -> Against:
     """Time models and hold them against an earlier `edgedl bench --json`.
 
     Where anything is red, all of them are timed once more, and red is what is so again.
@@ -83,20 +88,26 @@ def bench_against(
         options: those of `bench`.
 
     Returns:
-        The report, a row for each model, and whether a second look was taken.
+        The report, and a row for each model, or why the baseline does not fit what was timed.
 
     Raises:
-        EdgeError: as `bench`, or the baseline does not fit.
+        EdgeError: as `bench`, or the file is no baseline.
     """
     path = Path(baseline)
     old = read_baseline(path)
     found = bench(models, **options)
-    rows = gate(found.to_json(), old, limit, path)
-    if not any(row.red for row in rows):
-        return found, rows, False
-    again = gate(bench(models, **options).to_json(), old, limit, path)
-    pairs = zip(rows, again, strict=True)
-    return found, tuple(second if first.red else first for first, second in pairs), True
+    differences = library_differences(old["machine"], found.machine)
+    rows: tuple[Gated, ...] = ()
+    again, refused = False, None
+    try:
+        rows = gate(found.to_json(), old, limit, path)
+        if any(row.red for row in rows):
+            second = gate(bench(models, **options).to_json(), old, limit, path)
+            rows = tuple(b if a.red else a for a, b in zip(rows, second, strict=True))
+            again = True
+    except EdgeError as error:
+        rows, refused = (), error
+    return Against(found, path, limit, rows, again, differences, refused)
 
 
 def _shaped(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Path:

@@ -124,23 +124,21 @@ def command(
     limit_slower = parse_drop(fail_slower)
     from edgedl import verbs
 
-    gated, again = None, False
+    held = None
     with Bar() as bar:
         if against is None:
             found = verbs.bench(models, **options, progress=bar)
         else:
-            found, gated, again = verbs.bench_against(
-                models, against, limit_slower, **options, progress=bar
-            )
-    if gated is not None:
+            held = verbs.bench_against(models, against, limit_slower, **options, progress=bar)
+            found = held.report
+    if held is not None and held.refused is None:
         from edgedl.report.gated import markdown
 
-        rows = [row.to_json() for row in gated]
-        click.echo(markdown(rows, limit_slower, again, against or ""), err=as_json)
+        click.echo(markdown(held.to_json()), err=as_json)
     else:
         click.echo(_shown(found, layout), err=as_json)
     if as_json:
-        print_json(found.to_json())
+        print_json(found.to_json() | ({} if held is None else {"against": held.to_json()}))
     _write(found, report, plot)
     if found.failures:
         from edgedl.benchmark.alone import look_closer
@@ -148,7 +146,9 @@ def command(
         for name, reason in found.failures.items():
             click.echo(f"error: {name}: {reason}\n\nhint: {look_closer(name)}", err=True)
         return 1
-    return 3 if gated is not None and any(row.red for row in gated) else 0
+    if held is not None and held.refused is not None:
+        raise held.refused
+    return 3 if held is not None and held.red else 0
 
 
 def _shown(found: BenchReport, layout: str) -> str:

@@ -172,11 +172,36 @@ def test_against_a_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert out.startswith("### edgedl bench: **ok**")
     document = json.loads(base.read_text())
     document["rows"][0]["yardsticks"] = [y / 10 for y in document["rows"][0]["yardsticks"]]
+    document["machine"]["libraries"]["numpy"] = "0.9"
     base.write_text(json.dumps(document))
-    status = run("bench", *common, "--against", base, "--fail-slower", "90%")
-    out, _ = capsys.readouterr()
+    status = run("bench", *common, "--against", base, "--fail-slower", "90%", "--json")
+    out, err = capsys.readouterr()
     assert status == 3
-    assert "timed twice" in out
+    assert "timed twice" in err
+    assert f"numpy: 0.9 against {np.__version__}" in err
+    held = json.loads(out.splitlines()[-1])["against"]
+    assert held["library_differences"] == [f"numpy: 0.9 against {np.__version__}"]
+    assert held["rows"][0]["red"]
+    assert held["refused"] is None
+
+
+def test_a_baseline_that_does_not_fit_loses_no_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, base = net(tmp_path), tmp_path / "base.json"
+    common = [path, "--target", ENGINE, "--seconds", 0.5]
+    assert run("bench", *common, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    document["machine"]["processor"] = "another"
+    base.write_text(json.dumps(document))
+    assert run("bench", *common, "--against", base, "--json") == 1
+    out, err = capsys.readouterr()
+    found = json.loads(out.splitlines()[-1])
+    assert found["rows"][0]["latency_ms"]["p50"] > 0
+    assert found["against"]["rows"] == []
+    assert "another machine" in found["against"]["refused"]
+    assert "noise floor" in err
+    assert f"hint: take a new baseline: edgedl bench {path}" in err
 
 
 def test_what_cannot_be_honest_is_refused() -> None:
