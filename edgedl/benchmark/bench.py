@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from itertools import combinations
 from pathlib import Path
@@ -24,8 +25,8 @@ from edgedl.benchmark.feeds import common_signature, timing_feeds
 from edgedl.benchmark.machine import this_machine
 from edgedl.benchmark.measure import Feed
 from edgedl.benchmark.preflight import preflight
-from edgedl.benchmark.watch import Watch, doubts, invalid
-from edgedl.core.errors import EngineFailed
+from edgedl.benchmark.watch import Conditions, Watch, clock_step, doubts, invalid
+from edgedl.core.errors import EdgeError, EngineFailed, Unsupported
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
 from edgedl.core.stats import FLOORS, Interval, Verdict
@@ -42,7 +43,8 @@ CHUNK_BYTES = 1 << 20
 class Row:
     """One artifact's figures: latencies in milliseconds, memory beyond the imports in bytes.
 
-    `problem` says why a row is not valid: the artifact failed, or the machine was throttled.
+    `problem` says why a row is not valid: the artifact failed, the machine was throttled, or its
+    clock stepped.
     """
 
     artifact: str
@@ -126,6 +128,7 @@ class BenchReport:
             three or more to choose it from.
         failures: why artifacts did not last, by name.
         comparison: every raw sample; None where nothing lasted.
+        error: what is to be put right before all of it is timed again; the rows are kept.
     """
 
     rows: tuple[Row, ...]
@@ -140,6 +143,7 @@ class BenchReport:
     failures: Mapping[str, str] = field(default_factory=dict)
     time: str = ""
     comparison: Comparison | None = None
+    error: EdgeError | None = None
 
     def samples_ms(self) -> dict[str, np.ndarray]:
         """Every call's time in milliseconds, float64, by artifact."""
@@ -232,9 +236,6 @@ def bench(
         failures = dict(outcome.failures)
         found = outcome.comparison
         confirmed = _confirm(contestants, found, feeds, threads, seconds, seed, choose, progress)
-    seen = watch.conditions
-    problem = "; ".join([*problems, *([reason] if (reason := invalid(seen)) else [])]) or None
-    notes += doubts(seen, threads)
     alones: dict[str, Alone] = {}
     archive = None if samples is None else Path(samples.where)
     for i, (name, artifact) in enumerate(zip(called, artifacts, strict=True)):
@@ -253,6 +254,9 @@ def bench(
         except EngineFailed as error:
             failures[name] = error.message
     progress("each alone", len(called), len(called))
+    seen = replace(watch.conditions, clock_step_s=watch.clock_step_s())
+    problem = "; ".join([*problems, *([reason] if (reason := invalid(seen)) else [])]) or None
+    notes += doubts(seen, threads)
     lasted = {n: a for n, a in zip(called, artifacts, strict=True) if n not in failures}
     answers: Mapping[str, Answered] = {}
     if samples is not None:
@@ -276,7 +280,17 @@ def bench(
         failures=failures,
         comparison=found,
         time=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        error=_stepped(seen, called),
     )
+
+
+def _stepped(seen: Conditions, names: Sequence[str]) -> EdgeError | None:
+    reason = clock_step(seen)
+    if reason is None:
+        return None
+    again = shlex.join(["edgedl", "bench", *names])
+    hint = f"once `timedatectl` says that the clock is synchronised, run it again: {again}"
+    return Unsupported(f"{reason}; no figure of this run is valid", hint=hint)
 
 
 def _row(

@@ -99,6 +99,12 @@ class Reading:
     firmware: int | None
     gpu: tuple[str, ...]
 
+    @property
+    def ahead_s(self) -> float:
+        """How far the wall clock is ahead of the monotonic one, which is the same all the time
+        unless one of them steps."""
+        return self.wall_s - self.at_s
+
 
 @dataclass(frozen=True)
 class Counters:
@@ -246,7 +252,6 @@ def summarize(
     stops = None
     if before.quota_stops and after.quota_stops:
         stops = tuple(y - x for x, y in zip(before.quota_stops, after.quota_stops, strict=True))
-    steps = [(r.wall_s - first.wall_s) - (r.at_s - first.at_s) for r in readings]
     loads = [reading.load for reading in readings if reading.load is not None]
     seen = [reading.firmware for reading in readings if reading.firmware is not None]
     return Conditions(
@@ -267,7 +272,7 @@ def summarize(
         firmware=reduce(or_, seen) if seen else None,
         gpu_slowdowns=tuple(sorted({reason for reading in readings for reason in reading.gpu})),
         load=spread(loads) if loads else None,
-        clock_step_s=max(steps, key=abs),
+        clock_step_s=max((r.ahead_s - first.ahead_s for r in readings), key=abs),
     )
 
 
@@ -292,15 +297,23 @@ def doubts(conditions: Conditions, threads: int) -> tuple[str, ...]:
         limit = (c.critical_celsius or {}).get(zone)
         if limit is not None and celsius.max > HOT_SHARE * limit:
             found.append(f"`{zone}` reached {celsius.max:.0f} C, its limit is {limit:.0f} C")
-    if abs(c.clock_step_s) > MOST_CLOCK_STEP_S:
-        found.append(
-            f"the wall clock stepped by {c.clock_step_s:+.1f} s: it was set, or the machine slept"
-        )
     if (c.firmware or 0) & UNDER_VOLTAGE:
         found.append("the firmware reported under-voltage")
     if c.gpu_slowdowns:
         found.append(f"a GPU ran below its clocks: {', '.join(c.gpu_slowdowns)}")
     return tuple(found)
+
+
+def clock_step(conditions: Conditions) -> str | None:
+    """That the wall clock stepped, in words; None where it did not.
+
+    Calls are timed by a clock that does not step, but a machine that slept, moved to another host
+    or had its clock set in the middle of a run is not the one on which the run began.
+    """
+    step_s = conditions.clock_step_s
+    if abs(step_s) <= MOST_CLOCK_STEP_S:
+        return None
+    return f"the wall clock stepped by {step_s:+.1f} s: it was set, or the machine slept"
 
 
 def invalid(conditions: Conditions) -> str | None:
@@ -318,6 +331,8 @@ def invalid(conditions: Conditions) -> str | None:
         )
     if words := [word for bit, word in SLOWED.items() if (c.firmware or 0) & bit]:
         found.append(f"the firmware reported {', '.join(words)}")
+    if (stepped := clock_step(c)) is not None:
+        found.append(stepped)
     return "; ".join(found) or None
 
 
@@ -370,3 +385,8 @@ class Watch:
     def conditions(self) -> Conditions:
         """What was seen, once the block has ended."""
         return summarize(self._readings, self._before, self._after, self._critical)
+
+    def clock_step_s(self) -> float:
+        """How far the wall clock has strayed from the monotonic one, in the block or after it."""
+        since = self._wall() - self._clock() - self._readings[0].ahead_s
+        return max(self.conditions.clock_step_s, since, key=abs)

@@ -92,7 +92,8 @@ def command(
 ) -> int:
     """Time models side by side, in interleaved rounds in fresh processes, with 95 % intervals.
 
-    An artifact that fails is named, the rows of the others are kept, and the status is 1.
+    An artifact that fails is named, the rows of the others are kept, and the status is 1, as it is
+    where the machine's clock steps, which marks every row invalid.
     """
     modes: dict[str, dict[str, Any]] = {}
     if profile:
@@ -140,6 +141,8 @@ def command(
     if as_json:
         print_json(found.to_json() | ({} if held is None else {"against": held.to_json()}))
     _write(found, report, plot)
+    if found.error is not None:
+        raise found.error
     if found.failures:
         from edgedl.benchmark.alone import look_closer
 

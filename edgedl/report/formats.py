@@ -18,6 +18,7 @@ from edgedl.report.reading import (
     mappings,
     name,
     number,
+    reasons,
     sentences,
     times,
     word,
@@ -46,6 +47,7 @@ def to_markdown(document: Document) -> str:
     broken = [name(row) for row in rows if not is_valid(row)]
     if broken:
         parts.append(f"**Not valid, must not be used:** {', '.join(_code(b) for b in broken[:20])}")
+        parts += [_inline(why)] if (why := reasons(rows)) else []
     if below := lede(document):
         parts.append(_inline(below))
     if rows:

@@ -26,6 +26,7 @@ from edgedl.report.reading import (
     mappings,
     name,
     number,
+    reasons,
     sentences,
     short_names,
     times,
@@ -122,7 +123,8 @@ def _head(document: Document) -> str:
 
 def _notice(document: Document) -> str:
     """Rows that are not valid, and the first doubts, beside the headline."""
-    broken = [name(row) for row in mappings(document, "rows") if not is_valid(row)]
+    rows = mappings(document, "rows")
+    broken = [name(row) for row in rows if not is_valid(row)]
     doubts = sentences(document)
     parts = []
     if broken:
@@ -131,6 +133,7 @@ def _notice(document: Document) -> str:
         parts.append(
             f"<p><strong>{what} not valid</strong> and must not be used: {escape(some)}.</p>"
         )
+        parts += [f"<p>{escape(why)}</p>"] if (why := reasons(rows)) else []
     if doubts:
         count = "1 doubt" if len(doubts) == 1 else f"{len(doubts):,} doubts"
         parts.append(f'<p><strong><a href="#doubts">{count}</a></strong></p>')

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -248,3 +250,44 @@ def test_a_report_that_cannot_be_written_loses_no_figures(
     out, err = capsys.readouterr()
     assert json.loads(out.splitlines()[-1])["rows"][0]["latency_ms"]["p50"] > 0
     assert "cannot be made" in err
+
+
+STEPPING = """
+import sys, time
+
+wall, calls = time.time, iter(range(10_000))
+time.time = lambda: wall() + 100 * next(calls)
+from edgedl.cli import main
+
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("against", [False, True])
+def test_a_clock_that_steps_is_an_error_that_keeps_every_figure(
+    against: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, base, folder = net(tmp_path), tmp_path / "base.json", tmp_path / "report"
+    words = ["bench", path, "--target", ENGINE, "--seconds", 0.5, "--json"]
+    if against:
+        assert run(*words) == 0
+        base.write_text(capsys.readouterr().out)
+    done = subprocess.run(
+        [sys.executable, "-c", STEPPING, *map(str, words), "--report", folder]
+        + (["--against", base] if against else []),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    [row] = json.loads(done.stdout.splitlines()[-1])["rows"]
+    assert not row["valid"]
+    assert "the wall clock stepped by +" in row["problem"]
+    assert row["latency_ms"]["p50"] > 0
+    assert "error: the wall clock stepped by +" in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("hint: ")
+    assert last.endswith(f"run it again: edgedl bench {path}")
+    assert row["problem"] in (folder / "report.md").read_text()
+    assert row["problem"].split(": ")[0] in (folder / "report.html").read_text()
+    assert (folder / "samples.jsonl.gz").exists()

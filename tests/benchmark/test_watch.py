@@ -18,6 +18,7 @@ from edgedl.benchmark.watch import (
     Spread,
     Watch,
     clock_fall,
+    clock_step,
     counters,
     doubts,
     invalid,
@@ -154,6 +155,21 @@ def test_a_short_run_says_nothing_of_clocks() -> None:
 def test_a_wall_clock_that_strays(walls: list[float], step: float) -> None:
     readings = [reading(t, wall_s=1e9 + wall) for t, wall in enumerate(walls)]
     assert summarize(readings, NOTHING, NOTHING, {}).clock_step_s == pytest.approx(step)
+
+
+def test_a_step_after_the_block_counts_and_does_not_hide_a_greater_one_within(
+    tmp_path: Path,
+) -> None:
+    clock, wall = Clock(), Clock()
+    with Watch((), root=tmp_path, clock=clock, wall=wall, wait=Steps()) as seen:
+        clock.passes(10)
+        wall.passes(8)
+    assert seen.clock_step_s() == pytest.approx(-2)
+    wall.passes(3.5)
+    assert seen.clock_step_s() == pytest.approx(-2)
+    wall.passes(5)
+    assert seen.clock_step_s() == pytest.approx(6.5)
+    assert seen.conditions.clock_step_s == pytest.approx(-2)
 
 
 def watched(root: Path, *steps: Callable[[], object], pids: tuple[int, ...] = ()) -> Conditions:
@@ -303,7 +319,6 @@ def test_a_quiet_run_is_beyond_doubt() -> None:
         ({"steal": 0.01}, {"steal": 0.011}, "hypervisor"),
         ({"neighbour_cores": 0.1}, {"neighbour_cores": 0.11}, "other processes"),
         ({"own_cores": 1.5}, {"own_cores": 1.6}, "with 1 thread asked for"),
-        ({"clock_step_s": -0.5}, {"clock_step_s": -0.6}, "stepped by -0.6 s"),
         (
             {"celsius": {"cpu": Spread(50, 60, 90)}, "critical_celsius": {"cpu": 100.0}},
             {"celsius": {"cpu": Spread(50, 60, 90.5)}, "critical_celsius": {"cpu": 100.0}},
@@ -333,6 +348,14 @@ def test_where_a_fall_of_the_clock_begins() -> None:
     assert invalid(replace(STILL, clock_fall=0.05, clock_core=0)) is None
     assert invalid(replace(STILL, clock_fall=-0.3, clock_core=0)) is None
     assert invalid(replace(STILL, clock_fall=0.06, clock_core=0)) is not None
+
+
+def test_where_a_step_of_the_wall_clock_begins() -> None:
+    assert invalid(replace(STILL, clock_step_s=-0.5)) is None
+    stepped = replace(STILL, clock_step_s=-0.6)
+    assert invalid(stepped) == clock_step(stepped)
+    assert "stepped by -0.6 s" in (clock_step(stepped) or "")
+    assert doubts(stepped, 1) == ()
 
 
 def test_every_reason_is_given() -> None:
