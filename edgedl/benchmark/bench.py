@@ -41,7 +41,8 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Row:
-    """One artifact's figures: latencies in milliseconds, memory beyond the imports in bytes.
+    """One artifact's figures: latencies in milliseconds, memory beyond the imports in bytes, on a
+    GPU with the engine's own context.
 
     `problem` says why a row is not valid: the artifact failed, the machine was throttled, or its
     clock stepped.
@@ -81,7 +82,7 @@ class Row:
             "load_ms": None if cold is None else cold.load_ms,
             "first_ms": None if cold is None else cold.first_ms,
             "peak_rss_bytes": None if cold is None else cold.peak_rss_bytes,
-            "gpu_bytes": None,
+            "gpu_bytes": None if cold is None else cold.gpu_bytes,
             "bytes": self.bytes,
             "compressed_bytes": self.compressed_bytes,
             "energy_mj": None if energy is None else energy["net_mj"],
@@ -380,6 +381,8 @@ def _doubts(rows: Sequence[Row], found: Comparison | None, modes: Mapping[str, A
     if os.environ.get(ISA_VARIABLE) and any(row.engine == "onnxruntime" for row in rows):
         notes.append(ISA_DOUBT)
     for row in rows:
+        if row.alone is not None and row.alone.cold.gpu_doubt is not None:
+            notes.append(f"{row.artifact}: GPU memory: {row.alone.cold.gpu_doubt}")
         energy = None if row.alone is None else row.alone.modes.get("energy_doubts")
         notes += [f"{row.artifact}: {doubt}" for doubt in energy or ()]
     return notes

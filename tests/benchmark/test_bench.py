@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from onnx import TensorProto, helper
 from edgedl import reports, verbs
 from edgedl.benchmark.bench import bench, number_twins
 from edgedl.benchmark.feeds import random_feeds
+from edgedl.benchmark.nvml import Nvml
 from edgedl.benchmark.preflight import preflight
 from edgedl.cli import main
 from edgedl.core.errors import BadOption, BadSamples, Unsupported
@@ -291,3 +293,47 @@ def test_a_clock_that_steps_is_an_error_that_keeps_every_figure(
     assert row["problem"] in (folder / "report.md").read_text()
     assert row["problem"].split(": ")[0] in (folder / "report.html").read_text()
     assert (folder / "samples.jsonl.gz").exists()
+
+
+ABOARD = """
+from edgedl.runtime import engine
+
+class Aboard:
+    "An engine of somebody else's, which says that it runs on a GPU."
+    name, on_gpu = "aboard", True
+
+    def __getattr__(self, name):
+        return getattr(engine({other!r}), name)
+
+ENGINE = Aboard()
+"""
+
+
+def aboard(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install an engine that runs on a GPU, by its own account."""
+    (folder / "aboard.py").write_text(ABOARD.format(other=ENGINE))
+    about = folder / "aboard-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: aboard\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[edgedl.engines]\naboard = aboard:ENGINE\n")
+    monkeypatch.syspath_prepend(folder)
+    paths = [str(folder), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+
+
+@pytest.mark.skipif(not isinstance(Nvml.find(), str), reason="NVML answers here")
+def test_the_memory_of_a_gpu_that_cannot_be_read_is_null_and_a_doubt_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aboard(tmp_path, monkeypatch)
+    path = net(tmp_path)
+    found = bench([path], engine="aboard", seconds=0.5).to_json()
+    assert found["rows"][0]["engine"] == "aboard"
+    assert found["rows"][0]["gpu_bytes"] is None
+    assert f"{path}: GPU memory: {Nvml.find()}" in found["doubts"]
+
+
+def test_nothing_is_said_of_a_gpu_that_nothing_runs_on(tmp_path: Path) -> None:
+    found = bench([net(tmp_path)], engine=ENGINE, seconds=0.5).to_json()
+    assert found["rows"][0]["gpu_bytes"] is None
+    assert not any("GPU" in doubt for doubt in found["doubts"])
