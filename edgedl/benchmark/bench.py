@@ -24,6 +24,7 @@ from edgedl.benchmark.cores import idle_cores
 from edgedl.benchmark.feeds import common_signature, timing_feeds
 from edgedl.benchmark.machine import this_machine
 from edgedl.benchmark.measure import Feed
+from edgedl.benchmark.nvml import gpu_slowdowns
 from edgedl.benchmark.preflight import preflight
 from edgedl.benchmark.watch import Conditions, Watch, clock_step, doubts, invalid
 from edgedl.core.errors import EdgeError, EngineFailed, Unsupported
@@ -224,7 +225,10 @@ def bench(
         Contestant(name, artifact.path, artifact.engine)
         for name, artifact in zip(called, artifacts, strict=True)
     ]
-    with Watch() as watch:
+    on_gpu = any(artifact.on_gpu for artifact in artifacts)
+    slowdowns, unseen = gpu_slowdowns() if on_gpu else (tuple, ())
+    notes += unseen
+    with Watch(gpu=slowdowns) as watch:
         outcome = contest(
             contestants,
             feeds,

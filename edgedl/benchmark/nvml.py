@@ -136,3 +136,13 @@ def gpu_bytes(pid: int, find: Callable[[], Nvml | str] = Nvml.find) -> int | str
     """Memory that a process takes on NVIDIA's GPUs, in bytes, or why that is not known."""
     nvml = find()
     return nvml if isinstance(nvml, str) else nvml.used_bytes(pid)
+
+
+def gpu_slowdowns(
+    find: Callable[[], Nvml | str] = Nvml.find,
+) -> tuple[Callable[[], tuple[str, ...]], tuple[str, ...]]:
+    """What says why GPUs run below their clocks, and a doubt where nothing can."""
+    nvml = find()
+    if isinstance(nvml, str):
+        return tuple, (f"whether the GPU slowed itself is not known: {nvml}",)
+    return nvml.slowdowns, ()

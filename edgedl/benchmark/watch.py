@@ -38,6 +38,8 @@ MOST_NEIGHBOUR_CORES = 0.1
 MOST_CORES_BEYOND_THREADS = 0.5
 MOST_CLOCK_STEP_S = 0.5
 HOT_SHARE = 0.9
+# A GPU that works hard is at its power cap all the time; its other reasons tell of trouble.
+POWER_CAP = "power cap"
 # Bits of a Raspberry Pi's get_throttled; the higher ones tell of all the time since its start.
 UNDER_VOLTAGE = 1
 SLOWED = {2: "a capped clock", 4: "throttling", 8: "the soft temperature limit"}
@@ -299,8 +301,8 @@ def doubts(conditions: Conditions, threads: int) -> tuple[str, ...]:
             found.append(f"`{zone}` reached {celsius.max:.0f} C, its limit is {limit:.0f} C")
     if (c.firmware or 0) & UNDER_VOLTAGE:
         found.append("the firmware reported under-voltage")
-    if c.gpu_slowdowns:
-        found.append(f"a GPU ran below its clocks: {', '.join(c.gpu_slowdowns)}")
+    if POWER_CAP in c.gpu_slowdowns:
+        found.append(f"a GPU ran below its clocks: {POWER_CAP}")
     return tuple(found)
 
 
@@ -331,6 +333,8 @@ def invalid(conditions: Conditions) -> str | None:
         )
     if words := [word for bit, word in SLOWED.items() if (c.firmware or 0) & bit]:
         found.append(f"the firmware reported {', '.join(words)}")
+    if reasons := [reason for reason in c.gpu_slowdowns if reason != POWER_CAP]:
+        found.append(f"a GPU slowed itself: {', '.join(reasons)}")
     if (stepped := clock_step(c)) is not None:
         found.append(stepped)
     return "; ".join(found) or None

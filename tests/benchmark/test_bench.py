@@ -331,6 +331,7 @@ def test_the_memory_of_a_gpu_that_cannot_be_read_is_null_and_a_doubt_says_why(
     assert found["rows"][0]["engine"] == "aboard"
     assert found["rows"][0]["gpu_bytes"] is None
     assert f"{path}: GPU memory: {Nvml.find()}" in found["doubts"]
+    assert f"whether the GPU slowed itself is not known: {Nvml.find()}" in found["doubts"]
 
 
 def test_nothing_is_said_of_a_gpu_that_nothing_runs_on(tmp_path: Path) -> None:

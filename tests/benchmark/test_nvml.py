@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgedl.benchmark.meters import gpus
-from edgedl.benchmark.nvml import Nvml, gpu_bytes
+from edgedl.benchmark.nvml import Nvml, gpu_bytes, gpu_slowdowns
 from tests.benchmark import trees
 from tests.benchmark.trees import Steps
 
@@ -75,6 +75,14 @@ def test_a_gpu_without_a_counter_says_so() -> None:
 def test_why_a_gpu_is_slow() -> None:
     assert Nvml(Library([0], reasons=0x1)).slowdowns() == ()
     assert Nvml(Library([0], reasons=0x4 | 0x20 | 0x40)).slowdowns() == ("power cap", "heat")
+
+
+def test_what_says_why_a_gpu_is_slow() -> None:
+    slowdowns, doubts = gpu_slowdowns(lambda: Nvml(Library([0], reasons=0x8)))
+    assert (slowdowns(), doubts) == (("hardware",), ())
+    slowdowns, doubts = gpu_slowdowns(lambda: "NVML: nothing there")
+    assert slowdowns() == ()
+    assert doubts == ("whether the GPU slowed itself is not known: NVML: nothing there",)
 
 
 def test_nvml_is_asked_where_a_gpu_is_shown(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from edgedl.benchmark.watch import (
     counters,
     doubts,
     invalid,
-    read,
     summarize,
     used_ticks,
 )
@@ -302,10 +301,19 @@ def test_this_machine_is_watched() -> None:
     assert seen.conditions.samples == 3
 
 
-def test_why_a_gpu_was_slow(tmp_path: Path) -> None:
-    now = read(tmp_path, gpu=lambda: ("heat", "power cap"))
-    found = summarize([now, replace(now, gpu=("heat",))], NOTHING, NOTHING, {})
-    assert doubts(found, 1) == ("a GPU ran below its clocks: heat, power cap",)
+def test_a_gpu_at_its_power_cap_is_a_doubt_and_one_that_is_hot_is_not_valid(
+    tmp_path: Path,
+) -> None:
+    seen = iter([("power cap",), ("heat", "power cap"), ("power brake",)])
+    with Watch((), root=tmp_path, wait=Steps(lambda: None), gpu=lambda: next(seen)) as watch:
+        pass
+    found = watch.conditions
+    assert found.gpu_slowdowns == ("heat", "power brake", "power cap")
+    assert doubts(found, 1) == ("a GPU ran below its clocks: power cap",)
+    assert invalid(found) == "a GPU slowed itself: heat, power brake"
+    capped = replace(found, gpu_slowdowns=("power cap",))
+    assert doubts(capped, 1) == ("a GPU ran below its clocks: power cap",)
+    assert invalid(capped) is None
 
 
 def test_a_quiet_run_is_beyond_doubt() -> None:
