@@ -51,7 +51,8 @@ def bench(
 
     Args:
         modes: further modes by name, each with its options: `profile`, `throughput` (`batches`,
-            `streams`), `load` (`rates` or `p99_ms`, `seed`), `energy`, all with `seconds`.
+            `streams`), `load` (`rates` or `p99_ms`, `seed`), `energy` (`windows`), all with
+            `seconds`.
         anyway: time even where the machine cannot give honest figures.
 
     Raises:

@@ -117,7 +117,8 @@ def _median_bytes(starts: Sequence[Mapping[str, Any]], key: str) -> int | None:
 
 def _process(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
     (folder / "job.json").write_text(json.dumps(job))
-    limit = LIMIT_SECONDS + sum(m.get("seconds", 0) for m in job.get("modes", {}).values())
+    modes = job.get("modes", {}).values()
+    limit = LIMIT_SECONDS + sum(m.get("seconds", 0) * m.get("windows", 1) for m in modes)
     try:
         done = subprocess.run(
             [sys.executable, "-m", "edgedl.benchmark.alone", str(folder)],

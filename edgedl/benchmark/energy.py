@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from edgedl.benchmark.meters import Meter
@@ -14,10 +15,12 @@ MIN_WINDOW_S = 10.0
 IDLE_S = 5.0
 MOST_DRIFT = 0.2
 
+Drawn = tuple[dict[str, float], float, Any]
+
 
 @dataclass(frozen=True)
 class Energy:
-    """Energy of one call.
+    """Energy of one call, of several windows of work in that of the median net energy.
 
     Attributes:
         net_mj: millijoules a call beyond what the idle machine draws in the same time.
@@ -28,6 +31,7 @@ class Energy:
         rails: gross millijoules a call by rail; some rails are parts of others.
         power_mode: the machine's power mode by name, where it has any.
         drift: how much more the idle machine drew after than before, as a share of their mean.
+        windows_mj: net millijoules a call in every window, in order.
     """
 
     net_mj: float
@@ -40,9 +44,16 @@ class Energy:
     power_mode: str | None
     drift: float
     doubts: tuple[str, ...]
+    windows_mj: tuple[float, ...]
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "doubts": list(self.doubts)}
+        return {
+            **asdict(self),
+            "least_mj": min(self.windows_mj),
+            "most_mj": max(self.windows_mj),
+            "windows_mj": list(self.windows_mj),
+            "doubts": list(self.doubts),
+        }
 
 
 def energy_per_call(
@@ -51,11 +62,16 @@ def energy_per_call(
     work: Callable[[float], int],
     window_s: float = MIN_WINDOW_S,
     *,
+    windows: int = 1,
     idle_s: float = IDLE_S,
     clock: Callable[[], float] = time.perf_counter,
     power_mode: str | None = None,
 ) -> Energy:
-    """Energy of one call, from a window of work between two of idleness.
+    """Energy of one call, from windows of work, each between two of idleness.
+
+    Of several windows the one of median net energy counts, of an even number the greater of the
+    two in the middle; MLPerf Tiny takes the median of five (Banbury et al., MLPerf Tiny Benchmark,
+    2021).
 
     Args:
         idle: lets so many seconds pass with the machine idle, as `time.sleep` does.
@@ -73,12 +89,35 @@ def energy_per_call(
             f"a window of {window_s:g} s is too short to measure energy",
             hint=f"give it {MIN_WINDOW_S:g} s or more",
         )
-    before, before_s, _ = _drawn(meters, lambda: idle(idle_s), clock)
-    gross, seconds, calls = _drawn(meters, lambda: _work(work, window_s, clock), clock)
-    after, after_s, _ = _drawn(meters, lambda: idle(idle_s), clock)
     counted = [rail for meter in meters for rail in meter.counted]
+
+    def idle_power() -> float:
+        joules, seconds, _ = _drawn(meters, lambda: idle(idle_s), clock)
+        return sum(joules[rail] for rail in counted) / seconds
+
+    idle_w = [idle_power()]
+    works = []
+    for _ in range(windows):
+        works.append(_drawn(meters, lambda: _work(work, window_s, clock), clock))
+        idle_w.append(idle_power())
+    found = [
+        _window(drawn, counted, powers, power_mode)
+        for drawn, powers in zip(works, pairwise(idle_w), strict=True)
+    ]
+    middle = sorted(found, key=lambda window: window.net_mj)[windows // 2]
+    return replace(
+        middle,
+        windows_mj=tuple(window.net_mj for window in found),
+        doubts=tuple(dict.fromkeys(doubt for window in found for doubt in window.doubts)),
+    )
+
+
+def _window(
+    drawn: Drawn, counted: Sequence[str], powers: tuple[float, float], power_mode: str | None
+) -> Energy:
+    """One window of work, and the watts of the idle machine before and after it."""
+    gross, seconds, calls = drawn
     gross_j = sum(gross[rail] for rail in counted)
-    powers = [sum(j[r] for r in counted) / s for j, s in ((before, before_s), (after, after_s))]
     idle_w = sum(powers) / 2
     drift = (powers[1] - powers[0]) / idle_w if idle_w else 0.0
     net_j = gross_j - idle_w * seconds
@@ -93,6 +132,7 @@ def energy_per_call(
         power_mode=power_mode,
         drift=drift,
         doubts=tuple(_doubts(powers, drift, net_j)),
+        windows_mj=(net_j * 1e3 / calls,),
     )
 
 
@@ -108,9 +148,7 @@ def _work(work: Callable[[float], int], window_s: float, clock: Callable[[], flo
     return calls
 
 
-def _drawn(
-    meters: Sequence[Meter], act: Callable[[], Any], clock: Callable[[], float]
-) -> tuple[dict[str, float], float, Any]:
+def _drawn(meters: Sequence[Meter], act: Callable[[], Any], clock: Callable[[], float]) -> Drawn:
     """Joules by rail and the seconds that something took, with what it returned."""
     joules: dict[str, float] = {}
     started: list[Meter] = []

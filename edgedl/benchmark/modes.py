@@ -100,8 +100,9 @@ def _energy(subject: Subject, options: Mapping[str, Any]) -> dict[str, Any]:
             calls += 1
         return calls
 
-    window_s = float(options["seconds"])
-    found = energy_per_call(meters, sleep, work, window_s, power_mode=power_mode())
+    window_s, windows = float(options["seconds"]), int(options.get("windows", 1))
+    mode = power_mode()
+    found = energy_per_call(meters, sleep, work, window_s, windows=windows, power_mode=mode)
     return {"energy": found.to_json(), "energy_doubts": list(found.doubts)}
 
 

@@ -265,8 +265,11 @@ def _energy(energy: Mapping[str, Any]) -> str:
         parts.append(f"net of {figure(idle)} W at idle")
     if (window := number(energy, "window_s")) is not None:
         parts.append(f"over {figure(window)} s")
+    windows = energy.get("windows_mj")
+    if isinstance(windows, Sequence) and len(windows) > 1:
+        parts.append(f"the median of {len(windows)} such windows")
     rails = energy.get("rails")
-    if isinstance(rails, Sequence) and rails and not isinstance(rails, str):
+    if isinstance(rails, (Mapping, Sequence)) and rails and not isinstance(rails, str):
         parts.append("on " + ", ".join(str(rail) for rail in rails))
     if mode := word(energy, "power_mode"):
         parts.append(f"in power mode {mode}")

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 from edgedl import reports, verbs
 from edgedl.benchmark.bench import bench, number_twins
 from edgedl.benchmark.feeds import random_feeds
+from edgedl.benchmark.machine import energy_counters
 from edgedl.benchmark.nvml import Nvml
 from edgedl.benchmark.preflight import preflight
 from edgedl.cli import main
@@ -293,6 +294,19 @@ def test_a_clock_that_steps_is_an_error_that_keeps_every_figure(
     assert row["problem"] in (folder / "report.md").read_text()
     assert row["problem"].split(": ")[0] in (folder / "report.html").read_text()
     assert (folder / "samples.jsonl.gz").exists()
+
+
+@pytest.mark.skipif(bool(energy_counters()), reason="this machine would spend a minute on it")
+def test_windows_of_energy_ask_for_energy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = net(tmp_path)
+    words = ["bench", path, "--target", ENGINE, "--seconds", 0.5, "--json"]
+    assert run(*words, "--energy-windows", 5) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["rows"][0]["energy_mj"] is None
+    assert any(doubt.startswith(f"{path}: energy: RAPL") for doubt in found["doubts"])
+    assert run(*words, "--energy-windows", 0) == 2
 
 
 ABOARD = """

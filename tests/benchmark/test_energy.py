@@ -132,3 +132,50 @@ def test_meters_are_stopped_where_the_work_fails() -> None:
     with pytest.raises(EngineFailed, match="it broke"):
         energy_per_call([meter], plant.idle, fails, clock=plant.clock)
     assert stopped == ["RAPL", "RAPL"]
+
+
+class Varying(Plant):
+    """Its work draws another power in every window."""
+
+    def __init__(self, idle_w: list[float], works_w: list[float]) -> None:
+        super().__init__(idle_w, 0.0)
+        self.works_w = works_w
+
+    def work(self, seconds: float) -> int:
+        self.work_w = self.works_w.pop(0)
+        return super().work(seconds)
+
+    def measured_in(self, windows: int) -> Energy:
+        return energy_per_call(
+            [self.meter()], self.idle, self.work, windows=windows, clock=self.clock
+        )
+
+
+def test_of_five_windows_the_median_counts_each_net_of_the_idleness_around_it() -> None:
+    # idle 10 10 10 20 20 20 W; net 20, 15, 23, 25, 14 W at 10 calls a second
+    plant = Varying([10, 10, 10, 20, 20, 20], [30, 25, 38, 45, 34])
+    found = plant.measured_in(5)
+    assert plant.idle_w == plant.works_w == []
+    assert found.windows_mj == pytest.approx((2000, 1500, 2300, 2500, 1400))
+    assert found.net_mj == pytest.approx(2000)
+    assert (found.gross_mj, found.idle_w) == pytest.approx((3000, 10))
+    document = found.to_json()
+    assert (document["least_mj"], document["most_mj"]) == pytest.approx((1400, 2500))
+    assert (found.window_s, found.calls) == (10, 100)
+    # the third window lies between 10 W and 20 W, which is said though another one counts
+    assert found.doubts == ("energy: the idle machine drew 10 W before and 20 W after",)
+
+
+def test_of_two_windows_the_greater_counts_and_a_doubt_is_said_once() -> None:
+    found = Varying([10, 20, 10], [30, 40]).measured_in(2)
+    assert found.windows_mj == pytest.approx((1500, 2500))
+    assert found.net_mj == pytest.approx(2500)
+    assert len(found.doubts) == 2
+    same = Varying([10, 10, 10, 10], [9, 9, 9]).measured_in(3)
+    assert len(same.doubts) == 1
+
+
+def test_one_window_is_its_own_spread() -> None:
+    document = Plant([9.0, 11.0], 30.0).measured().to_json()
+    assert document["windows_mj"] == [document["net_mj"]]
+    assert document["least_mj"] == document["most_mj"] == document["net_mj"]

@@ -74,6 +74,7 @@ def test_csv_by_hand() -> None:
     assert found[1]["speed_verdict"] == "faster"
     assert found[0]["speed_ratio"] == ""
     assert found[0]["gpu_bytes"] == ""
+    assert found[0]["energy_least_mj"] == found[0]["energy_net_mj"] == found[0]["energy_mj"]
     assert found[0]["valid"] == "true"
 
 
