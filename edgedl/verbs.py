@@ -20,13 +20,11 @@ from edgedl.benchmark.machine import (
     this_machine,
 )
 from edgedl.core.errors import BadSamples, EdgeError
+from edgedl.core.model import Model
 from edgedl.core.progress import Progress, silent
-from edgedl.core.registry import version
+from edgedl.core.registry import load, version
 from edgedl.core.store import atomic_write, check_writable, default_store
 from edgedl.inputs import SampleSource, load_model, load_samples
-from edgedl.passes.graph import open_model, rewrite
-from edgedl.passes.inspect import inspect as inspect_model
-from edgedl.passes.shapes import Shapes
 from edgedl.runtime import ENGINES, engine, installed_engines
 from edgedl.runtime.artifact import engine_of_target, find_artifact, find_model
 from edgedl.runtime.bundle import is_bundle, open_bundle
@@ -113,7 +111,12 @@ def bench_against(
 
 def _shaped(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Path:
     found = find_model(path)
-    return found if is_bundle(found) else rewrite(open_model(found), Shapes(shapes)).path
+    return found if is_bundle(found) else _fixed(load_model(found), shapes).path
+
+
+def _fixed(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
+    found: Model = load("edgedl.passes.shapes:Shapes", "fixing a shape")(shapes)(model)
+    return found
 
 
 def evaluate(
@@ -202,8 +205,9 @@ def inspect(
     path = find_model(model)
     loaded = load_model(path)
     if shapes:
-        loaded = rewrite(loaded, Shapes(shapes))
-    found = inspect_model(loaded).to_json()
+        loaded = _fixed(loaded, shapes)
+    inspect_model = load("edgedl.passes.inspect:inspect", "`edgedl inspect`")
+    found: dict[str, Any] = inspect_model(loaded).to_json()
     if is_bundle(path):
         bundle = open_bundle(path)
         found |= {
