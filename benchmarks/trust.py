@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 
 from edgedl.benchmark.contest import Contestant, contest
+from edgedl.benchmark.cores import idle_cores
 from edgedl.benchmark.machine import this_machine
 from edgedl.benchmark.measure import timed
-from edgedl.benchmark.watch import idle_cores
 from edgedl.core.model import Signature
 from edgedl.core.samples import open_npz
 from edgedl.report.table import markdown

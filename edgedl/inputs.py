@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from edgedl.core.model import Model
+from edgedl.core.registry import load
 from edgedl.core.samples import Samples, from_arrays, open_npz
 from edgedl.core.store import default_store, key_of
-from edgedl.passes.graph import FILE_NAME, open_model
 from edgedl.runtime.artifact import find_model
 from edgedl.runtime.bundle import is_bundle, open_bundle
 
+UNPACKED = "model.onnx"
 MOST_CALIBRATION = 512
 MOST_CHOICE = 256
 FEW = 256
@@ -38,19 +39,22 @@ def load_model(path: str | Path) -> Model:
     """The ONNX model in a file, a bundle, or a folder that holds one of them.
 
     Raises:
-        BadModel, BadBundle: the file is missing or unsound.
+        BadModel, BadBundle: the file is missing or unsound. Missing: what reads ONNX is not
+            installed; to run a model, an engine is enough.
     """
     path = find_model(path)
+    what = "looking into an ONNX model"
+    open_model: Callable[[Path], Model] = load("edgedl.passes.graph:open_model", what)
     if not is_bundle(path):
         return open_model(path)
     bundle = open_bundle(path)
     part = bundle.parts[bundle.payloads[0].part]
 
     def unpack(folder: Path) -> None:
-        (folder / FILE_NAME).write_bytes(bundle.read(part.name))
+        (folder / UNPACKED).write_bytes(bundle.read(part.name))
 
     folder = default_store().make(key_of(part=part.sha256), unpack)
-    return replace(open_model(folder / FILE_NAME), history=bundle.history())
+    return replace(open_model(folder / UNPACKED), history=bundle.history())
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,19 @@ import edgedl
 from edgedl.benchmark.answers import answered
 from edgedl.benchmark.bench import BenchReport, number_twins
 from edgedl.benchmark.bench import bench as run_bench
-from edgedl.benchmark.gate import Gated, gate, read_baseline
-from edgedl.benchmark.machine import INT8_FLAGS, energy_counters, this_machine
-from edgedl.core.errors import BadSamples
+from edgedl.benchmark.gate import Against, Gated, gate, read_baseline
+from edgedl.benchmark.machine import (
+    INT8_FLAGS,
+    energy_counters,
+    library_differences,
+    this_machine,
+)
+from edgedl.core.errors import BadSamples, EdgeError
+from edgedl.core.model import Model
 from edgedl.core.progress import Progress, silent
-from edgedl.core.registry import version
+from edgedl.core.registry import load, version
 from edgedl.core.store import atomic_write, check_writable, default_store
 from edgedl.inputs import SampleSource, load_model, load_samples
-from edgedl.passes.graph import open_model, rewrite
-from edgedl.passes.inspect import inspect as inspect_model
-from edgedl.passes.shapes import Shapes
 from edgedl.runtime import ENGINES, engine, installed_engines
 from edgedl.runtime.artifact import engine_of_target, find_artifact, find_model
 from edgedl.runtime.bundle import is_bundle, open_bundle
@@ -46,7 +49,8 @@ def bench(
 
     Args:
         modes: further modes by name, each with its options: `profile`, `throughput` (`batches`,
-            `streams`), `load` (`rates` or `p99_ms`, `seed`), `energy`, all with `seconds`.
+            `streams`), `load` (`rates` or `p99_ms`, `seed`), `energy` (`windows`), all with
+            `seconds`.
         anyway: time even where the machine cannot give honest figures.
 
     Raises:
@@ -73,7 +77,7 @@ def bench(
 
 def bench_against(
     models: Sequence[str | Path], baseline: str | Path, limit: float, **options: Any
-) -> tuple[BenchReport, tuple[Gated, ...], bool]:
+) -> Against:
     """Time models and hold them against an earlier `edgedl bench --json`.
 
     Where anything is red, all of them are timed once more, and red is what is so again.
@@ -83,25 +87,36 @@ def bench_against(
         options: those of `bench`.
 
     Returns:
-        The report, a row for each model, and whether a second look was taken.
+        The report, and a row for each model, or why the baseline does not fit what was timed.
 
     Raises:
-        EdgeError: as `bench`, or the baseline does not fit.
+        EdgeError: as `bench`, or the file is no baseline.
     """
     path = Path(baseline)
     old = read_baseline(path)
     found = bench(models, **options)
-    rows = gate(found.to_json(), old, limit, path)
-    if not any(row.red for row in rows):
-        return found, rows, False
-    again = gate(bench(models, **options).to_json(), old, limit, path)
-    pairs = zip(rows, again, strict=True)
-    return found, tuple(second if first.red else first for first, second in pairs), True
+    differences = library_differences(old["machine"], found.machine)
+    rows: tuple[Gated, ...] = ()
+    again, refused = False, None
+    try:
+        rows = gate(found.to_json(), old, limit, path)
+        if any(row.red for row in rows):
+            second = gate(bench(models, **options).to_json(), old, limit, path)
+            rows = tuple(b if a.red else a for a, b in zip(rows, second, strict=True))
+            again = True
+    except EdgeError as error:
+        rows, refused = (), error
+    return Against(found, path, limit, rows, again, differences, refused)
 
 
 def _shaped(path: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Path:
     found = find_model(path)
-    return found if is_bundle(found) else rewrite(open_model(found), Shapes(shapes)).path
+    return found if is_bundle(found) else _fixed(load_model(found), shapes).path
+
+
+def _fixed(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
+    found: Model = load("edgedl.passes.shapes:Shapes", "fixing a shape")(shapes)(model)
+    return found
 
 
 def evaluate(
@@ -190,8 +205,9 @@ def inspect(
     path = find_model(model)
     loaded = load_model(path)
     if shapes:
-        loaded = rewrite(loaded, Shapes(shapes))
-    found = inspect_model(loaded).to_json()
+        loaded = _fixed(loaded, shapes)
+    inspect_model = load("edgedl.passes.inspect:inspect", "`edgedl inspect`")
+    found: dict[str, Any] = inspect_model(loaded).to_json()
     if is_bundle(path):
         bundle = open_bundle(path)
         found |= {

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgedl.benchmark.measure import Feed, quiet, warm_up
+from edgedl.benchmark.nvml import gpu_bytes
 from edgedl.benchmark.worker import read_feeds, write_feeds
 from edgedl.core.errors import EdgeError, EngineFailed
 from edgedl.core.memory import peak_rss_bytes
@@ -32,12 +33,15 @@ CLOSED_LOOP_NS = 300_000_000
 @dataclass(frozen=True)
 class Cold:
     """Milliseconds to import the engine, to load and compile, and for the first call; memory
-    beyond the imports. The file's own pages are warm in the system's cache."""
+    beyond the imports, and on a GPU after the first call, where the engine runs on one.
+    `gpu_doubt` says why that is not known. The file's own pages are warm in the system's cache."""
 
     import_ms: float
     load_ms: float
     first_ms: float
     peak_rss_bytes: int | None
+    gpu_bytes: int | None = None
+    gpu_doubt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,13 +95,14 @@ def alone(
         more = {"samples": None if samples is None else str(samples), "modes": dict(modes or {})}
         found = _process(Path(folder), {**job, **more, "starts_only": False})
     starts.append(found)
-    memory = [s["peak_rss_bytes"] for s in starts if s["peak_rss_bytes"] is not None]
     return Alone(
         Cold(
             import_ms=float(np.median([s["import_ms"] for s in starts])),
             load_ms=float(np.median([s["load_ms"] for s in starts])),
             first_ms=float(np.median([s["first_ms"] for s in starts])),
-            peak_rss_bytes=int(np.median(memory)) if memory else None,
+            peak_rss_bytes=_median_bytes(starts, "peak_rss_bytes"),
+            gpu_bytes=_median_bytes(starts, "gpu_bytes"),
+            gpu_doubt=found["gpu_doubt"],
         ),
         found["throughput_per_s"],
         found["end_to_end_ms"],
@@ -105,9 +110,15 @@ def alone(
     )
 
 
+def _median_bytes(starts: Sequence[Mapping[str, Any]], key: str) -> int | None:
+    known = [start[key] for start in starts if start[key] is not None]
+    return int(np.median(known)) if known else None
+
+
 def _process(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
     (folder / "job.json").write_text(json.dumps(job))
-    limit = LIMIT_SECONDS + sum(m.get("seconds", 0) for m in job.get("modes", {}).values())
+    modes = job.get("modes", {}).values()
+    limit = LIMIT_SECONDS + sum(m.get("seconds", 0) * m.get("windows", 1) for m in modes)
     try:
         done = subprocess.run(
             [sys.executable, "-m", "edgedl.benchmark.alone", str(folder)],
@@ -181,11 +192,14 @@ def main(folder: Path) -> None:
     loaded = perf_counter()
     session.run(feeds[0])
     answered, after = perf_counter(), peak_rss_bytes()
+    on_gpu = gpu_bytes(os.getpid()) if artifact.on_gpu else None
     document: dict[str, Any] = {
         "import_ms": (imported - start) * 1e3,
         "load_ms": (loaded - opening) * 1e3,
         "first_ms": (answered - loaded) * 1e3,
         "peak_rss_bytes": None if before is None or after is None else after - before,
+        "gpu_bytes": on_gpu if isinstance(on_gpu, int) else None,
+        "gpu_doubt": on_gpu if isinstance(on_gpu, str) else None,
     }
     if not job["starts_only"]:
         from edgedl.benchmark.modes import Subject, run_modes

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from itertools import combinations
 from pathlib import Path
@@ -19,12 +20,14 @@ from edgedl.benchmark.alone import Alone, alone
 from edgedl.benchmark.answers import Answered, answered
 from edgedl.benchmark.compare import Comparison, verdicts
 from edgedl.benchmark.contest import Contestant, Cores, contest
+from edgedl.benchmark.cores import idle_cores
 from edgedl.benchmark.feeds import common_signature, timing_feeds
 from edgedl.benchmark.machine import this_machine
 from edgedl.benchmark.measure import Feed
+from edgedl.benchmark.nvml import gpu_slowdowns
 from edgedl.benchmark.preflight import preflight
-from edgedl.benchmark.watch import Watch, doubts, idle_cores, invalid
-from edgedl.core.errors import EngineFailed
+from edgedl.benchmark.watch import Conditions, Watch, clock_step, doubts, invalid
+from edgedl.core.errors import EdgeError, EngineFailed, Unsupported
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
 from edgedl.core.stats import FLOORS, Interval, Verdict
@@ -39,9 +42,11 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Row:
-    """One artifact's figures: latencies in milliseconds, memory beyond the imports in bytes.
+    """One artifact's figures: latencies in milliseconds, memory beyond the imports in bytes, on a
+    GPU with the engine's own context.
 
-    `problem` says why a row is not valid: the artifact failed, or the machine was throttled.
+    `problem` says why a row is not valid: the artifact failed, the machine was throttled, or its
+    clock stepped.
     """
 
     artifact: str
@@ -78,7 +83,7 @@ class Row:
             "load_ms": None if cold is None else cold.load_ms,
             "first_ms": None if cold is None else cold.first_ms,
             "peak_rss_bytes": None if cold is None else cold.peak_rss_bytes,
-            "gpu_bytes": None,
+            "gpu_bytes": None if cold is None else cold.gpu_bytes,
             "bytes": self.bytes,
             "compressed_bytes": self.compressed_bytes,
             "energy_mj": None if energy is None else energy["net_mj"],
@@ -125,6 +130,7 @@ class BenchReport:
             three or more to choose it from.
         failures: why artifacts did not last, by name.
         comparison: every raw sample; None where nothing lasted.
+        error: what is to be put right before all of it is timed again; the rows are kept.
     """
 
     rows: tuple[Row, ...]
@@ -139,6 +145,7 @@ class BenchReport:
     failures: Mapping[str, str] = field(default_factory=dict)
     time: str = ""
     comparison: Comparison | None = None
+    error: EdgeError | None = None
 
     def samples_ms(self) -> dict[str, np.ndarray]:
         """Every call's time in milliseconds, float64, by artifact."""
@@ -218,7 +225,10 @@ def bench(
         Contestant(name, artifact.path, artifact.engine)
         for name, artifact in zip(called, artifacts, strict=True)
     ]
-    with Watch() as watch:
+    on_gpu = any(artifact.on_gpu for artifact in artifacts)
+    slowdowns, unseen = gpu_slowdowns() if on_gpu else (tuple, ())
+    notes += unseen
+    with Watch(gpu=slowdowns) as watch:
         outcome = contest(
             contestants,
             feeds,
@@ -231,9 +241,6 @@ def bench(
         failures = dict(outcome.failures)
         found = outcome.comparison
         confirmed = _confirm(contestants, found, feeds, threads, seconds, seed, choose, progress)
-    seen = watch.conditions
-    problem = "; ".join([*problems, *([reason] if (reason := invalid(seen)) else [])]) or None
-    notes += doubts(seen, threads)
     alones: dict[str, Alone] = {}
     archive = None if samples is None else Path(samples.where)
     for i, (name, artifact) in enumerate(zip(called, artifacts, strict=True)):
@@ -252,6 +259,9 @@ def bench(
         except EngineFailed as error:
             failures[name] = error.message
     progress("each alone", len(called), len(called))
+    seen = replace(watch.conditions, clock_step_s=watch.clock_step_s())
+    problem = "; ".join([*problems, *([reason] if (reason := invalid(seen)) else [])]) or None
+    notes += doubts(seen, threads)
     lasted = {n: a for n, a in zip(called, artifacts, strict=True) if n not in failures}
     answers: Mapping[str, Answered] = {}
     if samples is not None:
@@ -275,7 +285,17 @@ def bench(
         failures=failures,
         comparison=found,
         time=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        error=_stepped(seen, called),
     )
+
+
+def _stepped(seen: Conditions, names: Sequence[str]) -> EdgeError | None:
+    reason = clock_step(seen)
+    if reason is None:
+        return None
+    again = shlex.join(["edgedl", "bench", *names])
+    hint = f"once `timedatectl` says that the clock is synchronised, run it again: {again}"
+    return Unsupported(f"{reason}; no figure of this run is valid", hint=hint)
 
 
 def _row(
@@ -365,6 +385,8 @@ def _doubts(rows: Sequence[Row], found: Comparison | None, modes: Mapping[str, A
     if os.environ.get(ISA_VARIABLE) and any(row.engine == "onnxruntime" for row in rows):
         notes.append(ISA_DOUBT)
     for row in rows:
+        if row.alone is not None and row.alone.cold.gpu_doubt is not None:
+            notes.append(f"{row.artifact}: GPU memory: {row.alone.cold.gpu_doubt}")
         energy = None if row.alone is None else row.alone.modes.get("energy_doubts")
         notes += [f"{row.artifact}: {doubt}" for doubt in energy or ()]
     return notes

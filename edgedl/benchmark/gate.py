@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from edgedl.benchmark.bench import FORMAT_VERSION
+from edgedl.benchmark.bench import FORMAT_VERSION, BenchReport
 from edgedl.benchmark.compare import LEAST_FLOOR
 from edgedl.benchmark.machine import unlike
-from edgedl.core.errors import BadOption, Unsupported
+from edgedl.core.errors import BadOption, EdgeError, Unsupported
 from edgedl.core.stats import Interval, student_quantile
 
 NEEDED = ("machine", "inputs", "noise_floor")
@@ -46,6 +46,42 @@ class Gated:
             "after_ms": self.after_ms,
             "slowdown": self.slowdown.to_json(),
             "red": self.red,
+        }
+
+
+@dataclass(frozen=True)
+class Against:
+    """A report held against a baseline.
+
+    Attributes:
+        limit: the slow-down that is allowed, as a fraction.
+        rows: one for each of the report's; none where `refused`.
+        again: whether all of them were timed twice, since something was red at first.
+        library_differences: libraries in another version than the baseline's, as sentences.
+        refused: why the two cannot be compared; the report stands all the same.
+    """
+
+    report: BenchReport
+    baseline: Path
+    limit: float
+    rows: tuple[Gated, ...] = ()
+    again: bool = False
+    library_differences: tuple[str, ...] = ()
+    refused: EdgeError | None = None
+
+    @property
+    def red(self) -> bool:
+        """Whether anything is slower than it may be."""
+        return any(row.red for row in self.rows)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "baseline": str(self.baseline),
+            "limit": self.limit,
+            "rows": [row.to_json() for row in self.rows],
+            "again": self.again,
+            "library_differences": list(self.library_differences),
+            "refused": None if self.refused is None else str(self.refused),
         }
 
 

@@ -173,7 +173,7 @@ def _gpus(root: Path) -> tuple[str, ...]:
     names = tuple(name for path in folders if (name := _field(text(path), "Model")))
     if names:
         return names
-    from edgedl.benchmark.energy import Nvml
+    from edgedl.benchmark.nvml import Nvml
 
     nvml = Nvml.find(root)
     return () if isinstance(nvml, str) else nvml.names
@@ -345,7 +345,7 @@ def quota_stops(root: Path = ROOT) -> tuple[int, float] | None:
 
 def energy_counters(root: Path = ROOT) -> tuple[str, ...]:
     """The energy counters of this machine that can be read, each with its rails."""
-    from edgedl.benchmark.energy import find_meters
+    from edgedl.benchmark.meters import find_meters
 
     meters, _ = find_meters(root)
     return tuple(f"{meter.name} ({', '.join(meter.rails)})" for meter in meters)

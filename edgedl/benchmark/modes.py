@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from edgedl.benchmark.energy import energy_per_call, find_meters
+from edgedl.benchmark.energy import energy_per_call
 from edgedl.benchmark.load import highest_rate, offered_load
 from edgedl.benchmark.machine import power_mode
 from edgedl.benchmark.measure import Feed, measure
+from edgedl.benchmark.meters import find_meters
 from edgedl.benchmark.profile import Profile, profile, slowest
 from edgedl.benchmark.throughput import throughput
 from edgedl.runtime import engine
@@ -99,8 +100,9 @@ def _energy(subject: Subject, options: Mapping[str, Any]) -> dict[str, Any]:
             calls += 1
         return calls
 
-    window_s = float(options["seconds"])
-    found = energy_per_call(meters, sleep, work, window_s, power_mode=power_mode())
+    window_s, windows = float(options["seconds"]), int(options.get("windows", 1))
+    mode = power_mode()
+    found = energy_per_call(meters, sleep, work, window_s, windows=windows, power_mode=mode)
     return {"energy": found.to_json(), "energy_doubts": list(found.doubts)}
 
 

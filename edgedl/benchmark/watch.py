@@ -1,4 +1,4 @@
-"""What the machine did while something was timed on it, and which cores to time on."""
+"""What the machine did while something was timed on it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from edgedl.benchmark.machine import (
     Ticks,
     clocks_mhz,
     core_deltas,
-    core_list,
     core_ticks,
     critical_temperatures,
     family_ticks,
@@ -29,11 +28,9 @@ from edgedl.benchmark.machine import (
     quota_stops,
     temperatures,
     text,
-    thread_siblings,
 )
 
 PERIOD_S = 0.5
-READ_S = 0.2
 BUSY_SHARE = 0.5
 MOST_CLOCK_FALL = 0.05
 MOST_STEAL = 0.01
@@ -41,8 +38,8 @@ MOST_NEIGHBOUR_CORES = 0.1
 MOST_CORES_BEYOND_THREADS = 0.5
 MOST_CLOCK_STEP_S = 0.5
 HOT_SHARE = 0.9
-SAME_CAPACITY = 0.9
-SAME_LOAD = 0.05
+# A GPU that works hard is at its power cap all the time; its other reasons tell of trouble.
+POWER_CAP = "power cap"
 # Bits of a Raspberry Pi's get_throttled; the higher ones tell of all the time since its start.
 UNDER_VOLTAGE = 1
 SLOWED = {2: "a capped clock", 4: "throttling", 8: "the soft temperature limit"}
@@ -103,6 +100,12 @@ class Reading:
     load: float | None
     firmware: int | None
     gpu: tuple[str, ...]
+
+    @property
+    def ahead_s(self) -> float:
+        """How far the wall clock is ahead of the monotonic one, which is the same all the time
+        unless one of them steps."""
+        return self.wall_s - self.at_s
 
 
 @dataclass(frozen=True)
@@ -251,7 +254,6 @@ def summarize(
     stops = None
     if before.quota_stops and after.quota_stops:
         stops = tuple(y - x for x, y in zip(before.quota_stops, after.quota_stops, strict=True))
-    steps = [(r.wall_s - first.wall_s) - (r.at_s - first.at_s) for r in readings]
     loads = [reading.load for reading in readings if reading.load is not None]
     seen = [reading.firmware for reading in readings if reading.firmware is not None]
     return Conditions(
@@ -272,7 +274,7 @@ def summarize(
         firmware=reduce(or_, seen) if seen else None,
         gpu_slowdowns=tuple(sorted({reason for reading in readings for reason in reading.gpu})),
         load=spread(loads) if loads else None,
-        clock_step_s=max(steps, key=abs),
+        clock_step_s=max((r.ahead_s - first.ahead_s for r in readings), key=abs),
     )
 
 
@@ -297,15 +299,23 @@ def doubts(conditions: Conditions, threads: int) -> tuple[str, ...]:
         limit = (c.critical_celsius or {}).get(zone)
         if limit is not None and celsius.max > HOT_SHARE * limit:
             found.append(f"`{zone}` reached {celsius.max:.0f} C, its limit is {limit:.0f} C")
-    if abs(c.clock_step_s) > MOST_CLOCK_STEP_S:
-        found.append(
-            f"the wall clock stepped by {c.clock_step_s:+.1f} s: it was set, or the machine slept"
-        )
     if (c.firmware or 0) & UNDER_VOLTAGE:
         found.append("the firmware reported under-voltage")
-    if c.gpu_slowdowns:
-        found.append(f"a GPU ran below its clocks: {', '.join(c.gpu_slowdowns)}")
+    if POWER_CAP in c.gpu_slowdowns:
+        found.append(f"a GPU ran below its clocks: {POWER_CAP}")
     return tuple(found)
+
+
+def clock_step(conditions: Conditions) -> str | None:
+    """That the wall clock stepped, in words; None where it did not.
+
+    Calls are timed by a clock that does not step, but a machine that slept, moved to another host
+    or had its clock set in the middle of a run is not the one on which the run began.
+    """
+    step_s = conditions.clock_step_s
+    if abs(step_s) <= MOST_CLOCK_STEP_S:
+        return None
+    return f"the wall clock stepped by {step_s:+.1f} s: it was set, or the machine slept"
 
 
 def invalid(conditions: Conditions) -> str | None:
@@ -323,6 +333,10 @@ def invalid(conditions: Conditions) -> str | None:
         )
     if words := [word for bit, word in SLOWED.items() if (c.firmware or 0) & bit]:
         found.append(f"the firmware reported {', '.join(words)}")
+    if reasons := [reason for reason in c.gpu_slowdowns if reason != POWER_CAP]:
+        found.append(f"a GPU slowed itself: {', '.join(reasons)}")
+    if (stepped := clock_step(c)) is not None:
+        found.append(stepped)
     return "; ".join(found) or None
 
 
@@ -331,7 +345,7 @@ class Watch:
 
     Args:
         own_pids: the processes whose load is ours, their descendants too; this one where None.
-        gpu: says why a GPU runs below its clocks, as `energy.Nvml.slowdowns`.
+        gpu: says why a GPU runs below its clocks, as `Nvml.slowdowns`.
     """
 
     def __init__(
@@ -376,73 +390,7 @@ class Watch:
         """What was seen, once the block has ended."""
         return summarize(self._readings, self._before, self._after, self._critical)
 
-
-@dataclass(frozen=True)
-class Core:
-    """One logical core: `capacity` in any unit, 0 where unknown; `busy` as a share of the time."""
-
-    number: int
-    capacity: float
-    efficient: bool
-    siblings: tuple[int, ...]
-    busy: float
-
-
-def choose_cores(cores: Sequence[Core], usable: Iterable[int], count: int) -> tuple[int, ...]:
-    """The best `count` of the usable cores to run on, best first; all where they are fewer.
-
-    One thread of each physical core comes first, those of the biggest capacity before others and
-    the least busy before busier ones, then the cores' other threads in the same order. Capacities
-    within 10 %, as favoured cores have, count as the same; so do loads within 5 %.
-    """
-    busy = {core.number: round(core.busy / SAME_LOAD) for core in cores}
-    tops: list[float] = []
-    for capacity in sorted({core.capacity for core in cores}, reverse=True):
-        if not tops or capacity < SAME_CAPACITY * tops[-1]:
-            tops.append(capacity)
-    allowed = set(usable)
-    taken: dict[tuple[int, ...], int] = {}
-    order = []
-    for core in sorted(cores, key=lambda core: (busy[core.number], core.number)):
-        if core.number in allowed:
-            turn = taken[core.siblings] = taken.get(core.siblings, -1) + 1
-            load = sum(busy.get(number, 0) for number in core.siblings)
-            order.append((turn, core.efficient, _tier(core.capacity, tops), load, core.number))
-    return tuple(number for *_, number in sorted(order)[:count])
-
-
-def _tier(capacity: float, tops: Sequence[float]) -> int:
-    return sum(capacity < SAME_CAPACITY * top for top in tops)
-
-
-def idle_cores(
-    count: int,
-    root: Path = ROOT,
-    *,
-    usable: Iterable[int] | None = None,
-    wait: Callable[[float], object] = time.sleep,
-) -> tuple[int, ...]:
-    """Which cores to pin `count` threads to, by their load over a fifth of a second.
-
-    Only cores of `usable` are chosen, this process's affinity where it is None.
-    """
-    before = core_ticks(root)
-    wait(READ_S)
-    loads = core_deltas(before, core_ticks(root))
-    siblings = thread_siblings(root)
-    atoms = core_list(text(root / "sys/devices/cpu_atom/cpus"))
-    limits = clocks_mhz(root, "cpuinfo_max_freq")
-    cores = [
-        Core(
-            number=core,
-            capacity=number(root / CPU / f"cpu{core}/cpu_capacity") or limits.get(core, 0.0),
-            efficient=core in atoms,
-            siblings=siblings.get(core, (core,)),
-            busy=loads[core].busy / loads[core].total if core in loads else 0.0,
-        )
-        for core in before
-    ]
-    if usable is None:
-        affinity = getattr(os, "sched_getaffinity", None)
-        usable = affinity(0) if affinity else range(os.cpu_count() or 1)
-    return choose_cores(cores, usable, count)
+    def clock_step_s(self) -> float:
+        """How far the wall clock has strayed from the monotonic one, in the block or after it."""
+        since = self._wall() - self._clock() - self._readings[0].ahead_s
+        return max(self.conditions.clock_step_s, since, key=abs)

@@ -132,13 +132,20 @@ def _energy(rows: Sequence[Document]) -> str:
             lines.append(
                 [
                     row["artifact"],
-                    f"{energy['net_mj']:.3g} mJ",
+                    f"{energy['net_mj']:.3g} mJ{_windows(energy)}",
                     f"{energy['gross_mj']:.3g} mJ",
                     f"{energy['idle_w']:.3g} W",
                     ", ".join(energy["rails"]),
                 ]
             )
     return table(lines, right=(1, 2, 3)) if len(lines) > 1 else ""
+
+
+def _windows(energy: Mapping[str, Any]) -> str:
+    """How far the windows of work were apart, where the figure is the median of several."""
+    count = len(energy["windows_mj"])
+    least, most = energy["least_mj"], energy["most_mj"]
+    return f" (median of {count}, {least:.3g} to {most:.3g})" if count > 1 else ""
 
 
 def _profile(rows: Sequence[Document]) -> str:

@@ -18,6 +18,7 @@ from edgedl.report.reading import (
     mappings,
     name,
     number,
+    reasons,
     sentences,
     times,
     word,
@@ -33,8 +34,8 @@ FIGURES = (
     "end_to_end_ms.p90", "end_to_end_ms.p99", "end_to_end_ms.mean", "end_to_end_ms.samples",
     "throughput_per_s", "import_ms", "load_ms", "first_ms", "peak_rss_bytes", "gpu_bytes",
     "bytes", "compressed_bytes", "energy_mj", "energy.net_mj", "energy.gross_mj", "energy.idle_w",
-    "energy.window_s", "accuracy.value", "accuracy.samples", "agreement.top1", "agreement.cosine",
-    "agreement.sqnr_db", "agreement.samples",
+    "energy.least_mj", "energy.most_mj", "energy.window_s", "accuracy.value", "accuracy.samples",
+    "agreement.top1", "agreement.cosine", "agreement.sqnr_db", "agreement.samples",
 )  # fmt: skip
 TEXTS = ("artifact", "engine", "precision", "digest", "accuracy.metric", "energy.power_mode")
 
@@ -46,6 +47,7 @@ def to_markdown(document: Document) -> str:
     broken = [name(row) for row in rows if not is_valid(row)]
     if broken:
         parts.append(f"**Not valid, must not be used:** {', '.join(_code(b) for b in broken[:20])}")
+        parts += [_inline(why)] if (why := reasons(rows)) else []
     if below := lede(document):
         parts.append(_inline(below))
     if rows:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from edgedl.core.units import format_ms
 from edgedl.report.table import markdown as as_markdown
 
 
-def markdown(rows: Sequence[Mapping[str, Any]], limit: float, again: bool, baseline: str) -> str:
-    """A verdict, then a line an artifact; `again` where what was red was timed a second time."""
+def markdown(against: Mapping[str, Any]) -> str:
+    """A verdict, a line an artifact, and libraries in other versions, from `Against.to_json`."""
+    rows, limit = against["rows"], against["limit"]
     red = [row for row in rows if row["red"]]
-    second = ", timed twice" if again and red else ""
+    second = ", timed twice" if against["again"] and red else ""
     verdict = (
         f"**slower**: {len(red)} of {len(rows)} by more than {100 * limit:g} %{second}"
         if red
@@ -33,10 +34,17 @@ def markdown(rows: Sequence[Mapping[str, Any]], limit: float, again: bool, basel
             ]
         )
     note = (
-        f"Against `{baseline}`; slow-downs are corrected for the speed of the machine, by a fixed"
-        " yardstick that was timed in the same rounds, so they may differ from the ratio of times."
+        f"Against `{against['baseline']}`; slow-downs are corrected for the speed of the machine,"
+        " by a fixed yardstick that was timed in the same rounds, so they may differ from the"
+        " ratio of times."
     )
-    return "\n\n".join([f"### edgedl bench: {verdict}", as_markdown(lines, right=(2, 3, 4)), note])
+    parts = [f"### edgedl bench: {verdict}", as_markdown(lines, right=(2, 3, 4)), note]
+    if differences := against["library_differences"]:
+        parts.append(
+            f"Libraries in other versions, then against now: {'; '.join(differences)}."
+            " A difference may come from them."
+        )
+    return "\n\n".join(parts)
 
 
 def _ms(milliseconds: float | None) -> str:

@@ -26,6 +26,7 @@ from edgedl.report.reading import (
     mappings,
     name,
     number,
+    reasons,
     sentences,
     short_names,
     times,
@@ -122,7 +123,8 @@ def _head(document: Document) -> str:
 
 def _notice(document: Document) -> str:
     """Rows that are not valid, and the first doubts, beside the headline."""
-    broken = [name(row) for row in mappings(document, "rows") if not is_valid(row)]
+    rows = mappings(document, "rows")
+    broken = [name(row) for row in rows if not is_valid(row)]
     doubts = sentences(document)
     parts = []
     if broken:
@@ -131,6 +133,7 @@ def _notice(document: Document) -> str:
         parts.append(
             f"<p><strong>{what} not valid</strong> and must not be used: {escape(some)}.</p>"
         )
+        parts += [f"<p>{escape(why)}</p>"] if (why := reasons(rows)) else []
     if doubts:
         count = "1 doubt" if len(doubts) == 1 else f"{len(doubts):,} doubts"
         parts.append(f'<p><strong><a href="#doubts">{count}</a></strong></p>')
@@ -262,8 +265,11 @@ def _energy(energy: Mapping[str, Any]) -> str:
         parts.append(f"net of {figure(idle)} W at idle")
     if (window := number(energy, "window_s")) is not None:
         parts.append(f"over {figure(window)} s")
+    windows = energy.get("windows_mj")
+    if isinstance(windows, Sequence) and len(windows) > 1:
+        parts.append(f"the median of {len(windows)} such windows")
     rails = energy.get("rails")
-    if isinstance(rails, Sequence) and rails and not isinstance(rails, str):
+    if isinstance(rails, (Mapping, Sequence)) and rails and not isinstance(rails, str):
         parts.append("on " + ", ".join(str(rail) for rail in rails))
     if mode := word(energy, "power_mode"):
         parts.append(f"in power mode {mode}")

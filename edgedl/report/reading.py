@@ -69,6 +69,12 @@ def is_valid(row: Any) -> bool:
     return at(row, "valid") is not False
 
 
+def reasons(rows: Sequence[Any], most: int = 3) -> str:
+    """Why some of these rows are not valid, each reason once; empty where none is given."""
+    found = dict.fromkeys(word(row, "problem") for row in rows if not is_valid(row))
+    return "; ".join([reason for reason in found if reason][:most])
+
+
 def figure(value: float | None) -> str:
     """Three significant digits without an exponent where people can read it; None is a dash."""
     if value is None:

@@ -20,10 +20,15 @@ ENGINES = {
 
 
 class Engine(Protocol):
-    """What an engine's file offers under the name `ENGINE`."""
+    """What an engine's file offers under the name `ENGINE`.
+
+    Attributes:
+        on_gpu: whether its sessions run on a GPU.
+    """
 
     name: str
     version: str
+    on_gpu: bool
 
     def precisions(self) -> tuple[str, ...]:
         """Float precisions that are fast on this machine, `float32` first."""

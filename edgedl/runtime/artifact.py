@@ -28,6 +28,11 @@ class Artifact:
     data: bytes | Path
     bytes: int
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether its engine runs it on a GPU."""
+        return engine(self.engine).on_gpu
+
     def open(self, threads: int | None = None) -> Session:
         """A session of it."""
         return engine(self.engine).open_model(self.data, settings=self.settings, threads=threads)

@@ -175,6 +175,7 @@ class OpenVinoEngine:
 
     name = "openvino"
     version: str = openvino.__version__.split("-")[0]
+    on_gpu = False
 
     def precisions(self) -> tuple[str, ...]:
         if os.environ.get(ISA_VARIABLE) in ISA_CAPS.values():

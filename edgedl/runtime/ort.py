@@ -224,6 +224,7 @@ class OrtEngine:
 
     name = "onnxruntime"
     version: str = onnxruntime.__version__
+    on_gpu = False
 
     def precisions(self) -> tuple[str, ...]:
         return ("float32",)

@@ -9,7 +9,7 @@ import numpy as np
 
 from edgedl.benchmark.compare import Comparison, compare
 from edgedl.benchmark.contest import Contestant, contest, must
-from edgedl.benchmark.watch import idle_cores
+from edgedl.benchmark.cores import idle_cores
 from edgedl.core.errors import EdgeError, EngineFailed, Unsupported
 from edgedl.core.progress import Progress
 from edgedl.runtime.session import Session

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ from onnx import TensorProto, helper
 from edgedl import reports, verbs
 from edgedl.benchmark.bench import bench, number_twins
 from edgedl.benchmark.feeds import random_feeds
+from edgedl.benchmark.machine import energy_counters
+from edgedl.benchmark.nvml import Nvml
 from edgedl.benchmark.preflight import preflight
 from edgedl.cli import main
 from edgedl.core.errors import BadOption, BadSamples, Unsupported
@@ -172,11 +177,36 @@ def test_against_a_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert out.startswith("### edgedl bench: **ok**")
     document = json.loads(base.read_text())
     document["rows"][0]["yardsticks"] = [y / 10 for y in document["rows"][0]["yardsticks"]]
+    document["machine"]["libraries"]["numpy"] = "0.9"
     base.write_text(json.dumps(document))
-    status = run("bench", *common, "--against", base, "--fail-slower", "90%")
-    out, _ = capsys.readouterr()
+    status = run("bench", *common, "--against", base, "--fail-slower", "90%", "--json")
+    out, err = capsys.readouterr()
     assert status == 3
-    assert "timed twice" in out
+    assert "timed twice" in err
+    assert f"numpy: 0.9 against {np.__version__}" in err
+    held = json.loads(out.splitlines()[-1])["against"]
+    assert held["library_differences"] == [f"numpy: 0.9 against {np.__version__}"]
+    assert held["rows"][0]["red"]
+    assert held["refused"] is None
+
+
+def test_a_baseline_that_does_not_fit_loses_no_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, base = net(tmp_path), tmp_path / "base.json"
+    common = [path, "--target", ENGINE, "--seconds", 0.5]
+    assert run("bench", *common, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    document["machine"]["processor"] = "another"
+    base.write_text(json.dumps(document))
+    assert run("bench", *common, "--against", base, "--json") == 1
+    out, err = capsys.readouterr()
+    found = json.loads(out.splitlines()[-1])
+    assert found["rows"][0]["latency_ms"]["p50"] > 0
+    assert found["against"]["rows"] == []
+    assert "another machine" in found["against"]["refused"]
+    assert "noise floor" in err
+    assert f"hint: take a new baseline: edgedl bench {path}" in err
 
 
 def test_what_cannot_be_honest_is_refused() -> None:
@@ -223,3 +253,102 @@ def test_a_report_that_cannot_be_written_loses_no_figures(
     out, err = capsys.readouterr()
     assert json.loads(out.splitlines()[-1])["rows"][0]["latency_ms"]["p50"] > 0
     assert "cannot be made" in err
+
+
+STEPPING = """
+import sys, time
+
+wall, calls = time.time, iter(range(10_000))
+time.time = lambda: wall() + 100 * next(calls)
+from edgedl.cli import main
+
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("against", [False, True])
+def test_a_clock_that_steps_is_an_error_that_keeps_every_figure(
+    against: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, base, folder = net(tmp_path), tmp_path / "base.json", tmp_path / "report"
+    words = ["bench", path, "--target", ENGINE, "--seconds", 0.5, "--json"]
+    if against:
+        assert run(*words) == 0
+        base.write_text(capsys.readouterr().out)
+    done = subprocess.run(
+        [sys.executable, "-c", STEPPING, *map(str, words), "--report", folder]
+        + (["--against", base] if against else []),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    [row] = json.loads(done.stdout.splitlines()[-1])["rows"]
+    assert not row["valid"]
+    assert "the wall clock stepped by +" in row["problem"]
+    assert row["latency_ms"]["p50"] > 0
+    assert "error: the wall clock stepped by +" in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("hint: ")
+    assert last.endswith(f"run it again: edgedl bench {path}")
+    assert row["problem"] in (folder / "report.md").read_text()
+    assert row["problem"].split(": ")[0] in (folder / "report.html").read_text()
+    assert (folder / "samples.jsonl.gz").exists()
+
+
+@pytest.mark.skipif(bool(energy_counters()), reason="this machine would spend a minute on it")
+def test_windows_of_energy_ask_for_energy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = net(tmp_path)
+    words = ["bench", path, "--target", ENGINE, "--seconds", 0.5, "--json"]
+    assert run(*words, "--energy-windows", 5) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["rows"][0]["energy_mj"] is None
+    assert any(doubt.startswith(f"{path}: energy: RAPL") for doubt in found["doubts"])
+    assert run(*words, "--energy-windows", 0) == 2
+
+
+ABOARD = """
+from edgedl.runtime import engine
+
+class Aboard:
+    "An engine of somebody else's, which says that it runs on a GPU."
+    name, on_gpu = "aboard", True
+
+    def __getattr__(self, name):
+        return getattr(engine({other!r}), name)
+
+ENGINE = Aboard()
+"""
+
+
+def aboard(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install an engine that runs on a GPU, by its own account."""
+    (folder / "aboard.py").write_text(ABOARD.format(other=ENGINE))
+    about = folder / "aboard-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: aboard\nVersion: 1\n")
+    (about / "entry_points.txt").write_text("[edgedl.engines]\naboard = aboard:ENGINE\n")
+    monkeypatch.syspath_prepend(folder)
+    paths = [str(folder), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+
+
+@pytest.mark.skipif(not isinstance(Nvml.find(), str), reason="NVML answers here")
+def test_the_memory_of_a_gpu_that_cannot_be_read_is_null_and_a_doubt_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aboard(tmp_path, monkeypatch)
+    path = net(tmp_path)
+    found = bench([path], engine="aboard", seconds=0.5).to_json()
+    assert found["rows"][0]["engine"] == "aboard"
+    assert found["rows"][0]["gpu_bytes"] is None
+    assert f"{path}: GPU memory: {Nvml.find()}" in found["doubts"]
+    assert f"whether the GPU slowed itself is not known: {Nvml.find()}" in found["doubts"]
+
+
+def test_nothing_is_said_of_a_gpu_that_nothing_runs_on(tmp_path: Path) -> None:
+    found = bench([net(tmp_path)], engine=ENGINE, seconds=0.5).to_json()
+    assert found["rows"][0]["gpu_bytes"] is None
+    assert not any("GPU" in doubt for doubt in found["doubts"])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from edgedl.benchmark.gate import gate, read_baseline, unpaired_ratio
+from edgedl.benchmark.machine import library_differences
 from edgedl.core.errors import BadOption, EdgeError, Unsupported
 from edgedl.report.gated import markdown
 
@@ -37,6 +38,18 @@ def document(*yardsticks: float) -> dict[str, Any]:
     }
 
 
+def comment(rows: Any, limit: float, again: bool = False, differences: Any = ()) -> str:
+    return markdown(
+        {
+            "baseline": "base.json",
+            "limit": limit,
+            "rows": [row.to_json() for row in rows],
+            "again": again,
+            "library_differences": list(differences),
+        }
+    )
+
+
 OLD = document(10.0, 10.1, 9.9, 10.0, 10.0)
 
 
@@ -46,7 +59,7 @@ def test_a_slow_down_beyond_the_limit_is_red() -> None:
     assert row.slowdown.ratio == pytest.approx(1.05, abs=1e-3)
     [row] = gate(document(10.5, 10.6, 10.4, 10.5, 10.5), OLD, 0.06, PATH)
     assert not row.red
-    assert "**ok**" in markdown([row.to_json()], 0.06, False, "base.json")
+    assert "**ok**" in comment([row], 0.06)
 
 
 def test_what_may_be_noise_is_not_red() -> None:
@@ -126,9 +139,19 @@ def test_the_last_line_of_a_noisy_output_is_read(tmp_path: Path) -> None:
 
 
 def test_red_is_said_first() -> None:
-    rows = [row.to_json() for row in gate(document(11, 11, 11.1), document(10, 10, 10), 0.03, PATH)]
-    text = markdown(rows, 0.03, True, "base.json")
+    rows = gate(document(11, 11, 11.1), document(10, 10, 10), 0.03, PATH)
+    text = comment(rows, 0.03, again=True)
     assert (
         text.splitlines()[0] == "### edgedl bench: **slower**: 1 of 1 by more than 3 %, timed twice"
     )
     assert "+10.3 %" in text
+
+
+def test_an_engine_that_was_upgraded_is_named_in_the_comment() -> None:
+    rows = gate(document(11, 11, 11.1), document(10, 10, 10), 0.03, PATH)
+    old = {"libraries": {"numpy": "2.1.0", "onnxruntime": "1.20.0", "onnx": "1.17.0"}}
+    new = {"libraries": {"numpy": "2.1.0", "onnxruntime": "1.23.2"}}
+    last = comment(rows, 0.03, differences=library_differences(old, new)).splitlines()[-1]
+    assert "onnxruntime: 1.20.0 against 1.23.2" in last
+    assert "numpy" not in last
+    assert "versions" not in comment(rows, 0.03, differences=library_differences(new, new))

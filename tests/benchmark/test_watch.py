@@ -13,18 +13,15 @@ from edgedl.benchmark.machine import Ticks
 from edgedl.benchmark.watch import (
     Background,
     Conditions,
-    Core,
     Counters,
     Reading,
     Spread,
     Watch,
-    choose_cores,
     clock_fall,
+    clock_step,
     counters,
     doubts,
-    idle_cores,
     invalid,
-    read,
     summarize,
     used_ticks,
 )
@@ -159,6 +156,21 @@ def test_a_wall_clock_that_strays(walls: list[float], step: float) -> None:
     assert summarize(readings, NOTHING, NOTHING, {}).clock_step_s == pytest.approx(step)
 
 
+def test_a_step_after_the_block_counts_and_does_not_hide_a_greater_one_within(
+    tmp_path: Path,
+) -> None:
+    clock, wall = Clock(), Clock()
+    with Watch((), root=tmp_path, clock=clock, wall=wall, wait=Steps()) as seen:
+        clock.passes(10)
+        wall.passes(8)
+    assert seen.clock_step_s() == pytest.approx(-2)
+    wall.passes(3.5)
+    assert seen.clock_step_s() == pytest.approx(-2)
+    wall.passes(5)
+    assert seen.clock_step_s() == pytest.approx(6.5)
+    assert seen.conditions.clock_step_s == pytest.approx(-2)
+
+
 def watched(root: Path, *steps: Callable[[], object], pids: tuple[int, ...] = ()) -> Conditions:
     clock = Clock()
 
@@ -289,10 +301,19 @@ def test_this_machine_is_watched() -> None:
     assert seen.conditions.samples == 3
 
 
-def test_why_a_gpu_was_slow(tmp_path: Path) -> None:
-    now = read(tmp_path, gpu=lambda: ("heat", "power cap"))
-    found = summarize([now, replace(now, gpu=("heat",))], NOTHING, NOTHING, {})
-    assert doubts(found, 1) == ("a GPU ran below its clocks: heat, power cap",)
+def test_a_gpu_at_its_power_cap_is_a_doubt_and_one_that_is_hot_is_not_valid(
+    tmp_path: Path,
+) -> None:
+    seen = iter([("power cap",), ("heat", "power cap"), ("power brake",)])
+    with Watch((), root=tmp_path, wait=Steps(lambda: None), gpu=lambda: next(seen)) as watch:
+        pass
+    found = watch.conditions
+    assert found.gpu_slowdowns == ("heat", "power brake", "power cap")
+    assert doubts(found, 1) == ("a GPU ran below its clocks: power cap",)
+    assert invalid(found) == "a GPU slowed itself: heat, power brake"
+    capped = replace(found, gpu_slowdowns=("power cap",))
+    assert doubts(capped, 1) == ("a GPU ran below its clocks: power cap",)
+    assert invalid(capped) is None
 
 
 def test_a_quiet_run_is_beyond_doubt() -> None:
@@ -306,7 +327,6 @@ def test_a_quiet_run_is_beyond_doubt() -> None:
         ({"steal": 0.01}, {"steal": 0.011}, "hypervisor"),
         ({"neighbour_cores": 0.1}, {"neighbour_cores": 0.11}, "other processes"),
         ({"own_cores": 1.5}, {"own_cores": 1.6}, "with 1 thread asked for"),
-        ({"clock_step_s": -0.5}, {"clock_step_s": -0.6}, "stepped by -0.6 s"),
         (
             {"celsius": {"cpu": Spread(50, 60, 90)}, "critical_celsius": {"cpu": 100.0}},
             {"celsius": {"cpu": Spread(50, 60, 90.5)}, "critical_celsius": {"cpu": 100.0}},
@@ -338,6 +358,14 @@ def test_where_a_fall_of_the_clock_begins() -> None:
     assert invalid(replace(STILL, clock_fall=0.06, clock_core=0)) is not None
 
 
+def test_where_a_step_of_the_wall_clock_begins() -> None:
+    assert invalid(replace(STILL, clock_step_s=-0.5)) is None
+    stepped = replace(STILL, clock_step_s=-0.6)
+    assert invalid(stepped) == clock_step(stepped)
+    assert "stepped by -0.6 s" in (clock_step(stepped) or "")
+    assert doubts(stepped, 1) == ()
+
+
 def test_every_reason_is_given() -> None:
     found = invalid(replace(STILL, clock_fall=0.2, clock_core=1, quota_stops=3))
     assert found is not None
@@ -355,74 +383,3 @@ def test_counters_name_their_files(tmp_path: Path) -> None:
     found = counters(trees.jetson_orin(tmp_path)).throttles
     folder = "sys/class/hwmon/hwmon2"
     assert found == {f"{folder}/oc1_event_cnt": 0, f"{folder}/oc3_event_cnt": 5}
-
-
-def cores(**changes: float) -> list[Core]:
-    """Two cores of two threads, 0 with 2 and 1 with 3, then two efficient ones."""
-    busy = {int(name[1:]): share for name, share in changes.items()}
-    shape = [(1024, False, (0, 2)), (1000, False, (1, 3)), (1024, False, (0, 2))]
-    shape += [(1000, False, (1, 3)), (600, True, (4,)), (600, True, (5,))]
-    return [Core(n, *core, busy.get(n, 0.0)) for n, core in enumerate(shape)]
-
-
-@pytest.mark.parametrize(
-    ("busy", "count", "chosen"),
-    [
-        ({}, 1, (0,)),
-        ({}, 2, (0, 1)),
-        ({}, 4, (0, 1, 4, 5)),
-        ({}, 6, (0, 1, 4, 5, 2, 3)),
-        ({}, 9, (0, 1, 4, 5, 2, 3)),
-        ({}, 0, ()),
-        ({"c0": 0.9}, 1, (1,)),
-        ({"c0": 0.9}, 2, (1, 2)),
-        ({"c2": 0.9}, 1, (1,)),
-        ({"c0": 0.02}, 1, (0,)),
-        ({"c0": 0.5, "c1": 0.5, "c2": 0.5, "c3": 0.5}, 1, (0,)),
-        ({"c4": 0.9}, 3, (0, 1, 5)),
-    ],
-)
-def test_which_cores_to_run_on(busy: dict[str, float], count: int, chosen: tuple[int, ...]) -> None:
-    assert choose_cores(cores(**busy), range(6), count) == chosen
-    assert choose_cores(cores(**busy)[::-1], range(6), count) == chosen
-
-
-def test_only_usable_cores_are_chosen() -> None:
-    assert choose_cores(cores(), {2, 3, 5}, 3) == (2, 3, 5)
-    assert choose_cores(cores(), {5}, 2) == (5,)
-
-
-def test_small_cores_come_last_though_nothing_calls_them_efficient() -> None:
-    little = [Core(n, 250 if n < 4 else 1024, False, (n,), 0.0) for n in range(6)]
-    assert choose_cores(little, range(6), 3) == (4, 5, 0)
-
-
-def test_capacity_comes_before_load() -> None:
-    little = [Core(n, 250 if n < 4 else 1024, False, (n,), 0.5 * (n >= 4)) for n in range(6)]
-    assert choose_cores(little, range(6), 1) == (4,)
-
-
-def test_efficient_cores_come_last_though_their_capacity_is_hidden() -> None:
-    hidden = [Core(n, 0.0, n < 2, (n,), 0.0) for n in range(4)]
-    assert choose_cores(hidden, range(4), 3) == (2, 3, 0)
-
-
-def test_idle_cores_of_a_desktop(tmp_path: Path) -> None:
-    trees.intel_desktop(tmp_path)
-
-    def work(seconds: float) -> None:
-        trees.stat(tmp_path, {n: (100 + 15 * (n == 0), 920 - 15 * (n == 0), 0) for n in range(6)})
-
-    assert idle_cores(2, tmp_path, usable=range(6), wait=work) == (2, 1)
-
-
-def test_idle_cores_of_a_jetson_and_a_pi_and_a_machine_that_hides_all(tmp_path: Path) -> None:
-    def waits(seconds: float) -> None:
-        assert 0 < seconds < 1
-
-    for name, tree, chosen in (
-        ("jetson", trees.jetson_orin, (0, 1)),
-        ("pi", trees.raspberry_pi_5, (0, 1, 2)),
-        ("vm", trees.virtual_machine, (0, 1)),
-    ):
-        assert idle_cores(3, tree(tmp_path / name), usable=range(4), wait=waits) == chosen

@@ -55,8 +55,11 @@ def row(name: str, p50: float, *, precision: str = "int8", i: int = 0) -> dict[s
             "gross_mj": 4.5 * p50,
             "idle_w": 5.2,
             "window_s": 10.0,
-            "rails": ["package-0"],
+            "rails": {"package-0": 4.5 * p50, "package-0/core": 3.9 * p50},
             "power_mode": None,
+            "windows_mj": [3.1 * p50],
+            "least_mj": 3.1 * p50,
+            "most_mj": 3.1 * p50,
         },
         "accuracy": {
             "metric": "top1",

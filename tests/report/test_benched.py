@@ -62,3 +62,12 @@ def test_the_winner_on_new_rounds_is_told() -> None:
     found = whole()
     found["confirmed"] = found["pairs"][0]
     assert "on new rounds: " in text(found)
+
+
+def test_the_spread_of_several_windows_stands_beside_their_median() -> None:
+    found = whole()
+    assert "median of" not in text(found)
+    found["rows"][0]["energy"] |= {
+        "net_mj": 34.0, "windows_mj": [33.0, 34.0, 36.0], "least_mj": 33.0, "most_mj": 36.0
+    }  # fmt: skip
+    assert "34 mJ (median of 3, 33 to 36)" in text(found)

@@ -40,6 +40,17 @@ def test_markdown_tells_what_is_not_valid_and_what_is_left_out() -> None:
     text = to_markdown(many(80))
     assert "**Not valid, must not be used:** `candidates/resnet50-int8-02.edl`" in text
     assert "50 of 80 rows." in text
+
+
+def test_markdown_tells_why_a_row_is_not_valid() -> None:
+    found = two()
+    for one in found["rows"]:
+        one |= {"valid": False, "problem": "the clock of core 2 fell by 10%"}
+    assert to_markdown(found).count("the clock of core 2 fell by 10%") == 1
+
+
+def test_markdown_tells_how_many_pairs_are_left_out() -> None:
+    text = to_markdown(many(80))
     assert "20 of 79 pairs." in text
 
 
@@ -63,6 +74,7 @@ def test_csv_by_hand() -> None:
     assert found[1]["speed_verdict"] == "faster"
     assert found[0]["speed_ratio"] == ""
     assert found[0]["gpu_bytes"] == ""
+    assert found[0]["energy_least_mj"] == found[0]["energy_net_mj"] == found[0]["energy_mj"]
     assert found[0]["valid"] == "true"
 
 

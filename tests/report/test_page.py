@@ -128,6 +128,20 @@ def test_invalid_rows_and_doubts_stand_beside_the_headline() -> None:
     assert "the machine is busy" in head
 
 
+def test_why_a_row_is_not_valid_stands_beside_the_headline() -> None:
+    found = many(5)
+    found["rows"][2]["problem"] = "the wall clock stepped by -3.0 s: <it> was set"
+    head = page(found, {}, []).split("</header>")[0]
+    assert "<p>the wall clock stepped by -3.0 s: &lt;it&gt; was set</p>" in head
+
+
+def test_how_the_energy_was_metered_stands_below_the_table() -> None:
+    found = document([row("a.onnx", 4.0)])
+    assert "on package-0, package-0/core." in page(found, {}, [])
+    found["rows"][0]["energy"]["windows_mj"] = [1.0, 2.0, 3.0]
+    assert " s, the median of 3 such windows," in page(found, {}, [])
+
+
 def test_an_invalid_row_never_wins() -> None:
     found = document([row("a.onnx", 4.0), row("b.edl", 2.0), row("c.edl", 1.0)])
     found["rows"][2]["valid"] = False
