@@ -357,7 +357,7 @@ def _late_doubts(winner: Trial, alike: Agreement, comparison: Comparison, ask: A
         doubts.append(
             f"noisy: the same model differs from itself by {100 * comparison.noise_floor:.0f} %"
         )
-    if winner.candidate.plan is None and ask in ("int8", "auto"):
+    if winner.candidate.precision != "int8" and ask in ("int8", "auto"):
         doubts.append(f"computing in int8 did not win here; {winner.candidate.label} ships")
     return doubts
 

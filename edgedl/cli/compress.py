@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @click.option("--weights", type=click.Choice(["int8"]), help="Store in 8 bits, compute in float.")
 @click.option("--bf16", is_flag=True, help="Compute in bfloat16.")
 @click.option("--fp16", is_flag=True, help="Compute in half precision.")
+@click.option("--dynamic", is_flag=True, help="Matrix products in int8, ranges found in each call.")
 @click.option("--auto", is_flag=True, help="Whatever is fastest within the limits.")
 @click.option(
     "--plan", metavar="PLAN.yaml", help="What computes in int8, as --report wrote it, or edited."
@@ -63,6 +64,7 @@ def command(
     weights: str | None,
     bf16: bool,
     fp16: bool,
+    dynamic: bool,
     auto: bool,
     plan: str | None,
     samples: str | None,
@@ -90,13 +92,14 @@ def command(
         "weights": weights is not None,
         "bf16": bf16,
         "float16": fp16,
+        "dynamic": dynamic,
         "plan": plan is not None and not int8,
     }
     if sum(asked.values()) != 1:
         raise BadOption(
             "what is it to be compressed to?",
-            hint="one of --int8, --weights int8, --bf16, --fp16, --auto and --plan, as in"
-            " `edgedl compress MODEL --int8 --samples S.npz -o OUT.edl`",
+            hint="one of --int8, --weights int8, --bf16, --fp16, --dynamic, --auto and --plan, as"
+            " in `edgedl compress MODEL --int8 --samples S.npz -o OUT.edl`",
         )
     [ask] = [name for name, given in asked.items() if given]
     if samples is None:

@@ -43,6 +43,7 @@ class Scheme:
         bias_apart: whether a Gemm must leave its float bias to an Add behind it, because the
             engine's integer Gemm takes none.
         own_gelu: whether GELU is written as the engine's own operator.
+        dynamic: whether the engine has fast kernels for activations quantized in each call.
         shift: operators for which the engine takes another kernel where the weights' zero point
             is not 0: onnxruntime's int8 convolutions, by up to 1.17x faster or 2x slower.
     """
@@ -57,6 +58,7 @@ class Scheme:
     optional_outputs: frozenset[str] = frozenset()
     bias_apart: bool = False
     own_gelu: bool = False
+    dynamic: bool = False
     shift: frozenset[str] = frozenset()
 
 
@@ -66,6 +68,7 @@ ONNXRUNTIME = Scheme(
     outputs=True,
     bias_apart=True,
     own_gelu=True,
+    dynamic=True,
     shift=frozenset({"Conv"}),
     optional_outputs=frozenset({"MatMul", "Gemm"}),
     operators=PRODUCTS

@@ -2,6 +2,7 @@
 
 PASSES = {
     "clean": "edgedl.passes.clean:Clean",
+    "dynamic": "edgedl.passes.dynamic:Dynamic",
     "fold": "edgedl.passes.fold:Fold",
     "quantize": "edgedl.passes.quantize:Quantize",
     "shapes": "edgedl.passes.shapes:Shapes",

@@ -16,7 +16,7 @@ from edgedl.core.samples import Samples
 from edgedl.passes.calibrate import watching
 from edgedl.passes.graph import constant, read, rewrite
 from edgedl.passes.plan import Plan
-from edgedl.passes.scales import weight_scales
+from edgedl.passes.scales import LARGEST_CODE, LARGEST_OF_7_BITS, rounded, spread
 
 MOST_SAMPLES = 32
 
@@ -91,19 +91,16 @@ class CorrectBias:
             weight = node.inputs[position]
             if means is None or weight is None or weight.const_value is None or position != 1:
                 continue
-            shift = _shift(node, weight.const_value.numpy(), axis, means)
+            largest = LARGEST_OF_7_BITS if node.name in self.plan.narrow else LARGEST_CODE
+            codes, scales = rounded(weight.const_value.numpy(), axis, largest)
+            real = codes * spread(scales, axis, codes.ndim).astype(np.float64)
+            shift = _shift(node, real - weight.const_value.numpy(), means)
             if shift is not None and np.isfinite(shift).all():
                 _move_bias(graph.graph, node, -shift)
 
 
-def _shift(
-    node: ir.Node, weight: np.ndarray, axis: int | None, means: np.ndarray
-) -> np.ndarray | None:
-    """What rounding the weights adds to the mean of each output channel, float64."""
-    scales = weight_scales(weight, axis).astype(np.float64)
-    if axis is not None:
-        scales = scales.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
-    error = np.clip(np.rint(weight / scales), -127, 127) * scales - weight
+def _shift(node: ir.Node, error: np.ndarray, means: np.ndarray) -> np.ndarray | None:
+    """What the weights' error adds to the mean of each output channel, float64."""
     if node.op_type == "Conv":
         groups = node.attributes.get_int("group", 1)
         taps = error.reshape(error.shape[0], error.shape[1], -1).sum(axis=2)

@@ -15,7 +15,10 @@ from edgedl.core.target import SCHEMES
 from edgedl.passes.graph import constant, rewrite
 from edgedl.passes.plan import Plan, Quantizer
 from edgedl.passes.regroup import MICROSOFT, gelu_operators
-from edgedl.passes.scales import weight_scales
+from edgedl.passes.scales import LARGEST_CODE, LARGEST_OF_7_BITS, rounded
+
+# How a weight is written: its name, the axis of its scales, its zero point and its largest code.
+Written = tuple[str, int | None, int, int]
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,15 @@ class Place:
             if readers:
                 stem = f"quantized_{number}"
                 _insert_quantizer(graph.graph, values[name], quantizer, readers, stem)
-        done: dict[tuple[str, int | None, int], ir.Value] = {}
+        done: dict[Written, ir.Value] = {}
         for name, (position, axis) in self.plan.weights.items():
             weight = nodes[name].inputs[position]
             assert weight is not None
             zero = -1 if name in self.plan.shifted else 0
-            key = (weight.name or "", axis, zero)
+            largest = LARGEST_OF_7_BITS if name in self.plan.narrow else LARGEST_CODE
+            key = (weight.name or "", axis, zero, largest)
             if key not in done:
-                done[key] = _insert_weight(graph.graph, weight, axis, zero, nodes[name])
+                done[key] = _insert_weight(graph.graph, weight, key, nodes[name])
             nodes[name].replace_input_with(position, done[key])
         for name in self.plan.tables:
             _store_table(graph.graph, nodes[name])
@@ -107,11 +111,12 @@ def _insert_quantizer(
 
 
 def _insert_weight(
-    graph: ir.Graph, weight: ir.Value, axis: int | None, zero_point: int, reader: ir.Node
+    graph: ir.Graph, weight: ir.Value, written: Written, reader: ir.Node
 ) -> ir.Value:
-    stem = weight.name if axis is None else f"{weight.name}_axis{axis}"
-    stem = f"{stem}_shifted" if zero_point else f"{stem}"
-    stored, scale, zero = _stored(graph, weight, axis, stem, zero_point)
+    name, axis, zero_point, largest = written
+    stem = name if axis is None else f"{name}_axis{axis}"
+    stem += "_shifted" * (zero_point != 0) + "_narrow" * (largest != LARGEST_CODE)
+    stored, scale, zero = _stored(graph, weight, axis, stem, zero_point, largest)
     attributes = {} if axis is None else {"axis": axis}
     node = ir.node("DequantizeLinear", [stored, scale, zero], attributes, name=f"{stem}_dequantize")
     node.outputs[0].name = f"{stem}_dequantized"
@@ -121,18 +126,18 @@ def _insert_weight(
 
 
 def _stored(
-    graph: ir.Graph, weight: ir.Value, axis: int | None, stem: str, zero_point: int = 0
+    graph: ir.Graph,
+    weight: ir.Value,
+    axis: int | None,
+    stem: str,
+    zero_point: int = 0,
+    largest: int = LARGEST_CODE,
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
     """A constant's codes, scales and zero points, as new constants."""
     assert weight.const_value is not None
     array = weight.const_value.numpy()
-    scales = weight_scales(array, axis)
-    spread = (
-        scales
-        if axis is None
-        else scales.reshape([-1 if i == axis else 1 for i in range(array.ndim)])
-    )
-    codes = (np.clip(np.rint(array / spread), -127, 127) + zero_point).astype(np.int8)
+    codes, scales = rounded(array, axis, largest)
+    codes = codes + np.int8(zero_point)
     return (
         constant(graph, f"{stem}_int8", codes),
         constant(graph, f"{stem}_scale", scales),

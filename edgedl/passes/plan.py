@@ -75,6 +75,7 @@ class Plan:
         tables: nodes that look rows up in a constant table, stored in int8 and expanded row by row.
         shifted: nodes whose weights and their zero points are written one less, which is the same
             arithmetic and another kernel of the engine.
+        narrow: nodes whose weights have 7 bits, because their sums would overflow.
     """
 
     scheme: str
@@ -84,6 +85,7 @@ class Plan:
     weights: Mapping[str, tuple[int, int | None]]
     tables: tuple[str, ...] = ()
     shifted: tuple[str, ...] = ()
+    narrow: tuple[str, ...] = ()
 
     @property
     def int8(self) -> tuple[str, ...]:
@@ -99,4 +101,5 @@ class Plan:
             "weights": {name: list(entry) for name, entry in self.weights.items()},
             "tables": list(self.tables),
             "shifted": list(self.shifted),
+            "narrow": list(self.narrow),
         }

@@ -18,7 +18,7 @@ from edgedl.passes.ranges import METHODS, Method
 
 BY_HAND = "the plan says so"
 STATES: tuple[State, ...] = ("float", "int8")
-PARTS = ("engine", "settings", "ranges", "corrected", "shifted", "operators", "scales")
+PARTS = ("engine", "settings", "ranges", "corrected", "shifted", "narrow", "operators", "scales")
 HEAD = """\
 # Which operators compute in int8, and the scales of their tensors. Change `int8` to `float` or
 # back, or a scale, then: edgedl compress MODEL --plan THIS_FILE --samples SAMPLES -o OUT.edl
@@ -38,6 +38,7 @@ class PlanFile:
         scales: quantizers by tensor.
         corrected: whether biases are corrected, with means from the samples.
         shifted: nodes whose weights are written shifted by one.
+        narrow: nodes whose weights have 7 bits.
     """
 
     engine: str
@@ -47,6 +48,7 @@ class PlanFile:
     scales: Mapping[str, Quantizer]
     corrected: bool = False
     shifted: tuple[str, ...] = ()
+    narrow: tuple[str, ...] = ()
 
 
 def to_yaml(
@@ -62,6 +64,7 @@ def to_yaml(
     lines = [HEAD, f"engine: {engine}", f"settings: {json.dumps(dict(settings))}"]
     lines += [f"ranges: {ranges}", f"corrected: {str(corrected).lower()}"]
     lines += [f"shifted: {json.dumps(list(plan.shifted))}"]
+    lines += [f"narrow: {json.dumps(list(plan.narrow))}"]
     lines += ["operators:" + ("" if plan.decisions else " {}")]
     by_node = {cost.node: cost for cost in costs}
     width = max((len(json.dumps(d.node)) for d in plan.decisions), default=0) + 7
@@ -99,8 +102,9 @@ def from_document(document: Any) -> PlanFile:
             raise BadValue(f"`{part}` wants names with values", keys=(part,))
     if not isinstance(document["corrected"], bool):
         raise BadValue("`corrected` wants true or false", keys=("corrected",))
-    if not isinstance(document["shifted"], list):
-        raise BadValue("`shifted` wants a list of names", keys=("shifted",))
+    for part in ("shifted", "narrow"):
+        if not isinstance(document[part], list):
+            raise BadValue(f"`{part}` wants a list of names", keys=(part,))
     for name, state in document["operators"].items():
         if state not in STATES:
             message = f"`{name}` is `{state}`"
@@ -114,6 +118,7 @@ def from_document(document: Any) -> PlanFile:
         scales,
         document["corrected"],
         tuple(document["shifted"]),
+        tuple(document["narrow"]),
     )
 
 
@@ -165,10 +170,11 @@ def fit(plan: PlanFile, model: Model) -> Layout:
             reason = now[name].reason if name in now else "what it reads is in float"
             message = f"`{name}` cannot compute in int8: {reason}"
             raise BadValue(message, keys=("operators", name), hint=f"`{name}: float`")
-    for name in plan.shifted:
-        if name not in found.weights:
-            message = f"`{name}` has no int8 weights to shift"
-            raise BadValue(message, keys=("shifted",), hint="leave it out")
+    for part, names in (("shifted", plan.shifted), ("narrow", plan.narrow)):
+        for name in names:
+            if name not in found.weights:
+                message = f"`{name}` has no int8 weights"
+                raise BadValue(message, keys=(part,), hint="leave it out")
     _same_in_groups(plan, found)
     return found
 

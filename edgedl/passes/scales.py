@@ -11,6 +11,7 @@ from edgedl.passes.layout import Layout
 from edgedl.passes.plan import Plan, Quantizer
 from edgedl.passes.ranges import Grid, Histogram, Method, Range, find_range
 
+LARGEST_CODE, LARGEST_OF_7_BITS = 127, 63
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny) * 2**20
 
 
@@ -84,13 +85,31 @@ def _scale(scale: float) -> float:
     return float(np.float32(max(scale, SMALLEST_SCALE))) if scale > 0 else 1.0
 
 
-def weight_scales(weight: np.ndarray, axis: int | None) -> np.ndarray:
-    """Symmetric int8 scales, float32, one a slice along `axis` or one in all; 1 for zeros."""
+def rounded(
+    weight: np.ndarray, axis: int | None, largest_code: int = LARGEST_CODE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights on a symmetric grid: int8 codes, and float32 scales, one a slice along `axis` or one
+    in all; 1 for zeros.
+
+    Args:
+        largest_code: 127 for 8 bits, 63 for 7.
+    """
     magnitude = np.abs(weight)
     if axis is None:
         largest = magnitude.max(initial=0.0)
     else:
         others = tuple(i for i in range(weight.ndim) if i != axis)
         largest = magnitude.max(axis=others, initial=0.0)
-    scales = np.asarray(largest, np.float64) / 127
-    return np.where(scales > 0, np.maximum(scales, SMALLEST_SCALE), 1.0).astype(np.float32)
+    wide = np.asarray(largest, np.float64) / largest_code
+    scales = np.where(wide > 0, np.maximum(wide, SMALLEST_SCALE), 1.0).astype(np.float32)
+    codes = np.clip(
+        np.rint(weight / spread(scales, axis, weight.ndim)), -largest_code, largest_code
+    )
+    return codes.astype(np.int8), scales
+
+
+def spread(scales: np.ndarray, axis: int | None, rank: int) -> np.ndarray:
+    """Scales in a shape that multiplies codes of this rank."""
+    if axis is None:
+        return scales
+    return scales.reshape([-1 if i == axis else 1 for i in range(rank)])

@@ -17,6 +17,7 @@ from edgedl.core.samples import Samples
 from edgedl.core.stats import Agreement, AgreementMeter
 from edgedl.core.target import Scheme
 from edgedl.passes.correct import CorrectBias, Means
+from edgedl.passes.dynamic import Dynamic
 from edgedl.passes.graph import read, rewrite
 from edgedl.passes.layout import EXTENTS, Extent, layout
 from edgedl.passes.place import Place
@@ -30,9 +31,10 @@ from edgedl.runtime.session import Session
 REFERENCE_BYTES = 64 << 20
 METHOD_SAMPLES = 24
 SMALLER = 0.98
+WORTHWHILE = 0.3
 
 
-Ask = Literal["int8", "auto", "weights", "bf16", "float16", "plan"]
+Ask = Literal["int8", "auto", "weights", "bf16", "float16", "dynamic", "plan"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Candidate:
     """One way: an engine, the precision asked of it, the model, and the plan behind it.
 
     Attributes:
+        dynamic: its activations are quantized in each call.
         stored: it computes in float, with weights stored in 8 bits.
         method: how the ranges of its plan were found.
         means: what its biases were corrected with, None where they were not.
@@ -54,6 +57,7 @@ class Candidate:
     plan: Plan | None = None
     as_given: bool = False
     stored: bool = False
+    dynamic: bool = False
     method: Method | None = None
     means: Means | None = None
     costs: tuple[Cost, ...] = ()
@@ -71,6 +75,8 @@ class Candidate:
         """Whether it may ship where this was asked for."""
         if ask == "weights":
             return self.stored
+        if ask == "dynamic":
+            return self.dynamic
         if ask == "plan":
             return self.plan is not None
         return ask in ("int8", "auto") or (self.precision == ask and not self.stored)
@@ -189,6 +195,18 @@ def float_candidates(backend: Backend, given: Model, clean: Model) -> Iterator[C
             yield Candidate(backend.engine, precision, label, stored, settings, stored=True)
 
 
+def dynamic_candidate(backend: Backend, clean: Model) -> Candidate | None:
+    """Matrix products in int8 with activations quantized in each call; None where the engine has no
+    kernels for that, or the model's weights are not in such products for the most part."""
+    if not backend.scheme.dynamic:
+        return None
+    model = rewrite(clean, Dynamic(), WeightOnly())
+    if clean.bytes - rewrite(clean, Dynamic()).bytes < WORTHWHILE * clean.bytes:
+        return None
+    settings = backend.settings("int8")
+    return Candidate(backend.engine, "int8", "int8, dynamic", model, settings, dynamic=True)
+
+
 def tensors_to_watch(clean: Model, schemes: Sequence[Scheme]) -> list[str]:
     """Every tensor that any plan of these schemes could quantize, in graph order."""
     graph = read(clean.path)
@@ -210,6 +228,7 @@ def int8_candidate(
     settings: Mapping[str, Any] | None = None,
     means: Means | None = None,
     shifted: Collection[str] = (),
+    narrow: Collection[str] = (),
     label: str,
 ) -> Candidate:
     """The model in int8 by the backend's scheme; operators that compute in float have their weights
@@ -217,7 +236,11 @@ def int8_candidate(
     decided = plan(
         clean, backend.scheme.name, histograms, method, extent=extent, keep_float=keep_float
     )
-    decided = replace(decided, shifted=tuple(n for n in decided.weights if n in shifted))
+    decided = replace(
+        decided,
+        shifted=tuple(n for n in decided.weights if n in shifted),
+        narrow=tuple(n for n in decided.weights if n in narrow),
+    )
     corrected = (CorrectBias(decided, means),) if means is not None else ()
     stored = WeightOnly(keep_float=tuple(sorted(exact)))
     model = rewrite(clean, *corrected, Place(decided), stored)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from edgedl.backends import Backend
+from edgedl.benchmark.machine import this_machine
 from edgedl.core.errors import EdgeError
 from edgedl.core.model import Model
 from edgedl.core.samples import Samples
 from edgedl.passes.correct import channel_means
-from edgedl.passes.ranges import METHODS, Histogram
+from edgedl.passes.plan import Plan
+from edgedl.passes.quantize import plan
+from edgedl.passes.ranges import METHODS, Histogram, Method
+from edgedl.passes.saturation import at_risk, saturates
 from edgedl.search.candidates import Candidate, Reference, Refusal, int8_candidate
 from edgedl.search.memory import judge
 
@@ -24,32 +29,45 @@ def best_ranges(
     expected: Reference,
     threads: int | None,
 ) -> Candidate | Refusal | None:
-    """Int8 as far as the rules go, with the ranges that answer most like float, its biases
-    corrected where that helps; None where the rules put nothing into int8.
+    """Int8 as far as the rules go, with the ranges that answer most like float; with weights in 7
+    bits where sums overflow on this processor, and with corrected biases, each where that helps.
+    None where the rules put nothing into int8.
 
     What answers most like float is what has the most signal to noise in the model's outputs, on a
-    few samples that calibration did not see.
+    few samples that calibration did not see, as the engine runs it.
     """
     few = expected.take(FEW)
-    tried: list[tuple[float, Candidate]] = []
+    best: tuple[float, Candidate] | None = None
+
+    def attempt(method: Method, note: str, **more: Any) -> None:
+        nonlocal best
+        label = f"int8, {method}{note}"
+        candidate = int8_candidate(backend, clean, histograms, method, label=label, **more)
+        found = judge(candidate, few, threads).agreement.sqnr_db
+        if best is None or found > best[0]:
+            best = (found, candidate)
+
+    if not plan(clean, backend.scheme.name, histograms, "minmax").int8:
+        return None
     try:
         for method in METHODS:
-            label = f"int8, {method}"
-            candidate = int8_candidate(backend, clean, histograms, method, label=label)
-            assert candidate.plan is not None
-            if not candidate.plan.int8:
-                return None
-            tried.append((judge(candidate, few, threads).agreement.sqnr_db, candidate))
-        _, best = max(tried, key=lambda entry: entry[0])
-        assert best.plan is not None
-        assert best.method is not None
-        means = channel_means(clean, best.plan, calibration)
-        label = f"{best.label}, biases corrected"
-        candidate = int8_candidate(
-            backend, clean, histograms, best.method, means=means, label=label
-        )
-        tried.append((judge(candidate, few, threads).agreement.sqnr_db, candidate))
+            attempt(method, "")
+        assert best is not None
+        if saturates(this_machine().to_json(), backend.engine):
+            method, decided = _decided(best[1])
+            if risky := at_risk(decided, clean, histograms):
+                attempt(method, f", {len(risky)} weights in 7 bits", narrow=risky)
+        method, decided = _decided(best[1])
+        means = channel_means(clean, decided, calibration)
+        note = best[1].label.removeprefix(f"int8, {method}")
+        attempt(method, f"{note}, biases corrected", means=means, narrow=decided.narrow)
     except EdgeError as error:
-        if not tried:
+        if best is None:
             return Refusal(f"{backend.engine} int8", error.message)
-    return max(tried, key=lambda entry: entry[0])[1]
+    return best[1]
+
+
+def _decided(candidate: Candidate) -> tuple[Method, Plan]:
+    assert candidate.method is not None
+    assert candidate.plan is not None
+    return candidate.method, candidate.plan

@@ -14,7 +14,7 @@ from edgedl.core.units import format_bytes, format_ms
 from edgedl.passes.graph import read
 from edgedl.passes.plan import Cost, Plan
 from edgedl.passes.ranges import Grid, Histogram, Range, noise_to_signal
-from edgedl.passes.scales import weight_scales
+from edgedl.passes.scales import rounded, spread
 from edgedl.search.candidates import Candidate, Reference, Trial, int8_candidate
 from edgedl.search.memory import judge
 
@@ -77,12 +77,10 @@ def by_harm(
 
 
 def _weight_noise(weight: np.ndarray, axis: int | None) -> float:
-    scales = weight_scales(weight, axis)
-    if axis is not None:
-        scales = scales.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
+    codes, scales = rounded(weight, axis)
+    error = codes * spread(scales, axis, weight.ndim).astype(np.float64) - weight
     power = float(np.sum(weight.astype(np.float64) ** 2))
-    error = float(np.sum((np.rint(weight / scales) * scales - weight).astype(np.float64) ** 2))
-    return error / power if power > 0 else 0.0
+    return float(np.sum(error**2)) / power if power > 0 else 0.0
 
 
 def relieve(
@@ -119,6 +117,8 @@ def relieve(
             exact=kept,
             settings=start.settings,
             means=start.means,
+            shifted=start.plan.shifted if start.plan else (),
+            narrow=start.plan.narrow if start.plan else (),
             label=f"{start.label}, but {count} operator{'s' * (count > 1)}",
         )
         return judge(replace(candidate, costs=start.costs), expected, threads)

@@ -75,6 +75,7 @@ def place_by_cost(
             keep_float=kept,
             settings=full.settings,
             means=full.means,
+            narrow=full.plan.narrow,
             label=f"{full.label}, placed",
         )
         assert candidate.plan is not None
@@ -99,7 +100,7 @@ def _shifted(
     here; the winner itself where none is."""
     assert winner.plan is not None
     assert winner.method is not None
-    method = winner.method
+    method, narrow = winner.method, winner.plan.narrow
     kinds = bench.backend.scheme.shift
     able = [n for n in winner.plan.int8 if found.operators.get(n) in kinds]
     if not able:
@@ -116,6 +117,7 @@ def _shifted(
             settings=winner.settings,
             means=winner.means,
             shifted=nodes,
+            narrow=narrow,
             label=f"{winner.label}, other kernels",
         )
 

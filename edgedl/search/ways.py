@@ -25,6 +25,7 @@ from edgedl.search.candidates import (
     Candidate,
     Reference,
     Refusal,
+    dynamic_candidate,
     float_candidates,
     narrower,
     tensors_to_watch,
@@ -68,6 +69,8 @@ def gather(backends: Sequence[Backend], ways: Ways) -> Gathered:
             for candidate in float_candidates(built, ways.given, ways.clean)
             if candidate.precision == "float32" or candidate.answers(ways.ask)
         ]
+    if ways.ask in ("int8", "auto", "dynamic") and not quantized_already(ways.clean):
+        found += [one for built in backends if (one := dynamic_candidate(built, ways.clean))]
     histograms: Mapping[str, Histogram] = {}
     if ways.plan is not None:
         found += [_planned(built, ways, ways.plan) for built in backends]
@@ -133,7 +136,7 @@ def _planned(built: Backend, ways: Ways, written: PlanFile) -> Candidate:
         calibrate(ways.clean, lacking, ways.calibration, progress=ways.progress) if lacking else {}
     )
     decided = decide(found, built.scheme, histograms, written.ranges, written.scales)
-    decided = replace(decided, shifted=written.shifted)
+    decided = replace(decided, shifted=written.shifted, narrow=written.narrow)
     means = channel_means(ways.clean, decided, ways.calibration) if written.corrected else None
     corrected = (CorrectBias(decided, means),) if means is not None else ()
     model = rewrite(ways.clean, *corrected, Place(decided), WeightOnly())

@@ -1,0 +1,118 @@
+"""Processors without VNNI add products of 8 bits in 16: which operators overflow, and by how much.
+
+Their instruction (`vpmaddubsw`: AVX2, and AVX-512 before VNNI) multiplies unsigned by signed bytes
+and adds neighbouring products with saturation to 16 bits. Two products pass 32,767 where both codes
+are large, since 255 * 127 * 2 = 64,770; weights of 7 bits cannot, since 255 * (63 + 63) = 32,130.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from edgedl.core.model import Model
+from edgedl.passes.graph import read
+from edgedl.passes.plan import Plan, Quantizer
+from edgedl.passes.ranges import Histogram
+from edgedl.passes.scales import rounded
+
+LEAST, MOST = -(1 << 15), (1 << 15) - 1
+PAIRS_TRIED = 4096
+DRAWS = 64
+VNNI = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
+CAPS_WITHOUT_VNNI = frozenset({"AVX2"})
+
+
+def saturates(machine: Mapping[str, Any], engine: str) -> bool:
+    """Whether int8 products on this machine are added in 16 bits by this engine."""
+    if machine["architecture"] not in ("x86_64", "AMD64", "i686"):
+        return False
+    if engine == "openvino" and machine["isa_cap"] in CAPS_WITHOUT_VNNI:
+        return True
+    return not VNNI & set(machine["isa"])
+
+
+def saturating_product(activations: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """What such a processor makes of a product of codes.
+
+    Neighbours along the summed axis are added in 16 bits, as OpenVINO 2026.4 does under
+    `ONEDNN_MAX_CPU_ISA=AVX2` for matrix products and for the channels of convolutions.
+
+    Args:
+        activations: uint8, (rows, summed).
+        weights: int8, (summed, columns).
+
+    Returns:
+        int64, (rows, columns).
+    """
+    if weights.shape[0] % 2:
+        activations = np.pad(activations, ((0, 0), (0, 1)))
+        weights = np.pad(weights, ((0, 1), (0, 0)))
+    x, w = activations.astype(np.int64), weights.astype(np.int64)
+    total = np.zeros((x.shape[0], w.shape[1]), np.int64)
+    for first in range(0, w.shape[0], 2):
+        pair = x[:, first : first + 2] @ w[first : first + 2]
+        total += np.clip(pair, LEAST, MOST)
+    return total
+
+
+def at_risk(plan: Plan, model: Model, histograms: Mapping[str, Histogram]) -> dict[str, float]:
+    """The share of pairs of products that is expected to overflow, by node, those above 0 alone.
+
+    Weights are paired along their input channels; the codes that meet them are drawn from their
+    tensor's histogram as if neighbours were independent. Depthwise convolutions add single
+    products, and do not overflow.
+    """
+    rng = np.random.default_rng(0)
+    found: dict[str, float] = {}
+    for node in read(model.path).graph:
+        data = node.inputs[0] if node.inputs else None
+        if node.name not in plan.weights or data is None or data.name not in plan.activations:
+            continue
+        position, axis = plan.weights[node.name or ""]
+        weight = node.inputs[position]
+        assert weight is not None
+        assert weight.const_value is not None
+        codes, _ = rounded(weight.const_value.numpy(), axis)
+        pairs = _pairs(node, codes)
+        worst = np.abs(pairs.astype(np.int64)).sum(axis=1) * 255 > MOST
+        if not worst.any():
+            continue
+        risky = pairs[worst].astype(np.int64)
+        some = risky[rng.integers(0, len(risky), min(len(risky), PAIRS_TRIED))]
+        drawn = _draw(
+            histograms[data.name], plan.activations[data.name], (len(some), DRAWS, 2), rng
+        )
+        sums = np.einsum("pdi,pi->pd", drawn, some)
+        share = float(np.mean((sums > MOST) | (sums < LEAST))) * float(worst.mean())
+        if share > 0:
+            found[node.name or ""] = share
+    return found
+
+
+def _pairs(node: ir.Node, codes: np.ndarray) -> np.ndarray:
+    """Neighbouring weights along the summed channels, (pairs, 2)."""
+    summed = 1 if node.op_type == "Conv" else 0
+    if node.op_type == "Gemm" and "transB" in node.attributes:
+        summed = node.attributes["transB"].as_int()
+    lines = np.moveaxis(codes, summed, -1)
+    lines = lines.reshape(-1, lines.shape[-1])
+    even = lines.shape[1] // 2 * 2
+    return lines[:, :even].reshape(-1, 2)
+
+
+def _draw(
+    histogram: Histogram, quantizer: Quantizer, shape: tuple[int, ...], rng: np.random.Generator
+) -> np.ndarray:
+    """Random uint8 codes of a tensor, int64."""
+    lower, upper, counts = histogram.bins()
+    if not counts.sum():
+        return np.zeros(shape, np.int64)
+    values = rng.choice((lower + upper) / 2, size=shape, p=counts / counts.sum())
+    # Signed codes are shifted to unsigned ones by the kernels.
+    offset = 128 if quantizer.dtype == "int8" else 0
+    codes = np.rint(values / quantizer.scale) + quantizer.zero_point + offset
+    return np.asarray(np.clip(codes, 0, 255), np.int64)
