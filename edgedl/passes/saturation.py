@@ -70,9 +70,10 @@ def at_risk(plan: Plan, model: Model, histograms: Mapping[str, Histogram]) -> di
     found: dict[str, float] = {}
     for node in read(model.path).graph:
         data = node.inputs[0] if node.inputs else None
-        if node.name not in plan.weights or data is None or data.name not in plan.activations:
+        name, reads = node.name or "", (data.name or "" if data is not None else "")
+        if name not in plan.weights or reads not in plan.activations:
             continue
-        position, axis = plan.weights[node.name or ""]
+        position, axis = plan.weights[name]
         weight = node.inputs[position]
         assert weight is not None
         assert weight.const_value is not None
@@ -83,13 +84,12 @@ def at_risk(plan: Plan, model: Model, histograms: Mapping[str, Histogram]) -> di
             continue
         risky = pairs[worst].astype(np.int64)
         some = risky[rng.integers(0, len(risky), min(len(risky), PAIRS_TRIED))]
-        drawn = _draw(
-            histograms[data.name], plan.activations[data.name], (len(some), DRAWS, 2), rng
-        )
+        shape = (len(some), DRAWS, 2)
+        drawn = _draw(histograms[reads], plan.activations[reads], shape, rng)
         sums = np.einsum("pdi,pi->pd", drawn, some)
         share = float(np.mean((sums > MOST) | (sums < LEAST))) * float(worst.mean())
         if share > 0:
-            found[node.name or ""] = share
+            found[name] = share
     return found
 
 

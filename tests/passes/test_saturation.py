@@ -110,9 +110,10 @@ import numpy as np
 from edgedl.runtime import engine
 with np.load(sys.argv[1]) as arrays:
     x = arrays["x"]
-with engine("openvino").open_model(sys.argv[2], settings={"precision": "f32"}, threads=1) as session:
+with engine("openvino").open_model(sys.argv[2], settings={}, threads=1) as session:
     [name] = [tensor.name for tensor in session.signature.inputs]
-    print(json.dumps([next(iter(session.run({name: row}).values())).ravel().tolist() for row in x]))
+    rows = [next(iter(session.run({name: row}).values())) for row in x]
+print(json.dumps([row.ravel().tolist() for row in rows]))
 """
 
 
