@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -16,20 +17,29 @@ from edgedl.benchmark.accuracy import agreement, check_labels, metric_for, score
 from edgedl.benchmark.compare import Comparison
 from edgedl.benchmark.machine import this_machine
 from edgedl.core.errors import EdgeError, EngineFailed, Missing
+from edgedl.core.kept import kept, read_ahead
 from edgedl.core.memory import peak_rss_bytes
 from edgedl.core.model import Model
 from edgedl.core.progress import Progress, silent
-from edgedl.core.samples import Samples
+from edgedl.core.samples import Arrays, Samples
 from edgedl.core.stats import Agreement
 from edgedl.core.store import check_writable
 from edgedl.core.target import ISA_DOUBT, ISA_VARIABLE, Target, target_of
-from edgedl.inputs import SampleSource, load_model, load_samples, split
+from edgedl.inputs import (
+    ProcessingSource,
+    SampleSource,
+    find_processing,
+    load_model,
+    load_samples,
+    split,
+)
 from edgedl.passes.clean import Clean
 from edgedl.passes.fold import Fold
 from edgedl.passes.graph import rewrite
 from edgedl.passes.shapes import Shapes
 from edgedl.report.compressed import Accuracy, Choice, Compressed
 from edgedl.runtime import engine, installed_engines
+from edgedl.runtime.process import Processing
 from edgedl.runtime.session import Session
 from edgedl.search.candidates import (
     Ask,
@@ -62,6 +72,7 @@ def compress(
     ask: Ask = "int8",
     target: str = "cpu",
     test: SampleSource | None = None,
+    preprocess: ProcessingSource | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     max_drop: float | None = None,
     max_latency_ms: float | None = None,
@@ -86,6 +97,8 @@ def compress(
         ask: what may ship: `int8` or `auto` anything, `weights` what computes in float and stores
             its weights in 8 bits, `bf16` and `float16` what computes in that.
         test: samples for choosing and for the report; all of `samples` may then calibrate.
+        preprocess: what turns raw files into inputs, as a YAML file or a value, where samples are
+            a folder of them; the bundle carries it. A bundle's own where `model` is one.
         shapes: dimensions to fix, by input.
         max_drop: the most that the metric may fall, as a fraction. Without labels, what may be
             missing to a top-1 agreement of 1.
@@ -103,13 +116,22 @@ def compress(
     given, shapes, odd_shapes = _with_shapes(load_model(model), shapes or {}, backends)
     doubts += odd_shapes
     clean = prepare(given, shapes)
-    bound = load_samples(samples).bind(clean.signature)
-    groups = split(bound, None if test is None else load_samples(test).bind(clean.signature), seed)
+    processing = find_processing(preprocess, [model])
+    bound = kept(load_samples(samples, processing).bind(clean.signature))
+    tested = None if test is None else kept(load_samples(test, processing).bind(clean.signature))
+    groups = split(bound, tested, seed)
     named = metric_for(groups.report, metric)
+    for group in (groups.calibration, groups.choice, groups.report):
+        read_ahead(group, progress)
 
     clean, odd_clean = _proven_clean(given, clean, groups.choice)
     with _float_session(backends, given, clean) as session:
         expected = reference(session, groups.choice, named)
+        if processing is not None:
+            processing = processing.bind(clean.signature)
+            processing.after(expected.answers[0])
+            processing = _named(processing, bound, expected.answers[0])
+            doubts += _untried(processing, bound)
         if named is not None:
             check_labels(session, groups.report, named)
 
@@ -123,7 +145,7 @@ def compress(
     ratio = comparison.ratio("baseline", "result")
     machine = this_machine().to_json()
     notes = {"target": target, "threads": threads, "speedup": ratio.to_json(), "machine": machine}
-    operators = ship(winner, groups.report, Path(output), threads, notes)
+    operators = ship(winner, groups.report, Path(output), threads, notes, processing)
     alike, accuracy = _report_answers(
         baseline, winner.candidate, groups.report, named, threads, progress
     )
@@ -233,6 +255,25 @@ def _float_session(backends: Sequence[Backend], given: Model, clean: Model) -> S
             except EngineFailed as error:
                 reasons.append(error)
     raise reasons[0]
+
+
+def _named(
+    processing: Processing, samples: Samples, answers: Mapping[str, np.ndarray]
+) -> Processing:
+    """With the names of the samples' classes as labels, where they are as many as the model's."""
+    after = processing.postprocess
+    if after is None or after.labels or after.output is None:
+        return processing
+    if answers[after.output].shape[after.axis] != len(samples.classes):
+        return processing
+    return replace(processing, postprocess=replace(after, labels=samples.classes))
+
+
+def _untried(processing: Processing, samples: Samples) -> list[str]:
+    if isinstance(samples.source, Arrays):
+        kind = processing.preprocess.kind
+        return [f"the bundle's pre-processing ({kind}) was not run: the samples came as arrays"]
+    return []
 
 
 def _odd_answers(expected: Reference) -> list[str]:

@@ -11,6 +11,7 @@ from edgedl.cli.options import (
     isa_option,
     json_option,
     parse_shapes,
+    preprocess_option,
     print_json,
     samples_option,
     shape_option,
@@ -32,8 +33,11 @@ if TYPE_CHECKING:
 @click.option("--fp16", is_flag=True, help="Compute in half precision.")
 @click.option("--auto", is_flag=True, help="Whatever is fastest within the limits.")
 @samples_option
+@preprocess_option
 @click.option(
-    "--test", metavar="FILE.npz", help="Samples to choose and report on; else a part of --samples."
+    "--test",
+    metavar="FILE.npz|FOLDER",
+    help="Samples to choose and report on; else a part of --samples.",
 )
 @click.option("-o", "--output", metavar="OUT.edl", required=True, help="The bundle to write.")
 @target_option
@@ -62,6 +66,7 @@ def command(
     fp16: bool,
     auto: bool,
     samples: str | None,
+    preprocess: str | None,
     test: str | None,
     output: str,
     target: str | None,
@@ -97,7 +102,8 @@ def command(
     if samples is None:
         raise BadOption(
             "samples are needed to calibrate on, and to compare answers on",
-            hint="--samples S.npz, made by np.savez('S.npz', input=x), samples along axis 0",
+            hint="--samples S.npz, made by np.savez('S.npz', input=x), samples along axis 0;"
+            " or a folder of files, with --preprocess SPEC.yaml",
         )
     fixed = parse_shapes(shapes)
     drop = None if max_drop is None else parse_drop(max_drop)
@@ -107,9 +113,10 @@ def command(
 
     with Bar() as bar:
         result = pipeline.compress(
-            model, samples, output, ask=ask, target=target or "cpu", test=test, shapes=fixed,
-            max_drop=drop, max_latency_ms=latency, max_bytes=size, metric=metric, threads=threads,
-            seed=seed, seconds=seconds, progress=bar,
+            model, samples, output, ask=ask, target=target or "cpu", test=test,
+            preprocess=preprocess, shapes=fixed, max_drop=drop, max_latency_ms=latency,
+            max_bytes=size, metric=metric, threads=threads, seed=seed, seconds=seconds,
+            progress=bar,
         )  # fmt: skip
     if report is not None:
         pipeline.write_report(result, report)
