@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,11 @@ from edgedl.runtime.image import Image, Resize
 from edgedl.runtime.postprocess import Guess, Postprocess
 from edgedl.runtime.process import Processing
 from edgedl.runtime.sound import Sound
+from edgedl.yamls import read_yaml
 from tests.models import answers, conv_net, gemm_net, saved
 from tests.photos import photo
 from tests.sounds import wav
-from tests.test_line import call
+from tests.test_line import ROOT, call
 
 ENGINE = installed_engines()[0]
 SPEC = """\
@@ -302,6 +304,15 @@ def tiny(folder: Path, name: str, processing: Processing | None) -> Path:
         processing=processing,
     )
     return folder / name
+
+
+def test_the_settings_in_the_readme_are_read(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text()
+    block = text[text.index("    kind: image") :].partition("\n\n")[0]
+    (tmp_path / "spec.yaml").write_text(textwrap.dedent(block))
+    found = read_yaml(tmp_path / "spec.yaml").read(Processing.from_json)
+    assert found.preprocess.shape == (1, 3, 224, 224)
+    assert found.postprocess == Postprocess("top-k", activation="softmax")
 
 
 def test_a_bundle_without_is_read_as_before(tmp_path: Path) -> None:

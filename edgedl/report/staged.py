@@ -16,7 +16,7 @@ STAGES = {
 HEADING = "end to end"
 NOTE = (
     "Medians of one call at a time, from files that the system has in its cache."
-    " The whole is a median of its own, not their sum."
+    " The run follows the decoding, with other data in the caches than where it is timed alone."
 )
 
 
