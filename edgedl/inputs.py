@@ -55,15 +55,21 @@ def load_samples(source: SampleSource, processing: Processing | None = None) -> 
 def open_inputs(
     source: SampleSource, given: ProcessingSource | None, models: Sequence[str | Path]
 ) -> tuple[Samples, Processing | None]:
-    """Samples, and what stands before and behind the network: as given, or, where the samples are
-    raw files, as the bundles among the models carry it.
+    """Samples to run, and what stands before and behind the network: where they are raw files, as
+    given, or as the bundles among the models carry it.
 
     Raises:
-        BadSamples, BadValue, BadBundle, BadOption: as `load_samples` and `find_processing`.
+        BadSamples, BadValue, BadBundle, BadOption: as `load_samples` and `find_processing`; or
+            pre-processing is given for arrays.
     """
     raw = isinstance(source, (str, Path)) and (
         Path(source).is_dir() or Path(source).suffix.lower() != ".npz"
     )
+    if given is not None and not raw:
+        raise BadOption(
+            "samples that are arrays are not pre-processed",
+            hint="leave --preprocess out, or give a folder of raw files",
+        )
     processing = find_processing(given, models if raw else ())
     return load_samples(source, processing), processing
 

@@ -14,7 +14,7 @@ from edgedl.benchmark.bench import BenchReport, number_twins
 from edgedl.benchmark.bench import bench as run_bench
 from edgedl.benchmark.gate import Gated, gate, read_baseline
 from edgedl.benchmark.machine import INT8_FLAGS, energy_counters, this_machine
-from edgedl.core.errors import BadSamples
+from edgedl.core.errors import BadOption, BadSamples
 from edgedl.core.progress import Progress, silent
 from edgedl.core.registry import version
 from edgedl.core.store import atomic_write, check_writable, default_store
@@ -59,6 +59,10 @@ def bench(
     engine_name = engine_of_target(target)
     paths = [str(_shaped(path, shapes)) if shapes else str(path) for path in models]
     given = processing = None
+    if samples is None and preprocess is not None:
+        raise BadOption(
+            "--preprocess goes with --samples", hint="--samples FOLDER of images or WAV files"
+        )
     if samples is not None:
         given, processing = open_inputs(samples, preprocess, models)
     return run_bench(

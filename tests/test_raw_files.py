@@ -286,6 +286,15 @@ def test_bench_keeps_its_rows_where_a_photo_is_damaged_beyond_those_it_timed(
     assert any("39.jpg: cannot be decoded" in doubt for doubt in found.doubts)
 
 
+def test_settings_without_raw_files_are_not_passed_over(place: Path, tmp_path: Path) -> None:
+    net, spec = place / "net.onnx", place / "spec.yaml"
+    arrays = {"x": np.zeros((4, 3, 8, 8), np.float32), "labels": np.zeros(4, np.int64)}
+    with pytest.raises(BadOption, match="arrays are not pre-processed"):
+        edgedl.eval([net], arrays, preprocess=spec)
+    with pytest.raises(BadOption, match="goes with --samples"):
+        edgedl.bench([net], preprocess=spec)
+
+
 def tiny(folder: Path, name: str, processing: Processing | None) -> Path:
     """A bundle of a tiny model."""
     model: Model = open_model(saved(gemm_net(), folder).path)

@@ -16,7 +16,7 @@ from edgedl.core.registry import missing
 CHANNELS = {"rgb": 3, "bgr": 3, "gray": 1}
 LAYOUTS = ("nchw", "nhwc", "nhw", "chw", "hwc", "hw")
 MOST_SIDE = 1 << 15
-MOST_PIXELS = 1 << 28
+MOST_PIXELS = 1 << 26
 ORIENTATION = 0x0112
 
 

@@ -68,7 +68,8 @@ class Postprocess:
             raise WrongInput(f"`{name}` is not an output", hint=nearest(name, outputs))
         values = outputs[name]
         if not -values.ndim <= self.axis < values.ndim:
-            raise WrongInput(f"output `{name}` of shape {values.shape} has no axis {self.axis}")
+            message = f"output `{name}` of shape {values.shape} has no axis {self.axis}"
+            raise WrongInput(message, hint="`axis` counts from 0, or from the end below 0")
         if self.kind == "softmax":
             return softmax(values, self.axis)
         if self.kind == "sigmoid":

@@ -67,6 +67,9 @@ class Sound:
             raise BadValue(f"`length` is {self.length}", keys=("length",), hint=hint)
         if self.std == 0:
             raise BadValue("`std` divides, and is 0", keys=("std",), hint="leave it out for 1")
+        if not np.isfinite(self._normalised(np.array([-1.0, 1.0]))).all():
+            raise BadValue("`scale`, `mean` and `std` make values that are not finite",
+                           keys=("std",), hint="float32 goes to 3.4e38")  # fmt: skip
 
     @property
     def shape(self) -> tuple[int | None, ...]:
@@ -93,7 +96,7 @@ class Sound:
         """The model's input, of a recording as `decode` gives it, or as a microphone does.
 
         Raises:
-            BadSamples: its values are not of one axis, there are none, or its rate is none.
+            BadSamples: its values are not of one axis, there are none, they or its rate are none.
         """
         if raw.values.ndim != 1 or not raw.values.size or not GIVEN[0] <= raw.rate <= GIVEN[1]:
             message = f"{raw.values.shape} at {raw.rate} frames a second is no recording"
@@ -102,9 +105,17 @@ class Sound:
         if self.length is not None and len(values) < self.length:
             values = np.concatenate([values, np.zeros(self.length - len(values), values.dtype)])
         if (self.scale, self.mean, self.std) != (1.0, 0.0, 1.0):
-            values = (values.astype(np.float64) * self.scale - self.mean) / self.std
+            values = self._normalised(values)
+        if not np.isfinite(values).all():
+            message = "the recording becomes values that are not finite"
+            raise BadSamples(message, hint="is it within -1 to 1?")
         shape = [-1 if axis == "t" else 1 for axis in self.layout]
         return np.ascontiguousarray(values, np.float32).reshape(shape)
+
+    def _normalised(self, values: np.ndarray) -> np.ndarray:
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = (values.astype(np.float64) * self.scale - self.mean) / self.std
+            return found.astype(np.float32)
 
 
 def resample(values: np.ndarray, given: int, wanted: int) -> np.ndarray:

@@ -60,8 +60,9 @@ def test_ties_keep_their_order_and_there_are_no_more_than_there_are() -> None:
     ],
 )
 def test_outputs_that_do_not_fit(after: Postprocess, outputs: Any, says: str) -> None:
-    with pytest.raises(WrongInput, match=says):
+    with pytest.raises(WrongInput, match=says) as caught:
         after.apply(outputs)
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize(

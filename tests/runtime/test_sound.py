@@ -196,6 +196,7 @@ def test_no_more_is_read_than_the_window_takes(given_rate: int, tmp_path: Path) 
         ({"rate": 10**7}, "rate"),
         ({"rate": 8_000, "length": 0}, "length"),
         ({"rate": 8_000, "std": 0.0}, "std"),
+        ({"rate": 8_000, "std": 1e-300}, "std"),
     ],
 )
 def test_impossible_settings(settings: dict[str, Any], key: str) -> None:
@@ -203,6 +204,12 @@ def test_impossible_settings(settings: dict[str, Any], key: str) -> None:
         Sound(**settings)
     assert caught.value.keys == (key,)
     assert caught.value.hint
+
+
+def test_a_recording_beyond_float32_is_refused() -> None:
+    loud = Recording(np.array([3e38], np.float32), 8_000)
+    with pytest.raises(BadSamples, match="not finite"):
+        Sound(rate=8_000, scale=100.0).apply(loud)
 
 
 @pytest.mark.parametrize(
