@@ -121,7 +121,8 @@ def compress(
     tested = None if test is None else kept(load_samples(test, processing).bind(clean.signature))
     groups = split(bound, tested, seed)
     named = metric_for(groups.report, metric)
-    for group in (groups.calibration, groups.choice, groups.report):
+    compared = _first(groups.report, MOST_AGREEMENT)
+    for group in (groups.calibration, groups.choice, groups.report if named else compared):
         read_ahead(group, progress)
 
     clean, odd_clean = _proven_clean(given, clean, groups.choice)
@@ -137,7 +138,7 @@ def compress(
 
     ways = Ways(given, clean, groups.calibration, expected, limits, threads, progress, ask)
     trials, refusals = try_everything(backends, ways)
-    feeds = list(groups.choice.take(range(min(MOST_FEEDS, len(groups.choice)))))
+    feeds = list(_first(groups.choice, MOST_FEEDS))
     latency = time_trials(trials, feeds, threads, seed, progress)
     order = rank(trials, latency, limits, ask)
     winner, comparison, baseline = confirm(order, trials, feeds, threads, seconds, seed, progress)
@@ -225,7 +226,7 @@ def _backends(target: Target) -> tuple[list[Backend], list[str]]:
 
 def _proven_clean(given: Model, clean: Model, samples: Samples) -> tuple[Model, list[str]]:
     """The cleaned model, or the given one where cleaning changed the answers."""
-    few = samples.take(range(min(4, len(samples))))
+    few = _first(samples, 4)
     for name in installed_engines():
         open_it = engine(name).open_model
         try:
@@ -293,6 +294,10 @@ def _odd_answers(expected: Reference) -> list[str]:
     return doubts
 
 
+def _first(samples: Samples, most: int) -> Samples:
+    return samples.take(range(min(most, len(samples))))
+
+
 def _report_answers(
     baseline: Candidate,
     result: Candidate,
@@ -302,9 +307,7 @@ def _report_answers(
     progress: Progress,
 ) -> tuple[Agreement, Accuracy | None]:
     with baseline.open(threads) as before, result.open(threads) as after:
-        alike = agreement(
-            before, after, samples.take(range(min(MOST_AGREEMENT, len(samples)))), progress
-        )
+        alike = agreement(before, after, _first(samples, MOST_AGREEMENT), progress)
         if metric is None:
             return alike, None
         first = float(np.mean(score(before, samples, metric, progress)))

@@ -19,25 +19,28 @@ from edgedl.core.samples import Arrays, Samples, Source
 MOST_BYTES = 1 << 30
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where an array lies in the file, and what it is."""
-
-    offset: int
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
+MOST_LAYOUTS = 100
+Layout = tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Kept:
     """A source whose prepared samples are kept in an unnamed temporary file, the first gigabyte.
 
-    Memory holds where they lie. Where the file cannot grow, samples are prepared anew.
+    Memory holds where they lie, in two arrays. Where the file cannot grow, samples are prepared
+    anew.
+
+    Attributes:
+        offsets: of each row in the file, int64; -1 for one that is not there.
+        numbers: of each row's layout, int8.
+        layouts: names, types and shapes of a sample's arrays.
     """
 
     source: Source
     file: IO[bytes]
-    places: dict[int, dict[str, Place]] = field(default_factory=dict)
+    offsets: np.ndarray
+    numbers: np.ndarray
+    layouts: list[Layout] = field(default_factory=list)
 
     @property
     def origin(self) -> Mapping[str, Any] | None:
@@ -57,8 +60,8 @@ class Kept:
 
     def load(self, row: int) -> dict[str, np.ndarray]:
         """One sample, prepared: from the file where it is there."""
-        if row in self.places:
-            return {name: self._read(place) for name, place in self.places[row].items()}
+        if self.has(row):
+            return self._read(int(self.offsets[row]), self.layouts[self.numbers[row]])
         feed = self.source.prepare(self.source.load(row))
         with contextlib.suppress(OSError):
             self._write(row, feed)
@@ -68,22 +71,30 @@ class Kept:
         """The same: it is prepared."""
         return raw
 
-    def _read(self, place: Place) -> np.ndarray:
-        array = np.empty(place.shape, place.dtype)
-        self.file.seek(place.offset)
-        array.reshape(-1).view(np.uint8)[:] = np.frombuffer(self.file.read(array.nbytes), np.uint8)
-        return array
+    def has(self, row: int) -> bool:
+        """Whether a row is kept."""
+        return bool(self.offsets[row] >= 0)
+
+    def _read(self, offset: int, layout: Layout) -> dict[str, np.ndarray]:
+        self.file.seek(offset)
+        feed = {}
+        for name, dtype, shape in layout:
+            feed[name] = array = np.empty(shape, dtype)
+            data = self.file.read(array.nbytes)
+            array.reshape(-1).view(np.uint8)[:] = np.frombuffer(data, np.uint8)
+        return feed
 
     def _write(self, row: int, feed: Mapping[str, np.ndarray]) -> None:
+        layout = tuple((name, array.dtype, array.shape) for name, array in feed.items())
+        if layout not in self.layouts:
+            if len(self.layouts) == MOST_LAYOUTS:
+                return
+            self.layouts.append(layout)
         data = b"".join(np.ascontiguousarray(array).tobytes() for array in feed.values())
         offset = self.file.seek(0, os.SEEK_END)
         if offset + len(data) > MOST_BYTES or self.file.write(data) != len(data):
             return
-        places = {}
-        for name, array in feed.items():
-            places[name] = Place(offset, array.dtype, array.shape)
-            offset += array.nbytes
-        self.places[row] = places
+        self.offsets[row], self.numbers[row] = offset, self.layouts.index(layout)
 
 
 def kept(samples: Samples) -> Samples:
@@ -105,7 +116,7 @@ def read_ahead(samples: Samples, progress: Progress = silent) -> None:
         return
     for i, row in enumerate(samples.rows):
         source.load(int(row))
-        if int(row) not in source.places:
+        if not source.has(int(row)):
             return
         progress("reading samples", i + 1, len(samples))
 
@@ -113,6 +124,7 @@ def read_ahead(samples: Samples, progress: Progress = silent) -> None:
 def _keep(source: Source) -> Kept:
     # unbuffered: what could not be written must not be tried again when something is read
     file = tempfile.TemporaryFile(prefix="edgedl-samples-", buffering=0)  # noqa: SIM115
-    found = Kept(source, file)
+    count = len(source)
+    found = Kept(source, file, np.full(count, -1, np.int64), np.zeros(count, np.int8))
     weakref.finalize(found, file.close)
     return found

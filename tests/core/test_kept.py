@@ -106,6 +106,23 @@ def test_a_file_that_cannot_grow_costs_time_alone() -> None:
         assert source.loaded == [3, 3]
 
 
+@dataclass(frozen=True)
+class Ragged(Slow):
+    """Each sample is longer than the one before."""
+
+    def prepare(self, raw: int) -> dict[str, np.ndarray]:
+        return {"x": np.arange(raw + 1)}
+
+
+def test_samples_of_unlike_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_module, "MOST_LAYOUTS", 3)
+    source = Ragged()
+    samples = kept(Samples(source, None, np.arange(5)))
+    for _ in range(2):
+        assert [feed["x"].tolist() for feed in samples] == [[*range(i + 1)] for i in range(5)]
+    assert source.loaded == [0, 1, 2, 3, 4, 3, 4]
+
+
 def test_arrays_are_kept_already() -> None:
     samples = from_arrays({"x": np.zeros((2, 3), np.float32)})
     assert kept(samples) is samples
