@@ -112,11 +112,11 @@ def compress(
     check_writable(Path(output))
     chosen = target_of(target)
     limits = Limits(max_drop, max_latency_ms, max_bytes)
+    processing = find_processing(preprocess, [model])
     backends, doubts = _backends(chosen)
     given, shapes, odd_shapes = _with_shapes(load_model(model), shapes or {}, backends)
     doubts += odd_shapes
     clean = prepare(given, shapes)
-    processing = find_processing(preprocess, [model])
     bound = kept(load_samples(samples, processing).bind(clean.signature))
     tested = None if test is None else kept(load_samples(test, processing).bind(clean.signature))
     groups = split(bound, tested, seed)
