@@ -7,6 +7,7 @@ __version__ = "0.1.0"
 
 VERBS = {
     "open": "edgedl.runtime:open",
+    "processing": "edgedl.runtime:processing",
     "check": "edgedl.runtime.check:check",
     "compress": "edgedl.pipeline:compress",
     "inspect": "edgedl.verbs:inspect",
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from edgedl.core.errors import EdgeError as EdgeError
     from edgedl.pipeline import compress as compress
     from edgedl.runtime import open as open  # noqa: A004
+    from edgedl.runtime import processing as processing
     from edgedl.runtime.check import check as check
     from edgedl.verbs import bench as bench
     from edgedl.verbs import doctor as doctor

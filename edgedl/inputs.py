@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from edgedl.core.errors import BadOption, BadSamples
 from edgedl.core.model import Model
 from edgedl.core.registry import load
 from edgedl.core.samples import Samples, from_arrays, open_npz
 from edgedl.core.store import default_store, key_of
 from edgedl.runtime.artifact import find_model
 from edgedl.runtime.bundle import is_bundle, open_bundle
+from edgedl.runtime.files import open_files
+from edgedl.runtime.process import Preprocess, Processing
 
 UNPACKED = "model.onnx"
 MOST_CALIBRATION = 512
 MOST_CHOICE = 256
 FEW = 256
 SampleSource = str | Path | Samples | Mapping[str, np.ndarray]
+ProcessingSource = str | Path | Processing | Preprocess
 
 
-def load_samples(source: SampleSource) -> Samples:
-    """Samples from an `.npz` file, or from arrays by input name.
+def load_samples(source: SampleSource, processing: Processing | None = None) -> Samples:
+    """Samples from an `.npz` file, from arrays by input name, or from raw files.
+
+    Args:
+        processing: what turns the raw files in a folder, or a single one, into inputs.
 
     Raises:
         BadSamples: they are unsound.
@@ -32,7 +39,71 @@ def load_samples(source: SampleSource) -> Samples:
         return source
     if isinstance(source, Mapping):
         return from_arrays(source)
-    return open_npz(source)
+    path = Path(source)
+    suffixes = frozenset() if processing is None else processing.preprocess.suffixes
+    if not path.is_dir() and path.suffix.lower() not in suffixes:
+        return open_npz(path)
+    if processing is None:
+        raise BadSamples(
+            "is a folder, and nothing says what turns its files into inputs",
+            where=str(path),
+            hint="--preprocess SPEC.yaml, which begins with `kind: image` or `kind: sound`",
+        )
+    return open_files(path, processing)
+
+
+def open_inputs(
+    source: SampleSource, given: ProcessingSource | None, models: Sequence[str | Path]
+) -> tuple[Samples, Processing | None]:
+    """Samples to run, and what stands before and behind the network: where they are raw files, as
+    given, or as the bundles among the models carry it.
+
+    Raises:
+        BadSamples, BadValue, BadBundle, BadOption: as `load_samples` and `find_processing`; or
+            pre-processing is given for arrays.
+    """
+    raw = isinstance(source, (str, Path)) and (
+        Path(source).is_dir() or Path(source).suffix.lower() != ".npz"
+    )
+    if given is not None and not raw:
+        raise BadOption(
+            "samples that are arrays are not pre-processed",
+            hint="leave --preprocess out, or give a folder of raw files",
+        )
+    processing = find_processing(given, models if raw else ())
+    return load_samples(source, processing), processing
+
+
+def find_processing(
+    given: ProcessingSource | None, models: Sequence[str | Path] = ()
+) -> Processing | None:
+    """What stands before and behind a network: as given, or as the bundles among models carry it.
+
+    Args:
+        given: a YAML file, or the value.
+
+    Raises:
+        BadValue: the file is unsound; the error has the line. BadBundle: a bundle is. BadOption:
+            two bundles carry unlike ones.
+    """
+    if isinstance(given, (str, Path)):
+        located = load("edgedl.yamls:read_yaml", "reading YAML")(given)
+        found: Processing = located.read(Processing.from_json)
+        return found
+    if given is not None:
+        return given if isinstance(given, Processing) else Processing(given)
+    carried: dict[Path, Processing] = {}
+    for path in map(find_model, models):
+        if is_bundle(path) and (one := open_bundle(path).processing()) is not None:
+            carried[path] = one
+    first = next(iter(carried), None)
+    for path, one in carried.items():
+        if first is not None and one != carried[first]:
+            raise BadOption(
+                f"`{first}` and `{path}` carry unlike pre-processing",
+                hint="say which with --preprocess SPEC.yaml, or name one bundle",
+            )
+    return None if first is None else carried[first]
 
 
 def load_model(path: str | Path) -> Model:

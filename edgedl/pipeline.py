@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,14 +18,22 @@ from edgedl.benchmark.accuracy import agreement, check_labels, metric_for, score
 from edgedl.benchmark.compare import Comparison
 from edgedl.benchmark.machine import this_machine
 from edgedl.core.errors import EdgeError, EngineFailed, Missing, Unsupported
+from edgedl.core.kept import kept, read_ahead
 from edgedl.core.memory import peak_rss_bytes
 from edgedl.core.model import Model
 from edgedl.core.progress import Progress, silent
-from edgedl.core.samples import Samples
+from edgedl.core.samples import Arrays, Samples
 from edgedl.core.stats import Agreement
 from edgedl.core.store import check_writable
 from edgedl.core.target import ISA_DOUBT, ISA_VARIABLE, Target, target_of
-from edgedl.inputs import SampleSource, load_model, load_samples, split
+from edgedl.inputs import (
+    ProcessingSource,
+    SampleSource,
+    find_processing,
+    load_model,
+    load_samples,
+    split,
+)
 from edgedl.passes.clean import Clean
 from edgedl.passes.fold import Fold
 from edgedl.passes.graph import rewrite
@@ -32,6 +41,7 @@ from edgedl.passes.plan_file import fit, from_document, to_yaml
 from edgedl.passes.shapes import Shapes
 from edgedl.report.compressed import Accuracy, Choice, Compressed
 from edgedl.runtime import engine, installed_engines
+from edgedl.runtime.process import Processing
 from edgedl.runtime.session import Session
 from edgedl.search.candidates import (
     Ask,
@@ -68,6 +78,7 @@ def compress(
     plan: str | Path | None = None,
     target: str = "cpu",
     test: SampleSource | None = None,
+    preprocess: ProcessingSource | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     max_drop: float | None = None,
     max_latency_ms: float | None = None,
@@ -93,6 +104,8 @@ def compress(
             its weights in 8 bits, `bf16` and `float16` what computes in that.
         plan: a YAML file that says which operators compute in int8; nothing else may ship then.
         test: samples for choosing and for the report; all of `samples` may then calibrate.
+        preprocess: what turns raw files into inputs, as a YAML file or a value, where samples are
+            a folder of them; the bundle carries it. A bundle's own where `model` is one.
         shapes: dimensions to fix, by input.
         max_drop: the most that the metric may fall, as a fraction. Without labels, what may be
             missing to a top-1 agreement of 1.
@@ -107,6 +120,7 @@ def compress(
     check_writable(Path(output))
     chosen = target_of(target)
     limits = Limits(max_drop, max_latency_ms, max_bytes)
+    processing = find_processing(preprocess, [model])
     backends, doubts = _backends(chosen)
     written = None if plan is None else read_yaml(plan)
     planned = None if written is None else written.read(from_document)
@@ -121,24 +135,35 @@ def compress(
     given, shapes, odd_shapes = _with_shapes(load_model(model), shapes or {}, backends)
     doubts += odd_shapes
     clean = prepare(given, shapes)
-    bound = load_samples(samples).bind(clean.signature)
-    groups = split(bound, None if test is None else load_samples(test).bind(clean.signature), seed)
+    bound = kept(load_samples(samples, processing).bind(clean.signature))
+    tested = None if test is None else kept(load_samples(test, processing).bind(clean.signature))
+    groups = split(bound, tested, seed)
     named = metric_for(groups.report, metric)
+    compared = _first(groups.report, MOST_AGREEMENT)
+    for group in (groups.calibration, groups.choice, groups.report if named else compared):
+        read_ahead(group, progress)
 
     clean, odd_clean = _proven_clean(given, clean, groups.choice)
     with _float_session(backends, given, clean) as session:
         expected = reference(session, groups.choice, named)
+        if processing is not None:
+            processing = processing.bind(clean.signature)
+            processing.after(expected.answers[0])
+            processing = _named(processing, bound, expected.answers[0])
+            doubts += _untried(processing, bound)
         if named is not None:
             check_labels(session, groups.report, named)
 
     if written is not None and planned is not None:
         written.read(lambda _: fit(planned, clean))
     ways = Ways(given, clean, groups.calibration, expected, limits, threads, progress, ask, planned)
-    feeds = list(groups.choice.take(range(min(MOST_FEEDS, len(groups.choice)))))
+    feeds = list(_first(groups.choice, MOST_FEEDS))
     notes: dict[str, Any] = {"target": target, "threads": threads}
 
     def keep(trial: Trial) -> None:
-        ship(trial, groups.report, Path(output), threads, {**notes, "unconfirmed": True})
+        ship(
+            trial, groups.report, Path(output), threads, {**notes, "unconfirmed": True}, processing
+        )
 
     search = find(backends, ways, feeds, seed, keep)
     winner, comparison, baseline = confirm(
@@ -148,7 +173,7 @@ def compress(
     ratio = comparison.ratio("baseline", "result")
     machine = this_machine().to_json()
     notes |= {"speedup": ratio.to_json(), "machine": machine}
-    operators = ship(winner, groups.report, Path(output), threads, notes)
+    operators = ship(winner, groups.report, Path(output), threads, notes, processing)
     alike, accuracy = _report_answers(
         baseline, winner.candidate, groups.report, named, threads, progress
     )
@@ -231,7 +256,7 @@ def _backends(target: Target) -> tuple[list[Backend], list[str]]:
 
 def _proven_clean(given: Model, clean: Model, samples: Samples) -> tuple[Model, list[str]]:
     """The cleaned model, or the given one where cleaning changed the answers."""
-    few = samples.take(range(min(4, len(samples))))
+    few = _first(samples, 4)
     for name in installed_engines():
         open_it = engine(name).open_model
         try:
@@ -263,6 +288,25 @@ def _float_session(backends: Sequence[Backend], given: Model, clean: Model) -> S
     raise reasons[0]
 
 
+def _named(
+    processing: Processing, samples: Samples, answers: Mapping[str, np.ndarray]
+) -> Processing:
+    """With the names of the samples' classes as labels, where they are as many as the model's."""
+    after = processing.postprocess
+    if after is None or after.labels or after.output is None:
+        return processing
+    if answers[after.output].shape[after.axis] != len(samples.classes):
+        return processing
+    return replace(processing, postprocess=replace(after, labels=samples.classes))
+
+
+def _untried(processing: Processing, samples: Samples) -> list[str]:
+    if isinstance(samples.source, Arrays):
+        kind = processing.preprocess.kind
+        return [f"the bundle's pre-processing ({kind}) was not run: the samples came as arrays"]
+    return []
+
+
 def _odd_answers(expected: Reference) -> list[str]:
     doubts = []
     flat = [
@@ -280,6 +324,10 @@ def _odd_answers(expected: Reference) -> list[str]:
     return doubts
 
 
+def _first(samples: Samples, most: int) -> Samples:
+    return samples.take(range(min(most, len(samples))))
+
+
 def _report_answers(
     baseline: Candidate,
     result: Candidate,
@@ -289,9 +337,7 @@ def _report_answers(
     progress: Progress,
 ) -> tuple[Agreement, Accuracy | None]:
     with baseline.open(threads) as before, result.open(threads) as after:
-        alike = agreement(
-            before, after, samples.take(range(min(MOST_AGREEMENT, len(samples)))), progress
-        )
+        alike = agreement(before, after, _first(samples, MOST_AGREEMENT), progress)
         if metric is None:
             return alike, None
         first = float(np.mean(score(before, samples, metric, progress)))

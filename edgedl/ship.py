@@ -17,6 +17,7 @@ from edgedl.runtime import engine
 from edgedl.runtime.bundle import Payload, write_bundle
 from edgedl.runtime.check import check
 from edgedl.runtime.golden import Answer, Golden, coarse
+from edgedl.runtime.process import Processing
 from edgedl.runtime.session import Operator
 from edgedl.search.candidates import Trial
 
@@ -29,7 +30,12 @@ PRODUCTS = (
 
 
 def ship(
-    winner: Trial, samples: Samples, output: Path, threads: int, notes: Mapping[str, Any]
+    winner: Trial,
+    samples: Samples,
+    output: Path,
+    threads: int,
+    notes: Mapping[str, Any],
+    processing: Processing | None = None,
 ) -> tuple[Operator, ...]:
     """Write the winner's bundle, open it again, and check its golden answers.
 
@@ -51,6 +57,7 @@ def ship(
         history=winner.candidate.model.history,
         notes=notes,
         names=names,
+        processing=processing,
     )
     proof = check(output, threads=threads)
     if not proof.ok:

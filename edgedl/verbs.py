@@ -19,15 +19,16 @@ from edgedl.benchmark.machine import (
     library_differences,
     this_machine,
 )
-from edgedl.core.errors import BadSamples, EdgeError
+from edgedl.core.errors import BadOption, BadSamples, EdgeError
 from edgedl.core.model import Model
 from edgedl.core.progress import Progress, silent
 from edgedl.core.registry import load, version
 from edgedl.core.store import atomic_write, check_writable, default_store
-from edgedl.inputs import SampleSource, load_model, load_samples
+from edgedl.inputs import ProcessingSource, SampleSource, load_model, open_inputs
 from edgedl.runtime import ENGINES, engine, installed_engines
 from edgedl.runtime.artifact import engine_of_target, find_artifact, find_model
 from edgedl.runtime.bundle import is_bundle, open_bundle
+from edgedl.runtime.files import Files
 
 
 def bench(
@@ -35,6 +36,7 @@ def bench(
     *,
     target: str | None = None,
     samples: SampleSource | None = None,
+    preprocess: ProcessingSource | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     threads: int = 1,
     seconds: float = 10.0,
@@ -48,6 +50,8 @@ def bench(
     """Time models side by side; ONNX files run in float32 on the target's engine.
 
     Args:
+        preprocess: what turns raw files into inputs, as a YAML file or a value, where samples are
+            a folder of them; what the bundles carry where None.
         modes: further modes by name, each with its options: `profile`, `throughput` (`batches`,
             `streams`), `load` (`rates` or `p99_ms`, `seed`), `energy` (`windows`), all with
             `seconds`.
@@ -58,12 +62,19 @@ def bench(
     """
     engine_name = engine_of_target(target)
     paths = [str(_shaped(path, shapes)) if shapes else str(path) for path in models]
-    given = None if samples is None else load_samples(samples)
+    given = processing = None
+    if samples is None and preprocess is not None:
+        raise BadOption(
+            "--preprocess goes with --samples", hint="--samples FOLDER of images or WAV files"
+        )
+    if samples is not None:
+        given, processing = open_inputs(samples, preprocess, models)
     return run_bench(
         paths,
         names=[str(path) for path in models],
         engine=engine_name,
         samples=given,
+        postprocess=None if processing is None else processing.postprocess,
         threads=threads,
         seconds=seconds,
         pin=pin,
@@ -123,12 +134,17 @@ def evaluate(
     models: Sequence[str | Path],
     samples: SampleSource,
     *,
+    preprocess: ProcessingSource | None = None,
     target: str | None = None,
     metric: str | None = None,
     threads: int | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """A metric of each model on labelled samples, and how alike it answers to the first.
+
+    Args:
+        preprocess: what turns raw files into inputs, where samples are a folder of them; what the
+            bundles carry where None.
 
     Returns:
         `metric` and `rows`, each with `artifact`, `engine`, `value`, `samples`, `agreement`.
@@ -137,10 +153,11 @@ def evaluate(
         EdgeError: a file is unsound, its engine is missing, or the samples do not fit.
     """
     engine_name = engine_of_target(target)
+    given, _ = open_inputs(samples, preprocess, models)
     artifacts = [find_artifact(path, engine_name) for path in models]
     names = number_twins([str(artifact.path) for artifact in artifacts])
     named = dict(zip(names, artifacts, strict=True))
-    found = answered(named, load_samples(samples), metric, threads, progress)
+    found = answered(named, given, metric, threads, progress)
     metrics = [one.accuracy["metric"] for one in found.values() if one.accuracy is not None]
     rows = [
         {
@@ -161,11 +178,15 @@ def run(
     inputs: SampleSource,
     output: str | Path,
     *,
+    preprocess: ProcessingSource | None = None,
     threads: int | None = None,
     target: str | None = None,
     progress: Progress = silent,
 ) -> int:
     """Run every sample and save the outputs by name, one row a sample; returns how many.
+
+    Inputs may be raw files, a folder or one, where `preprocess` or the bundle says what turns them
+    into inputs; an array `files` then names the rows.
 
     Raises:
         EdgeError: a file is unsound, its engine is missing, the inputs do not fit, or the outputs
@@ -175,7 +196,7 @@ def run(
     artifact = find_artifact(bundle, engine_of_target(target))
     rows: dict[str, list[np.ndarray]] = {}
     with artifact.open(threads) as session:
-        bound = load_samples(inputs).bind(session.signature)
+        bound = open_inputs(inputs, preprocess, [bundle])[0].bind(session.signature)
         batched = {t.name: t.has_batch_axis for t in session.signature.outputs}
         for i, feed in enumerate(bound):
             for name, array in session.run(feed).items():
@@ -190,6 +211,8 @@ def run(
             )
     with atomic_write(Path(output)) as work, work.open("wb") as file:
         stacked: dict[str, Any] = {name: np.stack(arrays) for name, arrays in rows.items()}
+        if isinstance(bound.source, Files) and "files" not in stacked:
+            stacked["files"] = np.asarray(bound.source.names)
         np.savez(file, **stacked)
     return len(bound)
 
@@ -210,10 +233,12 @@ def inspect(
     found: dict[str, Any] = inspect_model(loaded).to_json()
     if is_bundle(path):
         bundle = open_bundle(path)
+        processing = bundle.processing()
         found |= {
             "bytes": bundle.size_bytes,
             "payloads": [payload.to_json() for payload in bundle.payloads],
             "notes": dict(bundle.notes),
+            "processing": None if processing is None else processing.to_json(),
         }
     return found
 
@@ -248,7 +273,8 @@ def doctor() -> dict[str, Any]:
             ("onnx", "build", "reading and writing models"),
             ("onnx-ir", "build", "compressing"),
             ("onnxscript", "build", "compressing"),
-            ("PyYAML", "build", "recipes"),
+            ("PyYAML", "build", "recipes and pre-processing"),
+            ("Pillow", "images", "photos as samples, and before a network on the device"),
             ("torch", "train", "training; not needed to compress or to run"),
         )
     ]

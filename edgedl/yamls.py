@@ -1,7 +1,8 @@
 """YAML files that people edit, read into plain data that knows its lines.
 
-Scalars are those of the YAML 1.2 core schema (yaml.org/spec/1.2.2, 10.3), so that `no` is a word
-and `1e-3` a number. Aliases and tags are refused: what is read is as large as what was written.
+Scalars are those of the YAML 1.2 core schema (yaml.org/spec/1.2.2, 10.3) but for hexadecimal, octal
+and infinite numbers, so that `no` is a word and `1e-3` a number. Aliases and tags are refused: what
+is read is as large as what was written.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -19,15 +19,21 @@ from edgedl.benchmark.measure import Feed, quiet, warm_up
 from edgedl.benchmark.nvml import gpu_bytes
 from edgedl.benchmark.worker import read_feeds, write_feeds
 from edgedl.core.errors import EdgeError, EngineFailed
+from edgedl.core.fields import from_plain, to_plain
 from edgedl.core.memory import peak_rss_bytes
+from edgedl.core.samples import Arrays
 from edgedl.core.stats import percentiles
 from edgedl.runtime.artifact import Artifact
 from edgedl.runtime.bundle import SUFFIX
+from edgedl.runtime.files import reopen
+from edgedl.runtime.postprocess import Postprocess
 from edgedl.runtime.session import Session
 
 LIMIT_SECONDS = 600
 COLD_STARTS = 3
 CLOSED_LOOP_NS = 300_000_000
+FEWEST_WAYS = 10
+STAGES = ("decode", "preprocess", "run", "postprocess")
 
 
 @dataclass(frozen=True)
@@ -51,14 +57,16 @@ class Alone:
     Attributes:
         cold: medians over several processes.
         throughput_per_s: calls a second, one after another, by the wall clock.
-        end_to_end_ms: percentiles of reading a sample from its file, running it and taking its
-            answers; None without a file.
+        end_to_end_ms: percentiles of a sample's whole way: read from its file and decoded,
+            pre-processed, run, post-processed; None without a file.
+        stages_ms: the median of each of these four, by name; None where there is no such stage.
         modes: the document of each further mode that was asked for, by name.
     """
 
     cold: Cold
     throughput_per_s: float
     end_to_end_ms: Mapping[str, float | int | None] | None
+    stages_ms: Mapping[str, float | None] | None
     modes: Mapping[str, Any]
 
 
@@ -67,14 +75,16 @@ def alone(
     feeds: Sequence[Feed],
     *,
     threads: int,
-    samples: Path | None = None,
+    samples: Mapping[str, Any] | None = None,
+    postprocess: Postprocess | None = None,
     modes: Mapping[str, Any] | None = None,
     cores: Sequence[int] | None = None,
 ) -> Alone:
     """Run an artifact in processes of its own.
 
     Args:
-        samples: the archive that `feeds` came from, to be read again, end to end.
+        samples: the origin of the samples that `feeds` are, to be read again, end to end.
+        postprocess: what stands behind the network, and ends its answers' way.
         modes: options of further modes by name, see `edgedl.benchmark.modes`.
 
     Raises:
@@ -92,7 +102,11 @@ def alone(
         starts = [
             _process(Path(folder), {**job, "starts_only": True}) for _ in range(COLD_STARTS - 1)
         ]
-        more = {"samples": None if samples is None else str(samples), "modes": dict(modes or {})}
+        more = {
+            "samples": None if samples is None else dict(samples),
+            "postprocess": None if postprocess is None else to_plain(postprocess),
+            "modes": dict(modes or {}),
+        }
         found = _process(Path(folder), {**job, **more, "starts_only": False})
     starts.append(found)
     return Alone(
@@ -106,6 +120,7 @@ def alone(
         ),
         found["throughput_per_s"],
         found["end_to_end_ms"],
+        found["stages_ms"],
         found["modes"],
     )
 
@@ -158,18 +173,38 @@ def _closed_loop(session: Session, feeds: Sequence[Feed]) -> float:
     return calls / ((perf_counter_ns() - start) / 1e9)
 
 
-def _end_to_end(session: Session, samples: Path) -> dict[str, float | int | None]:
-    from edgedl.core.samples import open_npz
-
-    bound = open_npz(samples).bind(session.signature)
-    times: list[int] = []
-    began = perf_counter_ns()
-    while perf_counter_ns() - began < CLOSED_LOOP_NS or len(times) < 10:
-        index = len(times) % len(bound)
-        start = perf_counter_ns()
-        session.run(bound.feed(index))
-        times.append(perf_counter_ns() - start)
-    return percentiles(np.asarray(times) / 1e6)
+def _end_to_end(
+    session: Session,
+    origin: Mapping[str, Any] | None,
+    behind: Mapping[str, Any] | None,
+    clock: Callable[[], int] = perf_counter_ns,
+) -> dict[str, Any]:
+    """Samples on their whole way, one after another, each stage timed."""
+    if origin is None:
+        return {"end_to_end_ms": None, "stages_ms": None}
+    bound = reopen(origin).bind(session.signature)
+    after = None if behind is None else from_plain(Postprocess, behind).apply
+    times: list[tuple[int, ...]] = []
+    began = clock()
+    while clock() - began < CLOSED_LOOP_NS or len(times) < FEWEST_WAYS:
+        start = clock()
+        raw = bound.load(len(times) % len(bound))
+        loaded = clock()
+        feed = bound.prepare(raw)
+        prepared = clock()
+        answers = session.run(feed)
+        answered = clock()
+        if after is not None:
+            after(answers)
+        times.append((start, loaded, prepared, answered, clock()))
+    spans_ms = np.diff(np.asarray(times), axis=1) / 1e6
+    medians = map(float, np.median(spans_ms, axis=0))
+    stages: dict[str, float | None] = dict(zip(STAGES, medians, strict=True))
+    if isinstance(bound.source, Arrays):
+        stages["preprocess"] = None
+    if after is None:
+        stages["postprocess"] = None
+    return {"end_to_end_ms": percentiles(spans_ms.sum(axis=1)), "stages_ms": stages}
 
 
 def main(folder: Path) -> None:
@@ -207,8 +242,7 @@ def main(folder: Path) -> None:
         with quiet():
             warm_up(session, feeds)
             document["throughput_per_s"] = _closed_loop(session, feeds)
-            path = job["samples"]
-            document["end_to_end_ms"] = _end_to_end(session, Path(path)) if path else None
+            document |= _end_to_end(session, job["samples"], job["postprocess"])
         subject = Subject(artifact, session, feeds, job["threads"])
         document["modes"] = run_modes(subject, job["modes"])
     print(json.dumps(document))

@@ -27,12 +27,13 @@ from edgedl.benchmark.measure import Feed
 from edgedl.benchmark.nvml import gpu_slowdowns
 from edgedl.benchmark.preflight import preflight
 from edgedl.benchmark.watch import Conditions, Watch, clock_step, doubts, invalid
-from edgedl.core.errors import EdgeError, EngineFailed, Unsupported
+from edgedl.core.errors import BadSamples, EdgeError, EngineFailed, Unsupported
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
 from edgedl.core.stats import FLOORS, Interval, Verdict
 from edgedl.core.target import ISA_DOUBT, ISA_VARIABLE
 from edgedl.runtime.artifact import Artifact, find_artifact
+from edgedl.runtime.postprocess import Postprocess
 
 FORMAT_VERSION = 1
 MOST_SCORED = 1000
@@ -78,6 +79,7 @@ class Row:
             "digest": self.digest,
             "latency_ms": None if self.latency_ms is None else dict(self.latency_ms),
             "end_to_end_ms": None if self.alone is None else self.alone.end_to_end_ms,
+            "stages_ms": None if self.alone is None else self.alone.stages_ms,
             "throughput_per_s": None if self.alone is None else self.alone.throughput_per_s,
             "import_ms": None if cold is None else cold.import_ms,
             "load_ms": None if cold is None else cold.load_ms,
@@ -189,6 +191,7 @@ def bench(
     names: Sequence[str] | None = None,
     engine: str | None = None,
     samples: Samples | None = None,
+    postprocess: Postprocess | None = None,
     threads: int = 1,
     seconds: float = 10.0,
     pin: bool = True,
@@ -206,6 +209,7 @@ def bench(
         names: what to call the artifacts; their paths where None.
         engine: run everything on this engine; each artifact's own where None.
         samples: inputs, rotated; random ones where None. Labels give the accuracy.
+        postprocess: what stands behind the network, for the way from end to end.
         pin: bind each process to the least busy of the best cores.
         modes: options of further modes by name: profile, throughput, load, energy.
         anyway: time even where the machine cannot give honest figures; the rows are invalid then.
@@ -242,7 +246,6 @@ def bench(
         found = outcome.comparison
         confirmed = _confirm(contestants, found, feeds, threads, seconds, seed, choose, progress)
     alones: dict[str, Alone] = {}
-    archive = None if samples is None else Path(samples.where)
     for i, (name, artifact) in enumerate(zip(called, artifacts, strict=True)):
         progress("each alone", i, len(called))
         if name in failures:
@@ -252,7 +255,8 @@ def bench(
                 artifact,
                 feeds,
                 threads=threads,
-                samples=archive if archive is not None and archive.is_file() else None,
+                samples=None if samples is None else samples.origin(len(feeds)),
+                postprocess=postprocess,
                 modes=modes,
                 cores=choose(),
             )
@@ -266,7 +270,10 @@ def bench(
     answers: Mapping[str, Answered] = {}
     if samples is not None:
         limits = {"most_scored": MOST_SCORED, "most_compared": MOST_COMPARED}
-        answers = answered(lasted, samples, metric, threads, progress, **limits)
+        try:
+            answers = answered(lasted, samples, metric, threads, progress, **limits)
+        except BadSamples as error:
+            notes.append(f"neither accuracy nor agreement is known: {error}")
     rows = tuple(
         _row(name, artifact, threads, found, alones.get(name), answers, failures, problem)
         for name, artifact in zip(called, artifacts, strict=True)

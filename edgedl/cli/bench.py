@@ -13,6 +13,7 @@ from edgedl.cli.options import (
     isa_option,
     json_option,
     parse_shapes,
+    preprocess_option,
     print_json,
     samples_option,
     shape_option,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 @click.argument("models", nargs=-1, required=True, metavar="A [B ...]")
 @target_option
 @samples_option
+@preprocess_option
 @shape_option
 @threads_option
 @isa_option
@@ -75,6 +77,7 @@ def command(
     models: tuple[str, ...],
     target: str | None,
     samples: str | None,
+    preprocess: str | None,
     shapes: tuple[str, ...],
     threads: int,
     seconds: float,
@@ -120,6 +123,7 @@ def command(
     options: dict[str, Any] = {
         "target": target,
         "samples": samples,
+        "preprocess": preprocess,
         "shapes": parse_shapes(shapes),
         "threads": threads,
         "seconds": seconds,

@@ -11,6 +11,7 @@ from edgedl.cli.options import (
     isa_option,
     json_option,
     parse_shapes,
+    preprocess_option,
     print_json,
     samples_option,
     shape_option,
@@ -36,8 +37,11 @@ if TYPE_CHECKING:
     "--plan", metavar="PLAN.yaml", help="What computes in int8, as --report wrote it, or edited."
 )
 @samples_option
+@preprocess_option
 @click.option(
-    "--test", metavar="FILE.npz", help="Samples to choose and report on; else a part of --samples."
+    "--test",
+    metavar="FILE.npz|FOLDER",
+    help="Samples to choose and report on; else a part of --samples.",
 )
 @click.option("-o", "--output", metavar="OUT.edl", required=True, help="The bundle to write.")
 @target_option
@@ -68,6 +72,7 @@ def command(
     auto: bool,
     plan: str | None,
     samples: str | None,
+    preprocess: str | None,
     test: str | None,
     output: str,
     target: str | None,
@@ -105,7 +110,8 @@ def command(
     if samples is None:
         raise BadOption(
             "samples are needed to calibrate on, and to compare answers on",
-            hint="--samples S.npz, made by np.savez('S.npz', input=x), samples along axis 0",
+            hint="--samples S.npz, made by np.savez('S.npz', input=x), samples along axis 0;"
+            " or a folder of files, with --preprocess SPEC.yaml",
         )
     fixed = parse_shapes(shapes)
     drop = None if max_drop is None else parse_drop(max_drop)
@@ -116,8 +122,9 @@ def command(
     with Bar() as bar:
         result = pipeline.compress(
             model, samples, output, ask=ask, plan=plan, target=target or "cpu", test=test,
-            shapes=fixed, max_drop=drop, max_latency_ms=latency, max_bytes=size, metric=metric,
-            threads=threads, seed=seed, seconds=seconds, progress=bar,
+            preprocess=preprocess, shapes=fixed, max_drop=drop, max_latency_ms=latency,
+            max_bytes=size, metric=metric, threads=threads, seed=seed, seconds=seconds,
+            progress=bar,
         )  # fmt: skip
     if report is not None:
         pipeline.write_report(result, report)

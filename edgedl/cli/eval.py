@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import click
 
-from edgedl.cli.options import Bar, json_option, print_json, samples_option, target_option
+from edgedl.cli.options import (
+    Bar,
+    json_option,
+    preprocess_option,
+    print_json,
+    samples_option,
+    target_option,
+)
 from edgedl.core.errors import BadOption
 from edgedl.report.table import table
 
@@ -12,12 +19,14 @@ from edgedl.report.table import table
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="A [B ...]")
 @samples_option
+@preprocess_option
 @target_option
 @click.option("--metric", metavar="NAME", help="top1, top5 or mse; the labels suggest one.")
 @json_option
 def command(
     models: tuple[str, ...],
     samples: str | None,
+    preprocess: str | None,
     target: str | None,
     metric: str | None,
     as_json: bool,
@@ -25,12 +34,15 @@ def command(
     """Accuracy of models on labelled samples, and their agreement with the first."""
     if samples is None:
         raise BadOption(
-            "there is nothing to evaluate on", hint="--samples S.npz with an array `labels`"
+            "there is nothing to evaluate on",
+            hint="--samples S.npz with an array `labels`, or a folder per class",
         )
     from edgedl import verbs
 
     with Bar() as bar:
-        found = verbs.evaluate(models, samples, target=target, metric=metric, progress=bar)
+        found = verbs.evaluate(
+            models, samples, preprocess=preprocess, target=target, metric=metric, progress=bar
+        )
     rows = [["artifact", "engine", found["metric"] or "", "against the first"]]
     for row in found["rows"]:
         value = "" if row["value"] is None else f"{row['value']:.4f}"

@@ -11,6 +11,8 @@ from edgedl.core.model import Tensor
 from edgedl.core.units import format_bytes
 from edgedl.report.table import table
 
+MOST_SHOWN = 4
+
 
 @click.command()
 @click.argument("model")
@@ -33,6 +35,8 @@ def _text(found: dict[str, Any]) -> str:
         rows += [[kind[:-1], str(Tensor.from_json(tensor))] for tensor in found[kind]]
     for payload in found.get("payloads", ()):
         rows.append(["payload", f"{payload['engine']} {payload['precision']}"])
+    if found.get("processing"):
+        rows += _processing(found["processing"])
     rows.append(["bytes", format_bytes(found["bytes"])])
     rows.append(["parameters", f"{found['parameters']:,}"])
     macs = found["macs"]
@@ -59,3 +63,25 @@ def _text(found: dict[str, Any]) -> str:
         )
         rows.append(["history", f"{step['name']}({settings})"])
     return table(rows)
+
+
+def _processing(document: dict[str, Any]) -> list[list[str]]:
+    """What stands before the network and behind it, its settings as they are written."""
+    before = {key: value for key, value in document.items() if key != "postprocess"}
+    rows = [["pre-processing", _settings(before)]]
+    if document["postprocess"] is not None:
+        rows.append(["post-processing", _settings(document["postprocess"])])
+    return rows
+
+
+def _settings(document: dict[str, Any]) -> str:
+    parts = []
+    for key, value in document.items():
+        if isinstance(value, list) and len(value) > MOST_SHOWN:
+            parts.append(f"{len(value)} {key}")
+        elif isinstance(value, dict):
+            parts.append(f"{key} ({_settings(value)})")
+        elif value is not None and value != []:
+            text = " ".join(map(str, value)) if isinstance(value, list) else value
+            parts.append(f"{key} {text}")
+    return ", ".join(parts)

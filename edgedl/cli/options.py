@@ -23,7 +23,12 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, help="One JSON document as the last line."
 )
 samples_option = click.option(
-    "--samples", metavar="FILE.npz", help="Inputs by name, samples along axis 0."
+    "--samples",
+    metavar="FILE.npz|FOLDER",
+    help="Inputs by name, samples along axis 0; or images, or WAV files.",
+)
+preprocess_option = click.option(
+    "--preprocess", metavar="SPEC.yaml", help="What turns the files of a folder into inputs."
 )
 shape_option = click.option(
     "--shape",

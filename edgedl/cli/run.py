@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from edgedl.cli.options import Bar, target_option
+from edgedl.cli.options import Bar, preprocess_option, target_option
 
 
 @click.command()
@@ -12,9 +12,9 @@ from edgedl.cli.options import Bar, target_option
 @click.option(
     "--input",
     "inputs",
-    metavar="S.npz",
+    metavar="S.npz|FILE|FOLDER",
     required=True,
-    help="Inputs by name, samples along axis 0.",
+    help="Inputs by name, samples along axis 0; or images, or WAV files.",
 )
 @click.option(
     "--output", metavar="O.npz", required=True, help="Where the answers go, a row a sample."
@@ -24,11 +24,27 @@ from edgedl.cli.options import Bar, target_option
     type=click.IntRange(1, 1024),
     help="Processor threads; the engine's choice if absent.",
 )
+@preprocess_option
 @target_option
-def command(bundle: str, inputs: str, output: str, threads: int | None, target: str | None) -> None:
+def command(
+    bundle: str,
+    inputs: str,
+    output: str,
+    threads: int | None,
+    preprocess: str | None,
+    target: str | None,
+) -> None:
     """Run BUNDLE on every sample and save its outputs by name."""
     from edgedl import verbs
 
     with Bar() as bar:
-        count = verbs.run(bundle, inputs, output, threads=threads, target=target, progress=bar)
+        count = verbs.run(
+            bundle,
+            inputs,
+            output,
+            preprocess=preprocess,
+            threads=threads,
+            target=target,
+            progress=bar,
+        )
     click.echo(f"{count} samples -> {output}")

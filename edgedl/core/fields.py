@@ -55,7 +55,8 @@ def _dataclass(kind: type[T], document: Any, keys: Keys, also: tuple[str, ...] =
             hint = nearest(str(key), [*fields, *also])
             raise BadValue(f"unknown key `{key}`", keys=(*keys, key), hint=hint)
     for name, field in fields.items():
-        if name not in document and field.default is dataclasses.MISSING:
+        optional = (field.default, field.default_factory) != (dataclasses.MISSING,) * 2
+        if name not in document and not optional:
             raise BadValue(f"{_named(keys)} lacks `{name}`", keys=keys, hint=f"add `{name}: ...`")
     values = {name: _value(hints[name], value, (*keys, name)) for name, value in document.items()}
     try:

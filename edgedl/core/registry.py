@@ -15,7 +15,7 @@ EXTRAS = {
     "onnxscript": "build",
     "yaml": "build",
     "ml_dtypes": "build",
-    "PIL": "build",
+    "PIL": "images",
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
     "torch": "train",

@@ -83,6 +83,12 @@ class Samples:
         """The samples at these positions, without copying any."""
         return replace(self, rows=self.rows[np.asarray(rows, dtype=np.int64)])
 
+    def origin(self, most: int) -> dict[str, Any] | None:
+        """What opens the first of these samples in another process, plain JSON; None for what lies
+        in memory."""
+        origin = self.source.origin
+        return None if origin is None else {**origin, "rows": self.rows[:most].tolist()}
+
     @property
     def chosen_labels(self) -> np.ndarray | None:
         """The labels of the chosen samples, in their order."""

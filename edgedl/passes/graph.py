@@ -349,8 +349,14 @@ def _shorten(graph: ir.Graph) -> dict[str, str]:
     if kept & set(names):
         return {}
     shorter = {long: short for short, long in names.items()}
-    for value in (*weights, *inner):
-        value.name = shorter.get(value.name or "", value.name)
+    renamed = [
+        (value, shorter[value.name]) for value in (*weights, *inner) if value.name in shorter
+    ]
+    # in two steps, since another tensor may still bear the short name: that of an earlier bundle
+    for value, short in renamed:
+        value.name = f"to be {short}"
+    for value, short in renamed:
+        value.name = short
     for i, node in enumerate(graph):
         names[f"n{i}"], node.name = node.name or "", f"n{i}"
     return names

@@ -8,6 +8,7 @@ from typing import Any
 from edgedl.core.units import format_bytes, format_ms
 from edgedl.report.profiled import text as profile_text
 from edgedl.report.reading import short_names
+from edgedl.report.staged import staged
 from edgedl.report.table import table
 
 Document = Mapping[str, Any]
@@ -18,7 +19,14 @@ def text(document: Document) -> str:
     names = short_names([row["artifact"] for row in document["rows"]])
     rows = [{**row, "artifact": names[row["artifact"]]} for row in document["rows"]]
     parts = [_main(rows), _pairs(document, names)]
-    sections = (_alone(rows), _rates(rows), _load(rows), _energy(rows), _profile(rows))
+    sections = (
+        _alone(rows),
+        table(staged(rows), right=range(1, 6)),
+        _rates(rows),
+        _load(rows),
+        _energy(rows),
+        _profile(rows),
+    )
     parts += [section for section in sections if section]
     if document["doubts"]:
         parts.append("\n".join(f"doubt: {doubt}" for doubt in document["doubts"]))

@@ -23,6 +23,7 @@ from edgedl.report.reading import (
     times,
     word,
 )
+from edgedl.report.staged import staged
 from edgedl.report.table import markdown
 
 MOST_ROWS = 50
@@ -32,6 +33,7 @@ FIGURES = (
     "threads", "latency_ms.min", "latency_ms.p50", "latency_ms.p90", "latency_ms.p99",
     "latency_ms.mean", "latency_ms.samples", "end_to_end_ms.min", "end_to_end_ms.p50",
     "end_to_end_ms.p90", "end_to_end_ms.p99", "end_to_end_ms.mean", "end_to_end_ms.samples",
+    "stages_ms.decode", "stages_ms.preprocess", "stages_ms.run", "stages_ms.postprocess",
     "throughput_per_s", "import_ms", "load_ms", "first_ms", "peak_rss_bytes", "gpu_bytes",
     "bytes", "compressed_bytes", "energy_mj", "energy.net_mj", "energy.gross_mj", "energy.idle_w",
     "energy.least_mj", "energy.most_mj", "energy.window_s", "accuracy.value", "accuracy.samples",
@@ -54,6 +56,10 @@ def to_markdown(document: Document) -> str:
         parts.append(_rows(document, rows[:MOST_ROWS]))
         if len(rows) > MOST_ROWS:
             parts.append(f"{MOST_ROWS} of {len(rows):,} rows.")
+    if stages := staged(rows[:MOST_ROWS]):
+        head, *body = stages
+        lines = [[_code(line[0]), *line[1:]] for line in body]
+        parts.append(markdown([head, *lines], right=range(1, len(head))))
     if pairs := mappings(document, "pairs"):
         parts.append(_pairs(pairs[:MOST_PAIRS]))
         floor = number(document, "noise_floor")

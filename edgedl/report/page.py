@@ -34,6 +34,7 @@ from edgedl.report.reading import (
     word,
 )
 from edgedl.report.spread import distribution
+from edgedl.report.staged import HEADING, NOTE, staged
 from edgedl.report.svg import Figure
 
 CHUNK = 200
@@ -67,6 +68,7 @@ def page(
     sections = [
         _rows(document),
         *(_figure(found) for found in figures if found),
+        _stages(document),
         _rates(document),
         *(_figure(found) for found in later if found),
         _machine(document),
@@ -274,6 +276,29 @@ def _energy(energy: Mapping[str, Any]) -> str:
     if mode := word(energy, "power_mode"):
         parts.append(f"in power mode {mode}")
     return ", ".join(parts) + "."
+
+
+def _stages(document: Document) -> str:
+    """Samples on their way from their files to their answers."""
+    rows = mappings(document, "rows")[:CHUNK]
+    lines = staged(rows)
+    if not lines:
+        return ""
+    head, *body = lines
+    short = short_names([line[0] for line in body])
+    cells = "".join(f'<th scope="col">{escape(text)}</th>' for text in head[1:])
+    texts = []
+    for line in body:
+        text = BREAKS.sub(r"\1<wbr>", escape(short[line[0]]))
+        figures = "".join(f"<td>{escape(cell)}</td>" for cell in line[1:])
+        texts.append(f'<tr><th scope="row" class="word">{text}</th>{figures}</tr>')
+    return _section(
+        "stages",
+        HEADING.capitalize(),
+        '<div class="scroll" tabindex="0" role="group" aria-label="table of stages"><table>'
+        f'<thead><tr><th scope="col">artifact</th>{cells}</tr></thead>'
+        f'<tbody>{"".join(texts)}</tbody></table></div><p class="note">{escape(NOTE)}</p>',
+    )
 
 
 def _rates(document: Document) -> str:

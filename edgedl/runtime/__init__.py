@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from edgedl.core.errors import Missing
 from edgedl.core.registry import installed, resolve
 from edgedl.runtime.bundle import open_bundle
 from edgedl.runtime.session import Operator, Session
+
+if TYPE_CHECKING:
+    from edgedl.runtime.process import Processing
 
 ENGINES = {
     "onnxruntime": "edgedl.runtime.ort:ENGINE",
@@ -82,6 +85,16 @@ def any_engine() -> Engine:
             "no engine is installed", hint="pip install 'edgedl[onnxruntime]' or 'edgedl[openvino]'"
         )
     return engine(names[0])
+
+
+def processing(path: str | Path) -> Processing | None:
+    """What stands before and behind the network in the bundle at `path`; None where it does not
+    say.
+
+    Raises:
+        BadBundle: the file is damaged, is no bundle, or is of a later kind.
+    """
+    return open_bundle(path).processing()
 
 
 def open(  # noqa: A001

@@ -13,7 +13,8 @@ Layout, little-endian:
              by zeros up to a multiple of 64
 
 Every byte is covered: the manifest by the header's digest, parts by the manifest's digests,
-padding by being zero, and the header by what it must say.
+padding by being zero, and the header by what it must say. Within a version, parts and keys may be
+added that a reader does not know of: it checks them and leaves them alone.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from edgedl.core.errors import BadBundle, BadOption, Missing, nearest
+from edgedl.core.errors import BadBundle, BadOption, BadValue, Missing, nearest
 from edgedl.core.model import Signature, Step
 from edgedl.core.store import atomic_write
 from edgedl.runtime.golden import Golden, pack, unpack
+
+if TYPE_CHECKING:
+    from edgedl.runtime.process import Processing
 
 SUFFIX = ".edl"
 MAGIC = b"\x89EDL\r\n\x1a\n"
@@ -42,6 +46,7 @@ ALIGN = 64
 MOST_MANIFEST_BYTES = 64 << 20
 MOST_PARTS = 4096
 PART_NAME = re.compile(r"[A-Za-z0-9_\-]+(?:[./][A-Za-z0-9_\-]+)*")
+PROCESSING = "about/processing"
 AGAIN = "copy it again from where it was made, or make it again with `edgedl compress`"
 
 
@@ -133,6 +138,25 @@ class Bundle:
             return tuple(Step.from_json(step) for step in _inflate(self.read("about/history")))
         except (KeyError, TypeError, ValueError, RecursionError, zlib.error) as error:
             raise BadBundle("its history is damaged", where=str(self.path), hint=AGAIN) from error
+
+    def processing(self) -> Processing | None:
+        """What stands before and behind the network; None where the bundle does not say."""
+        if PROCESSING not in self.parts:
+            return None
+        from edgedl.runtime.process import Processing
+
+        try:
+            return Processing.from_json(_inflate(self.read(PROCESSING)))
+        except BadValue as error:
+            raise BadBundle(
+                f"its pre-processing is not known here: {error.message}",
+                where=str(self.path),
+                hint="pip install --upgrade edgedl, or give --preprocess SPEC.yaml",
+            ) from error
+        except (ValueError, RecursionError, zlib.error) as error:
+            raise BadBundle(
+                "its pre-processing is damaged", where=str(self.path), hint=AGAIN
+            ) from error
 
     def names(self) -> dict[str, str]:
         """The original names of nodes and tensors, by the short ones in the payloads."""
@@ -301,11 +325,13 @@ def write_bundle(
     history: Sequence[Step],
     notes: Mapping[str, Any],
     names: Mapping[str, str] | None = None,
+    processing: Processing | None = None,
 ) -> None:
     """Write a bundle, whole or not at all.
 
     Args:
         names: the original names of nodes and tensors, by the short ones in the payloads.
+        processing: what stands before and behind the network, bound to its signature.
 
     Raises:
         EdgeError: the file cannot be written.
@@ -321,6 +347,8 @@ def write_bundle(
     }
     contents["about/history"] = _deflate([step.to_json() for step in history])
     contents["about/names"] = _deflate(dict(names or {}))
+    if processing is not None:
+        contents[PROCESSING] = _deflate(processing.to_json())
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
     text = _with_places(manifest, contents, digests)
     end = _aligned(HEADER.size + len(text))

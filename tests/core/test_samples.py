@@ -176,3 +176,9 @@ def test_digest_is_of_the_data_not_of_where_it_lies() -> None:
     there = from_arrays({"y": X[:, 0].copy(), "x": np.asfortranarray(X)}, where="there")
     assert here.digest == there.digest
     assert here.take([0, 2]).digest == from_arrays({"x": X[[0, 2]], "y": X[[0, 2], 0]}).digest
+
+
+def test_what_lies_in_memory_has_no_origin() -> None:
+    assert from_arrays({"x": X}).origin(3) is None
+    found = from_arrays({"x": X}, origin={"npz": "s.npz"}).take([3, 1, 2]).origin(2)
+    assert found == {"npz": "s.npz", "rows": [3, 1]}

@@ -194,6 +194,7 @@ def test_p_is_small_just_where_the_interval_clears_the_floor(
 
 def test_p_at_its_ends() -> None:
     assert Interval(1.0, 0.9, 1.1, 4).p_value(0.01) == 1
+    assert Interval(0.9, 0.2, 3.0, 4).p_value(2.5) == 1
     assert Interval(2.0, 2.0, 2.0, 4).p_value(0.01) == 0
     assert Interval(0.5, 0.5, 0.5, 4).p_value(0.01) == 0
 

@@ -126,6 +126,25 @@ def test_what_ships_is_one_small_file_with_the_same_answers(tmp_path: Path) -> N
         assert np.array_equal(wanted["logits"], given["logits"])
 
 
+def test_short_names_that_stand_there_already_change_places(tmp_path: Path) -> None:
+    model = saved(conv_net(), tmp_path)
+    rows = feeds(model.signature, 1)
+    net = onnx.load(model.path)
+    weights = [weight.name for weight in net.graph.initializer]
+    inner = [name for node in net.graph.node for name in node.output if name != "logits"]
+    taken = {name: f"w{i}" for i, name in enumerate(reversed(weights))}
+    taken |= {name: f"t{i}" for i, name in enumerate(reversed(inner))}
+    for weight in net.graph.initializer:
+        weight.name = taken[weight.name]
+    for node in net.graph.node:
+        node.input[:] = [taken.get(name, name) for name in node.input]
+        node.output[:] = [taken.get(name, name) for name in node.output]
+    [wanted] = answers(model.path, rows)
+    data, names = to_ship(saved(net, tmp_path))
+    assert set(taken.values()) <= set(names.values())
+    assert np.array_equal(answers(data, rows)[0]["logits"], wanted["logits"])
+
+
 def test_calibration_counts_what_the_tensors_hold(tmp_path: Path) -> None:
     model = Clean()(saved(conv_net(), tmp_path))
     given = samples(model.signature, 8)

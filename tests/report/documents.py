@@ -41,6 +41,12 @@ def row(name: str, p50: float, *, precision: str = "int8", i: int = 0) -> dict[s
         "digest": "5f" * 32,
         "latency_ms": latency(p50),
         "end_to_end_ms": latency(1.15 * p50, 400),
+        "stages_ms": {
+            "decode": 2.1 * p50,
+            "preprocess": 0.4 * p50,
+            "run": p50,
+            "postprocess": None,
+        },
         "throughput_per_s": 1000 / p50,
         "import_ms": 180.0 + 40 * i % 90,
         "load_ms": 40.0 + 3 * p50,

@@ -29,7 +29,7 @@ def test_markdown_tables_are_even() -> None:
     found = document([row("a|b`c\nd.onnx", 4.0), row("@all <b>.edl", 2.0)])
     text = to_markdown(found)
     blocks = [block for block in text.split("\n\n") if block.startswith("|")]
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         counts = {line.replace("\\|", "").count("|") for line in block.splitlines()}
         assert len(counts) == 1

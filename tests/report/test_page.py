@@ -86,8 +86,8 @@ def test_everything_in_its_order() -> None:
     text = page(found, times(found), earlier(found, 3))
     read(text)
     assert sections(text) == [
-        "rows", "pairs", "latency", "pareto", "operators", "load", "throughput", "history", "cold",
-        "memory", "machine", "doubts", "document",
+        "rows", "pairs", "latency", "pareto", "operators", "load", "stages", "throughput",
+        "history", "cold", "memory", "machine", "doubts", "document",
     ]  # fmt: skip
     for key in sections(text)[1:6]:
         assert text.count(f'id="{key}-wide-title"') in (0, 1)
@@ -201,7 +201,7 @@ def test_many_rows_come_in_chunks_and_plots_say_what_they_leave_out() -> None:
     found = many(1200)
     text = page(found, times(found, 12), [])
     assert text.count('<div class="chunk">') == 6
-    assert text.count('<th scope="row"') == 1200 + 200
+    assert text.count('<th scope="row"') == 1200 + 200 + 200
     assert "12 of 1,200 rows: the first and the 11 fastest others." in text
     assert "16 of 1,199 pairs" in text
     assert "the first 1,000 of 1,200 rows" in text

@@ -1,0 +1,209 @@
+"""Pre- and post-processing as plain data, and bound to a model."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgedl.core.errors import BadSamples, BadValue
+from edgedl.core.model import Signature, Tensor
+from edgedl.runtime.image import CHANNELS, LAYOUTS, Image, Resize
+from edgedl.runtime.postprocess import KINDS as ANSWERS
+from edgedl.runtime.postprocess import Postprocess
+from edgedl.runtime.process import KINDS, Processing, input_of
+from edgedl.runtime.sound import Sound
+from edgedl.yamls import read_yaml
+
+SIDES = st.integers(1, 2000)
+NUMBERS = st.floats(-1e6, 1e6).filter(lambda x: x == 0 or abs(x) > 1e-6)
+NAMES = st.none() | st.text(min_size=1, max_size=8)
+
+
+@st.composite
+def images(draw: st.DrawFn) -> Image:
+    color = draw(st.sampled_from(list(CHANNELS)))
+    sizes = {1, CHANNELS[color]}
+
+    def channels(values: st.SearchStrategy[float]) -> tuple[float, ...]:
+        size = draw(st.sampled_from(sorted(sizes)))
+        return tuple(draw(st.lists(values, min_size=size, max_size=size)))
+
+    way = draw(st.sampled_from(["shorter", "exactly", "letterbox", None]))
+    resize = None
+    if way is not None:
+        size: Any = draw(SIDES) if way == "shorter" else (draw(SIDES), draw(SIDES))
+        named = draw(st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos"]))
+        resize = Resize(**{way: size}, fill=draw(st.integers(0, 255)), interpolation=named)
+    layouts = [layout for layout in LAYOUTS if "c" in layout or color == "gray"]
+    common = {"color": color, "resize": resize, "layout": draw(st.sampled_from(layouts))}
+    if resize is None:
+        common["crop"] = draw(st.none() | st.tuples(SIDES, SIDES))
+    if draw(st.booleans()):
+        return Image(**common, dtype="uint8", input=draw(NAMES))
+    return Image(
+        **common, scale=draw(NUMBERS), mean=channels(NUMBERS), std=channels(NUMBERS.filter(bool)),
+        input=draw(NAMES),
+    )  # fmt: skip
+
+
+SOUNDS = st.builds(
+    Sound,
+    rate=st.integers(1_000, 192_000),
+    length=st.none() | st.integers(1, 10**6),
+    scale=NUMBERS,
+    mean=NUMBERS,
+    std=NUMBERS.filter(bool),
+    layout=st.sampled_from(["nt", "nct", "ntc", "t", "ct", "tc"]),
+    input=NAMES,
+)
+AFTER = st.builds(
+    Postprocess,
+    kind=st.sampled_from([kind for kind in ANSWERS if kind != "top-k"]),
+    output=NAMES,
+    axis=st.integers(-4, 4),
+    labels=st.lists(st.text(), unique=True, max_size=4).map(tuple),
+) | st.builds(
+    Postprocess,
+    kind=st.just("top-k"),
+    k=st.integers(1, 99),
+    activation=st.sampled_from([None, "softmax", "sigmoid"]),
+)
+PROCESSINGS = st.builds(Processing, images() | SOUNDS, st.none() | AFTER)
+
+
+@given(PROCESSINGS)
+def test_what_is_written_is_read(processing: Processing) -> None:
+    document = processing.to_json()
+    assert Processing.from_json(json.loads(json.dumps(document, allow_nan=False))) == processing
+    assert document["kind"] in KINDS
+
+
+@given(PROCESSINGS, st.data())
+def test_an_altered_document_is_read_or_refused(
+    processing: Processing, data: st.DataObject
+) -> None:
+    document = processing.to_json()
+    key = data.draw(st.sampled_from(sorted(document)))
+    strange = [None, True, -1, 10**30, 0.5, "", "strange", [], [1], [[]], {}, {"a": 1}]
+    document[key] = data.draw(st.sampled_from(strange))
+    try:
+        found = Processing.from_json(document)
+    except BadValue as error:
+        assert error.keys[:1] in ((), (key,)) or error.keys[0] in document
+    else:
+        assert isinstance(found, Processing)
+
+
+SPEC = """\
+kind: image
+resize:
+  shorter: 256
+crop: 224
+scale: 1/255
+mean: [0.485, 0.456, 0.406]
+std: [0.229, 0.224, 0.225]
+postprocess:
+  kind: top-k
+  labels: [cat, dog]
+"""
+WRONG = {
+    "a key that is none": ("crop: 224", "colour: rgb", 4, "unknown key `colour`", "`color`?"),
+    "a key inside": ("  shorter: 256", "  shortr: 256", 3, "unknown key `shortr`", "`shorter`?"),
+    "a key behind": ("  kind: top-k", "  kind: top-k\n  top: 3", 10, "`top`", "known"),
+    "a kind that is none": ("kind: image", "kind: imag", 1, "`imag`", "did you mean `image`?"),
+    "no kind": ("kind: image\n", "", 1, "lacks `kind`", "one of image, sound"),
+    "text for a number": ("scale: 1/255", "scale: small", 5, "wants a number", "1/255"),
+    "a list too short": ("crop: 224", "crop: [224]", 4, "wants 2 values, not 1", ""),
+    "two sizes": ("  shorter: 256", "  shorter: 256\n  exactly: 3", 2, "one of", "shorter"),
+    "a crop too large": ("crop: 224", "crop: 257", 4, "larger than what", "resize to more"),
+    "a std of 0": ("[0.229, 0.224, 0.225]", "0", 7, "is 0", "leave it out"),
+    "a word for another": ("  kind: top-k", "  kind: topk", 9, "`topk`", "`top-k`?"),
+    "numbers as labels": ("[cat, dog]", "[1, 2]", 10, "wants text, not `1`", "quotes"),
+    "a list": (SPEC, "- kind: image\n", 1, "no pre-processing", "kind: image"),
+    "nothing": (SPEC, "", 1, "no pre-processing", "kind: image"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new", "line", "says", "hints"), WRONG.values(), ids=WRONG)
+def test_an_error_has_the_line_and_a_way_out(
+    old: str, new: str, line: int, says: str, hints: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(SPEC)
+    assert read_yaml(path).read(Processing.from_json).preprocess.shape == (1, 3, 224, 224)
+    assert old in SPEC
+    path.write_text(SPEC.replace(old, new))
+    with pytest.raises(BadValue) as caught:
+        read_yaml(path).read(Processing.from_json)
+    assert caught.value.where == f"{path}:{line}"
+    assert says in caught.value.message
+    assert hints in (caught.value.hint or "")
+
+
+def takes(*shape: Any, name: str = "x", dtype: str = "float32") -> Signature:
+    return Signature((Tensor(name, dtype, shape),), (Tensor("y", "float32", (1, 2)),))
+
+
+EXACT = Image(resize=Resize(exactly=(8, 9)))
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [takes(1, 3, 8, 9), takes("n", 3, "h", "w"), takes(None, 3, 8, 9)],
+)
+def test_bound_to_a_model_that_it_fits(signature: Signature) -> None:
+    bound = Processing(EXACT, Postprocess("softmax")).bind(signature)
+    assert bound.preprocess.input == "x"
+    assert bound.postprocess is not None
+    assert bound.postprocess.output == "y"
+    assert bound.before(np.zeros((3, 4, 3), np.uint8))["x"].shape == (1, 3, 8, 9)
+    assert bound.after({"y": np.zeros((1, 2), np.float32)}).tolist() == [[0.5, 0.5]]
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "signature", "says", "hints"),
+    [
+        (EXACT, takes(1, 8, 9, 3), "makes 1x3x8x9", "`layout: nhwc` would fit"),
+        (EXACT, takes(3, 8, 9), "makes 1x3x8x9", "`layout: chw` would fit"),
+        (EXACT, takes(1, 3, 9, 8), "the model's input is x float32[1x3x9x8]", "inspect"),
+        (EXACT, takes(1, 3, 8, 9, dtype="uint8"), "makes float32", "`dtype: uint8`"),
+        (Image(input="y"), takes(1, 3, 8, 9), "no input `y`", "known: x"),
+        (Sound(rate=8_000, length=9), takes(1, 9, 1), "makes 1x9", "`layout: ntc` would fit"),
+        (Sound(rate=8_000, length=9), takes(1, 8), "makes 1x9", "inspect"),
+        (
+            Image(),
+            Signature((Tensor("a", "float32", None), Tensor("b", "float32", None)), ()),
+            "also takes `b`",
+            ".npz",
+        ),
+    ],
+)
+def test_a_model_that_it_does_not_fit(
+    preprocess: Any, signature: Signature, says: str, hints: str
+) -> None:
+    with pytest.raises(BadSamples, match=re.escape(says)) as caught:
+        input_of(preprocess, signature)
+    assert hints in (caught.value.hint or "")
+
+
+def test_an_output_that_is_not_there() -> None:
+    with pytest.raises(BadSamples, match="no output `z`") as caught:
+        Processing(EXACT, Postprocess("softmax", "z")).bind(takes(1, 3, 8, 9))
+    assert caught.value.hint == "known: y"
+
+
+def test_before_it_is_bound_nobody_knows_the_input() -> None:
+    with pytest.raises(BadSamples, match="which input"):
+        Processing(Image()).before(np.zeros((3, 4, 3), np.uint8))
+
+
+def test_without_post_processing_the_outputs_are_the_answer() -> None:
+    outputs = {"y": np.zeros(2)}
+    assert Processing(Image()).after(outputs) is outputs
