@@ -126,6 +126,27 @@ def test_what_ships_is_one_small_file_with_the_same_answers(tmp_path: Path) -> N
         assert np.array_equal(wanted["logits"], given["logits"])
 
 
+def test_what_bears_the_short_name_of_another_ships_all_the_same(tmp_path: Path) -> None:
+    net = residual_net()
+    made = [name for node in net.graph.node for name in node.output if name != "logits"]
+    stored = [tensor.name for tensor in net.graph.initializer]
+    names = {name: f"t{i}" for i, name in enumerate(reversed(made))}
+    names |= {name: f"w{i}" for i, name in enumerate(reversed(stored))}
+    for node in net.graph.node:
+        for listed in (node.input, node.output):
+            listed[:] = [names.get(name, name) for name in listed]
+    for tensor in net.graph.initializer:
+        tensor.name = names[tensor.name]
+    model = saved(net, tmp_path)
+    data, back = to_ship(model)
+    assert (back["t0"], back["w0"]) == (names[made[0]], names[stored[0]])
+    shipped = onnx.load_from_string(data).graph
+    assert [back[t.name] for t in shipped.initializer] == [names[name] for name in stored]
+    rows = feeds(model.signature)
+    for wanted, given in zip(answers(model.path, rows), answers(data, rows), strict=True):
+        assert np.array_equal(wanted["logits"], given["logits"])
+
+
 def test_calibration_counts_what_the_tensors_hold(tmp_path: Path) -> None:
     model = Clean()(saved(conv_net(), tmp_path))
     given = samples(model.signature, 8)
