@@ -22,6 +22,8 @@ from edgedl.search.candidates import Candidate
 from edgedl.search.cut import Price, cheapest
 
 WORD = re.compile(r"[A-Za-z0-9.]+")
+# Put between two operators by OpenVINO, whose names make its own: it stands for neither.
+LAYOUT = frozenset({"Reorder"})
 PROFILE_US = 400_000
 LEAST_RUNS, MOST_RUNS = 8, 60
 MOST_ROWS = 15
@@ -71,8 +73,12 @@ def spend(
         kind: defaultdict(float) for kind in ("operators", "quantize", "dequantize", "rest")
     }
     fused: dict[str, str] = {}
+    known = found.owners.keys() - names.keys()
     for kernel in kernels:
-        said = _original((kernel.name, *kernel.layers), names)
+        if kernel.kind in LAYOUT and not kernel.layers:
+            spent["rest"][""] += kernel.us or 0.0
+            continue
+        said = _original((kernel.name, *kernel.layers), names, known)
         computed = found.computed_by(said)
         if computed:
             spent["operators"][computed[0]] += kernel.us or 0.0
@@ -92,17 +98,31 @@ def spend(
     )
 
 
-def _original(said: Iterable[str], names: Mapping[str, str]) -> frozenset[str]:
-    """Names of the model's own nodes and tensors in what an engine calls a kernel."""
+def _original(
+    said: Iterable[str], names: Mapping[str, str], known: Collection[str]
+) -> frozenset[str]:
+    """Names of the model's own nodes and tensors in what an engine calls a kernel.
+
+    Args:
+        names: the model's names by the short ones that it was given to the engine with.
+        known: the model's names that matter, for those that were not shortened.
+    """
     found: set[str] = set()
     for text in said:
-        found |= {text, names.get(text, text)}
+        found.add(names.get(text, text))
         found |= {names[word] for word in WORD.findall(text) if word in names}
+        found |= _longest(text.removeprefix("fused "), known)
     return frozenset(found)
 
 
+def _longest(text: str, known: Collection[str]) -> set[str]:
+    """The longest known name that a text begins with, up to the end of a word."""
+    ends = [i for i in range(len(text), 0, -1) if i == len(text) or not text[i].isalnum()]
+    return set([text[:end] for end in ends if text[:end] in known][:1])
+
+
 def _conversion(said: frozenset[str], tensors: list[str]) -> tuple[str, str]:
-    for name in said:
+    for name in sorted(said):
         match = re.search(r"quantized_(\d+)_(quantize|dequantize)", name)
         if match and int(match[1]) < len(tensors):
             return match[2], tensors[int(match[1])]
