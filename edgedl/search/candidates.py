@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -63,6 +63,16 @@ class Candidate:
     def open(self, threads: int | None) -> Session:
         return engine(self.engine).open_model(
             self.model.path, settings=self.settings, threads=threads
+        )
+
+    def with_costs(self, costs: Sequence[Cost]) -> Candidate:
+        """The same with a table of costs, which says what this candidate's own plan chose."""
+        int8 = self.plan.int8 if self.plan is not None else ()
+        return replace(
+            self,
+            costs=tuple(
+                replace(cost, chosen="int8" if cost.node in int8 else "float") for cost in costs
+            ),
         )
 
     def answers(self, ask: Ask) -> bool:

@@ -118,9 +118,9 @@ def _int8(
             yield Refusal(f"{whole.name}, placed by cost", error.message)
             yield from narrower(built, ways.clean, histograms, full.method)
             return
-        yield replace(whole, costs=costs)
+        yield whole.with_costs(costs)
         if placed is not whole:
-            yield replace(placed, costs=costs)
+            yield placed.with_costs(costs)
 
 
 def _planned(built: Backend, ways: Ways, written: PlanFile) -> Candidate:
