@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import edgedl
 from edgedl.core.store import default_root, key_of
 
 
@@ -25,8 +26,12 @@ class Ledger:
 
     @classmethod
     def of(cls, kind: str, **parts: Any) -> Ledger:
-        """The ledger of this kind for what the parts, plain JSON values, make together."""
-        return cls(default_root() / "ledgers" / kind / f"{key_of(**parts)[:32]}.jsonl")
+        """The ledger of this kind for what the parts, plain JSON values, make together.
+
+        Another version of edgedl, which may measure or count otherwise, has another.
+        """
+        key = key_of(edgedl=edgedl.__version__, **parts)
+        return cls(default_root() / "ledgers" / kind / f"{key[:32]}.jsonl")
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Every line that is a JSON object, oldest first."""

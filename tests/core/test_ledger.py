@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import edgedl
 from edgedl.core.ledger import Ledger
 
 ROWS = [{"what": "a", "us": 1.5}, {"what": "b", "us": 2}]
@@ -92,6 +93,12 @@ def test_other_parts_are_another_ledger() -> None:
         Ledger.of("kind", machine="a"),
     ]
     assert len({first.path, *(ledger.path for ledger in others)}) == 5
+
+
+def test_another_version_reads_nothing_of_this_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = Ledger.of("kind", machine="a")
+    monkeypatch.setattr(edgedl, "__version__", "99.0")
+    assert Ledger.of("kind", machine="a") != mine
 
 
 def _write(path: Path, name: str) -> None:
