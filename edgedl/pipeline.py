@@ -61,6 +61,7 @@ from edgedl.yamls import read_yaml
 
 MOST_AGREEMENT = 256
 MOST_FEEDS = 32
+MOST_PLAN_BYTES = 20_000_000
 SAME_ANSWERS = 0.999
 
 
@@ -86,7 +87,7 @@ def compress(
     metric: str | None = None,
     threads: int = 1,
     seed: int = 0,
-    seconds: float = 10.0,
+    seconds: float = 5.0,
     progress: Progress = silent,
 ) -> Compressed:
     """Make the smallest and fastest model for a target that keeps the limits, and prove it.
@@ -122,7 +123,7 @@ def compress(
     limits = Limits(max_drop, max_latency_ms, max_bytes)
     processing = find_processing(preprocess, [model])
     backends, doubts = _backends(chosen)
-    written = None if plan is None else read_yaml(plan)
+    written = None if plan is None else read_yaml(plan, MOST_PLAN_BYTES)
     planned = None if written is None else written.read(from_document)
     if planned is not None:
         ask, backends = "plan", [b for b in backends if b.engine == planned.engine]

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 @click.option(
     "--seconds",
     type=click.FloatRange(0.5, 600),
-    default=10.0,
+    default=5.0,
     show_default=True,
     help="Budget of the last timing.",
 )

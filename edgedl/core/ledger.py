@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import edgedl
 from edgedl.core.store import default_root, key_of
 
 
@@ -24,13 +26,17 @@ class Ledger:
 
     @classmethod
     def of(cls, kind: str, **parts: Any) -> Ledger:
-        """The ledger of this kind for what the parts, plain JSON values, make together."""
-        return cls(default_root() / "ledgers" / kind / f"{key_of(**parts)[:32]}.jsonl")
+        """The ledger of this kind for what the parts, plain JSON values, make together.
+
+        Another version of edgedl, which may measure or count otherwise, has another.
+        """
+        key = key_of(edgedl=edgedl.__version__, **parts)
+        return cls(default_root() / "ledgers" / kind / f"{key[:32]}.jsonl")
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Every line that is a JSON object, oldest first."""
         try:
-            lines = self.path.read_text().splitlines()
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
             return
         for line in lines:
@@ -40,9 +46,15 @@ class Ledger:
                     yield row
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add lines, all of them in one write."""
-        text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+        """Add lines, all of them in one write; a row that holds NaN or infinity is left out."""
+        lines = []
+        for row in rows:
+            with contextlib.suppress(ValueError):
+                lines.append(json.dumps(row, allow_nan=False) + "\n")
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as file:
-                file.write(text)
+            with self.path.open("ab+") as file:
+                end = file.seek(0, os.SEEK_END)
+                file.seek(max(0, end - 1))
+                whole = file.read(1) in (b"", b"\n")
+                file.write(("" if whole else "\n").encode() + "".join(lines).encode())

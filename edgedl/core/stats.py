@@ -197,15 +197,22 @@ class Agreement:
         }
 
 
-def _has_classes(answer: np.ndarray) -> bool:
-    """Whether the last axis holds scores of classes: one row that is no unit vector, as embeddings
-    are, or rows of probabilities that add up to 1."""
+def _scores(answer: np.ndarray) -> bool:
+    """Whether the last axis may hold scores of classes: one row, or rows of probabilities that add
+    up to 1."""
     if answer.ndim == 0 or answer.shape[-1] < 2:
         return False
-    rows = answer.reshape(-1, answer.shape[-1])
     if answer.ndim <= 2:
-        return not np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-3)
+        return True
+    rows = answer.reshape(-1, answer.shape[-1])
     return bool(np.allclose(rows.sum(axis=1), 1, atol=1e-2) and rows.min() >= 0)
+
+
+def _unit(answer: np.ndarray) -> bool:
+    """Whether its rows have length 1, as those of embeddings have, all of them, and those of
+    probabilities where a class is certain."""
+    rows = answer.reshape(-1, answer.shape[-1])
+    return bool(np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-3))
 
 
 class AgreementMeter:
@@ -218,6 +225,7 @@ class AgreementMeter:
         self.noise: dict[str, float] = {}
         self.same = 0
         self.votes = 0
+        self.unit = True
 
     def add(self, expected: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> None:
         self.samples += 1
@@ -235,7 +243,8 @@ class AgreementMeter:
             self.noise[name] = self.noise.get(name, 0.0) + (
                 difference if np.isfinite(difference) else float("inf")
             )
-            if position == 0 and _has_classes(x):
+            if position == 0 and _scores(x):
+                self.unit = self.unit and x.ndim <= 2 and _unit(x)
                 matches = x.argmax(-1) == y.argmax(-1)
                 self.same += int(np.sum(matches))
                 self.votes += matches.size
@@ -243,7 +252,7 @@ class AgreementMeter:
     def result(self) -> Agreement:
         worst = min(self.cosines, key=lambda name: self.cosines[name], default=None)
         return Agreement(
-            top1=self.same / self.votes if self.votes else None,
+            top1=self.same / self.votes if self.votes and not self.unit else None,
             cosine=self.cosines[worst] / self.samples if worst else 1.0,
             sqnr_db=min(
                 (decibels(self.signal[n], self.noise[n]) for n in self.signal), default=200.0

@@ -15,6 +15,8 @@ from edgedl.passes.graph import read, shape_of
 from edgedl.passes.layout import Facts, computed_operands, is_move, layout
 
 MAIN = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+# What placing adds to the name of a Gemm that it writes as a product and the addition of its bias.
+GEMM_PARTS = ("_product", "_bias")
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class Choices:
         operators: the kind of each, by name, in graph order.
         signatures: for each, a digest of what its time depends on: its kind, attributes, shapes
             and types, and the activation that engines fuse with it.
-        owners: the operator that a kernel stands for which bears one of these names: of a node, or
-            of a tensor that the node makes.
+        owners: the operator that a kernel stands for which bears one of these names: of a node, of
+            a tensor that the node makes, or of what engines compute together with it.
         crossings: in graph order.
     """
 
@@ -70,23 +72,40 @@ def choices(model: Model, scheme: Scheme) -> Choices:
     facts = Facts(graph)
     nodes = {node.name or "": node for node in facts.nodes}
     chosen = {d.node: nodes[d.node] for d in found.decisions if d.precision == "int8"}
-    owners: dict[str, str] = {}
+    makers: dict[str, str] = {}
+    owners = {name: name for name in chosen}
     for name, node in chosen.items():
-        result = facts.result(node)
-        last = result.producer()
-        names = [name, *(v.name for v in node.outputs), result.name, last.name if last else None]
-        owners |= {owned: name for owned in names if owned}
+        made = [*node.outputs, facts.result(node)]
+        makers |= {value.name or "": name for value in made}
+        together = [facts.result(node).producer(), _bias(node, facts)]
+        names = [value.name for value in made]
+        for one in together:
+            names += [one.name, one.outputs[0].name] if one is not None else []
+        names += [name + part for part in GEMM_PARTS if node.op_type == "Gemm"]
+        for owned in names:
+            owners.setdefault(owned or name, name)
     return Choices(
         operators={name: node.op_type for name, node in chosen.items()},
         signatures={name: _signature(node, facts) for name, node in chosen.items()},
         owners=owners,
-        crossings=_crossings(chosen, owners, facts, scheme),
+        crossings=_crossings(chosen, makers, facts, scheme),
     )
+
+
+def _bias(node: ir.Node, facts: Facts) -> ir.Node | None:
+    """The addition of a constant behind a product, which engines compute with it where they can."""
+    value, readers = node.outputs[0], facts.readers(node.outputs[0])
+    if node.op_type not in MAIN or len(readers) != 1 or value.name in facts.outputs:
+        return None
+    [reader] = readers
+    if reader.op_type != "Add" or reader.graph is not facts.graph:
+        return None
+    return reader if any(facts.constant(operand) for operand in reader.inputs) else None
 
 
 def _crossings(
     chosen: Mapping[str, ir.Node],
-    owners: Mapping[str, str],
+    makers: Mapping[str, str],
     facts: Facts,
     scheme: Scheme,
 ) -> tuple[Crossing, ...]:
@@ -94,7 +113,7 @@ def _crossings(
     readers: dict[str, list[str]] = {}
     for name, node in chosen.items():
         for operand in computed_operands(node, facts):
-            for source in _sources(operand, owners, scheme):
+            for source in _sources(operand, makers, facts, scheme):
                 values[source.name or ""] = source
                 readers.setdefault(source.name or "", []).append(name)
     for node in chosen.values():
@@ -102,12 +121,10 @@ def _crossings(
         values.setdefault(result.name or "", result)
     crossings = []
     for name, value in values.items():
-        producer = value.producer()
-        maker = owners.get(name) if producer is not None else None
         crossings.append(
             Crossing(
                 name,
-                maker,
+                makers.get(name),
                 tuple(dict.fromkeys(readers.get(name, ()))),
                 _read_in_float(value, chosen, facts, scheme),
                 _elements(value),
@@ -117,24 +134,34 @@ def _crossings(
     return tuple(sorted(crossings, key=lambda crossing: order.get(crossing.tensor, -1)))
 
 
-def _sources(value: ir.Value, owners: Mapping[str, str], scheme: Scheme) -> list[ir.Value]:
+def _moved(node: ir.Node | None, facts: Facts, scheme: Scheme) -> list[ir.Value]:
+    """The operands that an operator only carries on; none where it computes, or puts constants
+    among them, whose codes it has not."""
+    if node is None or not is_move(node, scheme):
+        return []
+    moved = list(node.inputs if node.op_type == "Concat" else node.inputs[:1])
+    return [v for v in moved if v is not None] if not any(map(facts.constant, moved)) else []
+
+
+def _sources(
+    value: ir.Value, makers: Mapping[str, str], facts: Facts, scheme: Scheme
+) -> list[ir.Value]:
     """The tensors that an operand carries, seen through operators that only move data."""
-    found, waiting = [], [value]
+    found, waiting, seen = [], [value], {value}
     while waiting:
         one = waiting.pop()
-        producer = one.producer()
-        if producer is None or one.name in owners or not is_move(producer, scheme):
+        moved = [] if one.name in makers else _moved(one.producer(), facts, scheme)
+        if not moved:
             found.append(one)
-            continue
-        moved = producer.inputs if producer.op_type == "Concat" else producer.inputs[:1]
-        waiting += [operand for operand in moved if operand is not None]
+        waiting += [operand for operand in dict.fromkeys(moved) if operand not in seen]
+        seen |= set(moved)
     return found
 
 
 def _read_in_float(
     value: ir.Value, chosen: Mapping[str, ir.Node], facts: Facts, scheme: Scheme
 ) -> bool:
-    waiting = [value]
+    waiting, seen = [value], {value}
     while waiting:
         one = waiting.pop()
         if one.name in facts.outputs:
@@ -142,10 +169,12 @@ def _read_in_float(
         for reader in facts.readers(one):
             if reader.graph is not facts.graph:
                 return True
-            if is_move(reader, scheme):
-                waiting += reader.outputs
-            elif (reader.name or "") not in chosen:
+            if (reader.name or "") in chosen:
+                continue
+            if one not in _moved(reader, facts, scheme):
                 return True
+            waiting += [made for made in reader.outputs if made not in seen]
+            seen |= set(reader.outputs)
     return False
 
 
@@ -158,12 +187,17 @@ def _elements(value: ir.Value) -> int:
 
 def _signature(node: ir.Node, facts: Facts) -> str:
     operands = [
-        [v.dtype.name if v.dtype else "", list(shape_of(v)) if v.shape is not None else None]
+        [
+            v.dtype.name if v.dtype else "",
+            list(shape_of(v)) if v.shape is not None else None,
+            facts.constant(v),
+        ]
         if v is not None
         else None
         for v in (*node.inputs, *node.outputs)
     ]
-    last = facts.result(node).producer()
+    together = [facts.result(node).producer(), _bias(node, facts)]
+    kinds = [one.op_type if one else "" for one in together]
     attributes = {name: str(a.value) for name, a in sorted(node.attributes.items())}
-    text = json.dumps([node.op_type, attributes, operands, last.op_type if last else ""])
+    text = json.dumps([node.op_type, attributes, operands, kinds])
     return hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -349,14 +349,11 @@ def _shorten(graph: ir.Graph) -> dict[str, str]:
     if kept & set(names):
         return {}
     shorter = {long: short for short, long in names.items()}
-    renamed = [
-        (value, shorter[value.name]) for value in (*weights, *inner) if value.name in shorter
-    ]
-    # in two steps, since another tensor may still bear the short name: that of an earlier bundle
-    for value, short in renamed:
-        value.name = f"to be {short}"
-    for value, short in renamed:
-        value.name = short
+    renamed = [(v, shorter[v.name]) for v in (*weights, *inner) if v.name in shorter]
+    # By way of names that nothing has: a weight may bear the short name of another.
+    for suffix in ("/renamed", ""):
+        for value, short in renamed:
+            value.name = short + suffix
     for i, node in enumerate(graph):
         names[f"n{i}"], node.name = node.name or "", f"n{i}"
     return names

@@ -65,6 +65,26 @@ class Histogram:
         self._pending: list[np.ndarray] = []
         self._pending_elements = 0
 
+    def to_array(self) -> np.ndarray:
+        """Everything in it as int64, which `from_array` reads."""
+        self._flush()
+        ends = np.array([self.low, self.high], np.float64).view(np.int64)
+        head = np.array([self.count, self.not_finite, self._first_octave], np.int64)
+        return np.concatenate([head, ends, self._counts.reshape(-1)])
+
+    @classmethod
+    def from_array(cls, array: np.ndarray) -> Histogram:
+        """The histogram that `to_array` wrote.
+
+        Raises:
+            ValueError: it is no such array.
+        """
+        found = cls()
+        found.count, found.not_finite, found._first_octave = (int(value) for value in array[:3])
+        found.low, found.high = (float(value) for value in array[3:5].copy().view(np.float64))
+        found._counts = array[5:].reshape(2, -1, PER_OCTAVE).copy()
+        return found
+
     def add(self, values: np.ndarray) -> None:
         """Count the values of an array of any shape; other types are taken as float32."""
         flat = np.ascontiguousarray(values, dtype="<f4").reshape(-1)

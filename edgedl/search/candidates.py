@@ -71,6 +71,16 @@ class Candidate:
             self.model.path, settings=self.settings, threads=threads
         )
 
+    def with_costs(self, costs: Sequence[Cost]) -> Candidate:
+        """The same with a table of costs, which says what this candidate's own plan chose."""
+        int8 = self.plan.int8 if self.plan is not None else ()
+        return replace(
+            self,
+            costs=tuple(
+                replace(cost, chosen="int8" if cost.node in int8 else "float") for cost in costs
+            ),
+        )
+
     def answers(self, ask: Ask) -> bool:
         """Whether it may ship where this was asked for."""
         if ask == "weights":

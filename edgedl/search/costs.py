@@ -23,8 +23,8 @@ from edgedl.search.cut import Price, cheapest
 
 STATES = ("float", "int8", "shifted")
 WORD = re.compile(r"[A-Za-z0-9.]+")
-PROFILE_US = 400_000
-LEAST_RUNS, MOST_RUNS = 8, 60
+# Put between two operators by OpenVINO, whose names make its own: it stands for neither.
+LAYOUT = frozenset({"Reorder"})
 MOST_ROWS = 15
 
 
@@ -52,9 +52,16 @@ class Spent:
 
 
 def spend(
-    candidate: Candidate, found: Choices, feed: Mapping[str, np.ndarray], threads: int | None
+    candidate: Candidate,
+    found: Choices,
+    feed: Mapping[str, np.ndarray],
+    threads: int | None,
+    runs: int,
 ) -> Spent:
-    """Run a candidate under its engine's profiler, and say where its time went.
+    """Run a candidate under its engine's profiler, and say where its time went in a call.
+
+    Args:
+        runs: calls that are profiled, 2 at least.
 
     Raises:
         EngineFailed: the engine refuses the model. Unsupported: it passes 2 GiB, or the engine does
@@ -63,17 +70,18 @@ def spend(
     data, names = to_ship(candidate.model)
     run = engine(candidate.engine)
     settings = candidate.settings
-    first = run.operators(data, feed, settings=settings, threads=threads, runs=2)
-    once_us = max(1.0, sum(operator.us or 0.0 for operator in first))
-    runs = int(np.clip(PROFILE_US / once_us, LEAST_RUNS, MOST_RUNS))
     kernels = run.operators(data, feed, settings=settings, threads=threads, runs=runs)
     tensors = list(candidate.plan.activations) if candidate.plan is not None else []
     spent: dict[str, defaultdict[str, float]] = {
         kind: defaultdict(float) for kind in ("operators", "quantize", "dequantize", "rest")
     }
     fused: dict[str, str] = {}
+    known = found.owners.keys() - names.keys()
     for kernel in kernels:
-        said = _original((kernel.name, *kernel.layers), names)
+        if kernel.kind in LAYOUT and not kernel.layers:
+            spent["rest"][""] += kernel.us or 0.0
+            continue
+        said = _original((kernel.name, *kernel.layers), names, known)
         computed = found.computed_by(said)
         if computed:
             spent["operators"][computed[0]] += kernel.us or 0.0
@@ -93,17 +101,31 @@ def spend(
     )
 
 
-def _original(said: Iterable[str], names: Mapping[str, str]) -> frozenset[str]:
-    """Names of the model's own nodes and tensors in what an engine calls a kernel."""
+def _original(
+    said: Iterable[str], names: Mapping[str, str], known: Collection[str]
+) -> frozenset[str]:
+    """Names of the model's own nodes and tensors in what an engine calls a kernel.
+
+    Args:
+        names: the model's names by the short ones that it was given to the engine with.
+        known: the model's names that matter, for those that were not shortened.
+    """
     found: set[str] = set()
     for text in said:
-        found |= {text, names.get(text, text)}
+        found.add(names.get(text, text))
         found |= {names[word] for word in WORD.findall(text) if word in names}
+        found |= _longest(text.removeprefix("fused "), known)
     return frozenset(found)
 
 
+def _longest(text: str, known: Collection[str]) -> set[str]:
+    """The longest known name that a text begins with, up to the end of a word."""
+    ends = [i for i in range(len(text), 0, -1) if i == len(text) or not text[i].isalnum()]
+    return set([text[:end] for end in ends if text[:end] in known][:1])
+
+
 def _conversion(said: frozenset[str], tensors: list[str]) -> tuple[str, str]:
-    for name in said:
+    for name in sorted(said):
         match = re.search(r"quantized_(\d+)_(quantize|dequantize)", name)
         if match and int(match[1]) < len(tensors):
             return match[2], tensors[int(match[1])]
@@ -118,6 +140,7 @@ class CostTable:
         times: microseconds by operator signature and state, one for each time it was seen.
         together: signatures of operators that one kernel computed, which are therefore kept
             in one precision.
+        float_shares: by model, the share of its full plan's time that no row accounts for.
         conversions: by direction, pairs of elements and microseconds.
         spread: for each profile the elements that crossed to or from operators that are always
             float, those that crossed between two that could have agreed, and the microseconds by
@@ -130,6 +153,7 @@ class CostTable:
         default_factory=lambda: defaultdict(list)
     )
     together: set[frozenset[str]] = field(default_factory=set)
+    float_shares: dict[str, float] = field(default_factory=dict)
     conversions: defaultdict[str, list[tuple[int, float]]] = field(
         default_factory=lambda: defaultdict(list)
     )
@@ -146,7 +170,9 @@ class CostTable:
 
     def _take(self, row: Mapping[str, Any]) -> None:
         us = float(row["us"])
-        if row["what"] == "spread":
+        if row["what"] == "float share":
+            self.float_shares[str(row["model"])] = us
+        elif row["what"] == "spread":
             self.spread.append((int(row["edge"]), int(row["inside"]), us))
         elif row["what"] in ("quantize", "dequantize"):
             self.conversions[row["what"]].append((int(row["elements"]), us))
@@ -185,6 +211,12 @@ class CostTable:
         for row in rows:
             self._take(row)
         self.ledger.add(rows)
+
+    def add_share(self, model: str, share: float) -> None:
+        """Keep which share of a model's full plan is spent on what has no row."""
+        row = {"what": "float share", "model": model, "us": share}
+        self._take(row)
+        self.ledger.add([row])
 
     def add_shifted(self, spent: Spent, found: Choices, nodes: Collection[str]) -> None:
         """Take and keep what operators took with their weights shifted by one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -121,7 +121,7 @@ def relieve(
             narrow=start.plan.narrow if start.plan else (),
             label=f"{start.label}, but {count} operator{'s' * (count > 1)}",
         )
-        return judge(replace(candidate, costs=start.costs), expected, threads)
+        return judge(candidate.with_costs(start.costs), expected, threads)
 
     failed, count = 0, max(1, len(order) // 16)
     while count < len(order):

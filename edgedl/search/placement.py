@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from time import perf_counter
 
 import numpy as np
 
@@ -21,7 +22,9 @@ from edgedl.search.memory import machine_parts
 
 CHEAPER_IN_FLOAT = "costs less in float here, with the conversions around it"
 MOST_TURNS = 4
-CLEARLY = 0.95
+CLEARLY, CLEARLY_US = 0.95, 2.0
+PROFILE_SECONDS = 0.5
+LEAST_RUNS, MOST_RUNS = 8, 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,18 +36,47 @@ class Bench:
     feed: Mapping[str, np.ndarray]
     threads: int
     progress: Progress
+    runs: int = MOST_RUNS
+
+
+def runs_for(backend: Backend, model: Model, feed: Mapping[str, np.ndarray], threads: int) -> int:
+    """How many calls of a model take about half a second, within 8 and 60.
+
+    Raises:
+        EngineFailed: the engine refuses the model.
+    """
+    settings = backend.settings("float32")
+    with engine(backend.engine).open_model(
+        model.path, settings=settings, threads=threads
+    ) as session:
+        session.run(feed)
+        began = perf_counter()
+        session.run(feed)
+        taken = perf_counter() - began
+    return int(np.clip(PROFILE_SECONDS / max(taken, 1e-6), LEAST_RUNS, MOST_RUNS))
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """The plan of least time, the table that it was found in, and the share of the full plan's
+    time that is spent in float."""
+
+    candidate: Candidate
+    costs: tuple[Cost, ...]
+    float_share: float
 
 
 def place_by_cost(
     bench: Bench, full: Candidate, histograms: Mapping[str, Histogram], calibrated: int
-) -> tuple[Candidate, tuple[Cost, ...]]:
-    """The plan of least time, and the table that it was found in.
+) -> Placed:
+    """The plan of least time.
 
     The float model and the full plan are profiled, unless the store knows all of their operators'
     times from this machine. The plan of least sum is placed and profiled in turn, and what that
     shows is added to the table, until the least sum is a plan that was seen before: what a
     conversion costs, and what is no longer fused, is learned where it happens. The plan that took
-    least of those that were profiled is given, which may be the full one.
+    least of those that were profiled is given, which may be the full one; where the store knows
+    all, that of the least sum.
 
     Args:
         calibrated: how many samples the histograms count.
@@ -58,11 +90,14 @@ def place_by_cost(
     found = _sized(choices(bench.clean, bench.backend.scheme), histograms, calibrated)
     table = _table(bench, full)
     known = table.knows(found, "float") and table.knows(found, "int8")
+    known = known and bench.clean.digest in table.float_shares
     best, rest_us = (math.inf, full), None
     if not known:
         as_float = replace(full, precision="float32", model=bench.clean, plan=None)
         rest_us = _profile(table, bench, as_float, found, None).rest_us
-        best = (_profile(table, bench, full, found, rest_us).total_us, full)
+        spent = _profile(table, bench, full, found, rest_us)
+        best = (spent.total_us, full)
+        table.add_share(bench.clean.digest, spent.rest_us / max(spent.total_us, 1e-9))
     seen = {full.plan.int8}
     for _ in range(1 if known else MOST_TURNS):
         chosen = table.best(found, bench.backend.scheme.optional_outputs)
@@ -82,11 +117,15 @@ def place_by_cost(
         if candidate.plan.int8 in seen or not candidate.plan.int8:
             break
         seen.add(candidate.plan.int8)
+        if known:
+            best = (0.0, candidate)
+            break
         spent = _profile(table, bench, candidate, found, rest_us)
         best = min(best, (spent.total_us, candidate), key=lambda one: one[0])
     winner = _shifted(table, bench, best[1], histograms, found)
     assert winner.plan is not None
-    return winner, table.rows(found, winner.plan.int8)
+    costs = table.rows(found, winner.plan.int8)
+    return Placed(winner, costs, table.float_shares[bench.clean.digest])
 
 
 def _shifted(
@@ -123,12 +162,14 @@ def _shifted(
 
     if any(table.us(found.signatures[node], "shifted") is None for node in able):
         bench.progress(f"profiling {winner.name} with other kernels", 0, 1)
-        spent = spend(candidate(able), found, bench.feed, bench.threads)
+        spent = spend(candidate(able), found, bench.feed, bench.threads, bench.runs)
         table.add_shifted(spent, found, able)
     faster = []
     for node in able:
         own, other = (table.us(found.signatures[node], state) for state in ("int8", "shifted"))
-        if own is not None and other is not None and other < CLEARLY * own:
+        if own is None or other is None:
+            continue
+        if other < min(CLEARLY * own, own - CLEARLY_US):
             faster.append(node)
     return candidate(faster) if faster else winner
 
@@ -160,6 +201,6 @@ def _profile(
     table: CostTable, bench: Bench, candidate: Candidate, found: Choices, rest_us: float | None
 ) -> Spent:
     bench.progress(f"profiling {candidate.name}", 0, 1)
-    spent = spend(candidate, found, bench.feed, bench.threads)
+    spent = spend(candidate, found, bench.feed, bench.threads, bench.runs)
     table.add(spent, found, candidate.plan, rest_us)
     return spent

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
+
+import edgedl
 from edgedl.backends import Backend
 from edgedl.core.errors import EdgeError
 from edgedl.core.model import Model
 from edgedl.core.progress import Progress
 from edgedl.core.samples import Samples
+from edgedl.core.store import default_store, key_of
 from edgedl.core.units import format_bytes
 from edgedl.passes.calibrate import calibrate, forecast
 from edgedl.passes.correct import CorrectBias, channel_means
@@ -32,7 +37,9 @@ from edgedl.search.candidates import (
 )
 from edgedl.search.exactness import best_ranges
 from edgedl.search.limits import Limits
-from edgedl.search.placement import Bench, place_by_cost
+from edgedl.search.placement import Bench, place_by_cost, runs_for
+
+WORTH_REDUCING = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,35 +103,58 @@ def _histograms(
         return {}, Refusal("int8", "no operator of the graph has an int8 kernel here")
     need = forecast(ways.clean, watched, ways.calibration)
     ways.progress(f"calibrating, about {format_bytes(need.peak_bytes)} needed", 0, 1)
-    return calibrate(ways.clean, watched, ways.calibration, progress=ways.progress), None
+    return _counted(ways, watched), None
+
+
+def _counted(ways: Ways, watched: Sequence[str]) -> dict[str, Histogram]:
+    """Histograms, from the store where these samples were counted before."""
+
+    def build(folder: Path) -> None:
+        found = calibrate(ways.clean, watched, ways.calibration, progress=ways.progress)
+        np.savez(folder / "counts.npz", *(found[name].to_array() for name in watched))
+
+    key = key_of(
+        what="histograms",
+        model=ways.clean.digest,
+        samples=ways.calibration.digest,
+        tensors=list(watched),
+        version=edgedl.__version__,
+    )
+    place = default_store().make(key, build)
+    with np.load(place / "counts.npz", allow_pickle=False) as arrays:
+        return {name: Histogram.from_array(arrays[f"arr_{i}"]) for i, name in enumerate(watched)}
 
 
 def _int8(
     built: Backend, ways: Ways, histograms: Mapping[str, Histogram]
 ) -> Iterator[Candidate | Refusal]:
-    """The full plan and that of least cost, for each precision of what stays float; where costs
-    cannot be told, the rules' narrower plans."""
+    """The full plan and that of least cost, for each precision of what stays float where that is
+    a tenth of the time; where costs cannot be told, the rules' narrower plans."""
     ways.progress(f"choosing ranges for {built.engine}", 0, 1)
     full = best_ranges(built, ways.clean, histograms, ways.calibration, ways.expected, ways.threads)
     if full is None or isinstance(full, Refusal):
         yield from [full] if full else []
         return
     assert full.method is not None
-    bench = Bench(built, ways.clean, ways.expected.feeds[0], ways.threads, ways.progress)
+    feed = ways.expected.feeds[0]
+    runs = runs_for(built, ways.clean, feed, ways.threads)
+    bench = Bench(built, ways.clean, feed, ways.threads, ways.progress, runs)
     rests = {full.label: full.settings}
     rests |= {f"{full.label}, {label}": s for label, s in built.rests().items()}
     for label, settings in rests.items():
         whole = replace(full, label=label, settings=settings)
         try:
-            placed, costs = place_by_cost(bench, whole, histograms, len(ways.calibration))
+            found = place_by_cost(bench, whole, histograms, len(ways.calibration))
         except EdgeError as error:
             yield whole
             yield Refusal(f"{whole.name}, placed by cost", error.message)
             yield from narrower(built, ways.clean, histograms, full.method)
             return
-        yield replace(whole, costs=costs)
-        if placed is not whole:
-            yield replace(placed, costs=costs)
+        yield whole.with_costs(found.costs)
+        if found.candidate is not whole:
+            yield found.candidate.with_costs(found.costs)
+        if found.float_share < WORTH_REDUCING:
+            return
 
 
 def _planned(built: Backend, ways: Ways, written: PlanFile) -> Candidate:

@@ -126,23 +126,25 @@ def test_what_ships_is_one_small_file_with_the_same_answers(tmp_path: Path) -> N
         assert np.array_equal(wanted["logits"], given["logits"])
 
 
-def test_short_names_that_stand_there_already_change_places(tmp_path: Path) -> None:
-    model = saved(conv_net(), tmp_path)
-    rows = feeds(model.signature, 1)
-    net = onnx.load(model.path)
-    weights = [weight.name for weight in net.graph.initializer]
-    inner = [name for node in net.graph.node for name in node.output if name != "logits"]
-    taken = {name: f"w{i}" for i, name in enumerate(reversed(weights))}
-    taken |= {name: f"t{i}" for i, name in enumerate(reversed(inner))}
-    for weight in net.graph.initializer:
-        weight.name = taken[weight.name]
+def test_what_bears_the_short_name_of_another_ships_all_the_same(tmp_path: Path) -> None:
+    net = residual_net()
+    made = [name for node in net.graph.node for name in node.output if name != "logits"]
+    stored = [tensor.name for tensor in net.graph.initializer]
+    names = {name: f"t{i}" for i, name in enumerate(reversed(made))}
+    names |= {name: f"w{i}" for i, name in enumerate(reversed(stored))}
     for node in net.graph.node:
-        node.input[:] = [taken.get(name, name) for name in node.input]
-        node.output[:] = [taken.get(name, name) for name in node.output]
-    [wanted] = answers(model.path, rows)
-    data, names = to_ship(saved(net, tmp_path))
-    assert set(taken.values()) <= set(names.values())
-    assert np.array_equal(answers(data, rows)[0]["logits"], wanted["logits"])
+        for listed in (node.input, node.output):
+            listed[:] = [names.get(name, name) for name in listed]
+    for tensor in net.graph.initializer:
+        tensor.name = names[tensor.name]
+    model = saved(net, tmp_path)
+    data, back = to_ship(model)
+    assert (back["t0"], back["w0"]) == (names[made[0]], names[stored[0]])
+    shipped = onnx.load_from_string(data).graph
+    assert [back[t.name] for t in shipped.initializer] == [names[name] for name in stored]
+    rows = feeds(model.signature)
+    for wanted, given in zip(answers(model.path, rows), answers(data, rows), strict=True):
+        assert np.array_equal(wanted["logits"], given["logits"])
 
 
 def test_calibration_counts_what_the_tensors_hold(tmp_path: Path) -> None:
