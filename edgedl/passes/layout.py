@@ -194,8 +194,6 @@ def _judge_glue(
     extent: Extent,
     decisions: Mapping[str, Decision],
 ) -> tuple[Literal["int8", "float"], str] | None:
-    if extent != "full":
-        return None
     operands = [value for value in node.inputs if value is not None]
     computed = facts.computed(node)
     if node.op_type in BOTH_COMPUTED and len(computed) < 2:
@@ -205,6 +203,8 @@ def _judge_glue(
     result = facts.result(node)
     if result.name in facts.outputs or node.outputs[0].name in facts.outputs:
         return None
+    if extent != "full":
+        return "float", "only products with constant weights are in int8 here"
     fed = [_made_in_int8(value, facts, scheme, decisions) for value in computed]
     enough = all(fed) if scheme.outputs or node.op_type == "Concat" else any(fed)
     return ("int8", "between int8 operators") if enough else ("float", "its inputs are float")
