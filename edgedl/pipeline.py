@@ -51,6 +51,7 @@ from edgedl.yamls import read_yaml
 
 MOST_AGREEMENT = 256
 MOST_FEEDS = 32
+MOST_PLAN_BYTES = 20_000_000
 SAME_ANSWERS = 0.999
 
 
@@ -108,7 +109,7 @@ def compress(
     chosen = target_of(target)
     limits = Limits(max_drop, max_latency_ms, max_bytes)
     backends, doubts = _backends(chosen)
-    written = None if plan is None else read_yaml(plan)
+    written = None if plan is None else read_yaml(plan, MOST_PLAN_BYTES)
     planned = None if written is None else written.read(from_document)
     if planned is not None:
         ask, backends = "plan", [b for b in backends if b.engine == planned.engine]

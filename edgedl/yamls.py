@@ -80,29 +80,30 @@ class Located:
             raise self.error(error.keys, error.message, error.hint) from error
 
 
-def read_yaml(path: str | Path) -> Located:
-    """The one document of a YAML file in UTF-8, of 1 MB at most.
+def read_yaml(path: str | Path, most_bytes: int = MOST_BYTES) -> Located:
+    """The one document of a YAML file in UTF-8, of 1 MB at most where nothing else is said.
 
     Raises:
         BadValue: the file is missing, too large, no text, or no YAML; it holds aliases, tags or
             several documents; a key stands twice or is no text.
     """
     path = Path(path)
-    node = _composed(path, _text(path))
+    node = _composed(path, _text(path, most_bytes))
     lines: dict[Keys, int] = {}
     data = None if node is None else _Plain(path, lines).of(node, ())
     return Located(path, data, lines)
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, most_bytes: int) -> str:
     try:
         with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
+            content = file.read(most_bytes + 1)
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
         raise BadValue(f"{reason}", where=str(path), hint="name a YAML file") from None
-    if len(content) > MOST_BYTES:
-        raise BadValue("larger than 1 MB", where=str(path), hint="is it a YAML file?")
+    if len(content) > most_bytes:
+        size = most_bytes // 1_000_000
+        raise BadValue(f"larger than {size} MB", where=str(path), hint="is it a YAML file?")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
