@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from edgedl.core.errors import BadValue, nearest
 from edgedl.core.fields import from_plain
 from edgedl.core.model import Model
@@ -15,10 +17,15 @@ from edgedl.passes.graph import read
 from edgedl.passes.layout import Layout, layout
 from edgedl.passes.plan import Cost, Plan, Quantizer, State
 from edgedl.passes.ranges import METHODS, Method
+from edgedl.passes.scales import SMALLEST_SCALE
 
 BY_HAND = "the plan says so"
+LARGEST_SCALE = float(np.finfo(np.float32).max)
 STATES: tuple[State, ...] = ("float", "int8")
+LIKE = f"like `{json.dumps(Quantizer('uint8', 0.02, 128).to_json())}`"
 PARTS = ("engine", "settings", "ranges", "operators", "scales")
+MOST_WIDTH = 80
+MOST_PLAIN_KEY = 1000  # YAML 1.2 (7.4) reads no further for the colon behind a key
 HEAD = """\
 # Which operators compute in int8, and the scales of their tensors. Change `int8` to `float` or
 # back, or a scale, then: edgedl compress MODEL --plan THIS_FILE --samples SAMPLES -o OUT.edl
@@ -52,16 +59,22 @@ def to_yaml(
     lines = [HEAD, f"engine: {engine}", f"settings: {json.dumps(dict(settings))}"]
     lines += [f"ranges: {ranges}", "operators:" + ("" if plan.decisions else " {}")]
     by_node = {cost.node: cost for cost in costs}
-    width = max((len(json.dumps(d.node)) for d in plan.decisions), default=0) + 7
+    width = min(MOST_WIDTH, max((len(_key(d.node)) for d in plan.decisions), default=0) + 7)
     for decision in plan.decisions:
         cost = by_node.get(decision.node)
         known = cost is not None and cost.float_us is not None and cost.int8_us is not None
         times = f"{cost.float_us:.0f} us in float, {cost.int8_us:.0f} in int8; " if known else ""  # type: ignore[union-attr]
-        entry = f"{json.dumps(decision.node)}: {decision.precision}"
+        entry = f"{_key(decision.node)}: {decision.precision}"
         lines.append(f"  {entry:<{width}}  # {decision.operator}: {times}{decision.reason}")
     lines.append("scales:" + ("" if plan.activations else " {}"))
-    lines += [f"  {json.dumps(n)}: {json.dumps(q.to_json())}" for n, q in plan.activations.items()]
+    lines += [f"  {_key(n)}: {json.dumps(q.to_json())}" for n, q in plan.activations.items()]
     return "\n".join(lines) + "\n"
+
+
+def _key(name: str) -> str:
+    """A name as YAML takes it for a key: as JSON writes it, and marked where it is long."""
+    text = json.dumps(name).replace("\x7f", "\\u007f")
+    return text if len(text) <= MOST_PLAIN_KEY else f"? {text}\n  "
 
 
 def from_document(document: Any) -> PlanFile:
@@ -84,7 +97,8 @@ def from_document(document: Any) -> PlanFile:
             raise BadValue(f"unknown {part} `{value}`", keys=(part,), hint=nearest(value, known))
     for part in ("settings", "operators", "scales"):
         if not isinstance(document[part], Mapping):
-            raise BadValue(f"`{part}` wants names with values", keys=(part,))
+            message = f"`{part}` wants names with values"
+            raise BadValue(message, keys=(part,), hint=f"`{part}: {{}}` where there are none")
     for name, state in document["operators"].items():
         if state not in STATES:
             message = f"`{name}` is `{state}`"
@@ -97,16 +111,22 @@ def from_document(document: Any) -> PlanFile:
 
 def _quantizer(value: Any, name: str) -> Quantizer:
     keys = ("scales", name)
+    if not isinstance(value, Mapping):
+        raise BadValue(f"the scale of `{name}` wants keys with values", keys=keys, hint=LIKE)
     try:
         found = from_plain(Quantizer, value)
     except BadValue as error:
-        raise error.under(keys) from None
+        wrong = error.under(keys)
+        raise BadValue(wrong.message, keys=wrong.keys, hint=wrong.hint or LIKE) from None
     low, high = (0, 255) if found.dtype == "uint8" else (-128, 127)
-    if not found.scale > 0:
-        raise BadValue(f"the scale of `{name}` is not above 0", keys=(*keys, "scale"))
+    if not SMALLEST_SCALE <= found.scale <= LARGEST_SCALE:
+        message = (
+            f"the scale of `{name}` is not within {SMALLEST_SCALE:.2g} and {LARGEST_SCALE:.2g}"
+        )
+        raise BadValue(message, keys=(*keys, "scale"), hint=LIKE)
     if not low <= found.zero_point <= high:
         message = f"the zero point of `{name}` is not within {low} and {high}"
-        raise BadValue(message, keys=(*keys, "zero_point"))
+        raise BadValue(message, keys=(*keys, "zero_point"), hint=LIKE)
     return found
 
 
@@ -114,8 +134,9 @@ def fit(plan: PlanFile, model: Model) -> Layout:
     """Where the plan puts quantizers in a model.
 
     Raises:
-        BadValue: the plan names operators that the model has not, lacks some that it has, puts one
-            into int8 that cannot be, or gives tensors unlike scales that share one.
+        BadValue: the plan names an operator or tensor that the model has not, lacks an operator
+            that it has, puts one into int8 that cannot be, or gives tensors that share a scale
+            unlike ones.
     """
     graph = read(model.path)
     scheme = SCHEMES[plan.engine]
@@ -143,6 +164,11 @@ def fit(plan: PlanFile, model: Model) -> Layout:
             reason = now[name].reason if name in now else "what it reads is in float"
             message = f"`{name}` cannot compute in int8: {reason}"
             raise BadValue(message, keys=("operators", name), hint=f"`{name}: float`")
+    tensors = {v.name or "" for n in graph.graph for v in (*n.inputs, *n.outputs) if v is not None}
+    for name in plan.scales:
+        if name not in tensors:
+            message = f"the model has no tensor `{name}`"
+            raise BadValue(message, keys=("scales", name), hint=nearest(name, found.tensors))
     _same_in_groups(plan, found)
     return found
 
