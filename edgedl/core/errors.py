@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+MOST_LISTED = 20
+
 
 class EdgeError(Exception):
     """Something that the user can put right: where it is, what it is, and a way out."""
@@ -84,10 +86,11 @@ class LimitBroken(EdgeError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The hint for an unknown name: its nearest relative, then every name there is."""
+    """The hint for an unknown name: its nearest relative, then the names there are, 20 at most."""
     import difflib
 
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=1)
-    listing = "known: " + ", ".join(names) if names else "none are known"
+    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    listing = "known: " + ", ".join(names[:MOST_LISTED]) + more if names else "none are known"
     return f"did you mean `{close[0]}`? {listing}" if close else listing

@@ -209,9 +209,10 @@ def _scores(answer: np.ndarray) -> bool:
 
 
 def _unit(answer: np.ndarray) -> bool:
-    """Whether its rows have length 1, as those of embeddings have, all of them, and those of
-    probabilities where a class is certain."""
+    """Whether its rows have length 1, as those of embeddings have, and are no probabilities."""
     rows = answer.reshape(-1, answer.shape[-1])
+    if rows.min() >= 0 and np.allclose(rows.sum(axis=1), 1, atol=1e-2):
+        return False
     return bool(np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-3))
 
 

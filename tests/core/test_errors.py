@@ -39,5 +39,11 @@ def test_nearest_without_a_close_name_lists_all() -> None:
     assert nearest("xyz", ["fold", "clean"]) == "known: clean, fold"
 
 
+def test_nearest_of_thousands_lists_a_few() -> None:
+    hint = nearest("node_700x", [f"node_{i:04}" for i in range(5000)])
+    assert "did you mean `node_" in hint
+    assert hint.endswith(", node_0018, node_0019 and 4980 more")
+
+
 def test_nearest_of_nothing() -> None:
     assert nearest("xyz", []) == "none are known"

@@ -232,3 +232,19 @@ def test_pooled_intervals_cover_the_truth_as_often_as_they_say() -> None:
         found = pooled_ratio(processes)
         covered += found.low <= 1.1 <= found.high
     assert covered >= 0.92 * 200
+
+
+def test_classes_are_told_by_all_answers() -> None:
+    certain, doubtful = np.array([[0.0, 1.0, 0.0]]), np.array([[0.3, 0.5, 0.2]])
+    meter = AgreementMeter()
+    for answer in (certain, doubtful, certain):
+        meter.add({"y": answer}, {"y": answer})
+    assert meter.result().top1 == 1.0
+    embeddings = AgreementMeter()
+    embeddings.add({"y": np.array([[0.6, -0.8]])}, {"y": np.array([[0.6, -0.8]])})
+    embeddings.add({"y": np.array([[-0.8, 0.6]])}, {"y": np.array([[0.8, 0.6]])})
+    assert embeddings.result().top1 is None
+    logits = AgreementMeter()
+    logits.add({"y": np.array([[0.6, -0.8]])}, {"y": np.array([[0.6, -0.8]])})
+    logits.add({"y": np.array([[-5.0, 6.0]])}, {"y": np.array([[7.0, 6.0]])})
+    assert logits.result().top1 == 0.5
