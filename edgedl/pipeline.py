@@ -40,7 +40,7 @@ from edgedl.passes.graph import rewrite
 from edgedl.passes.plan_file import fit, from_document, to_yaml
 from edgedl.passes.shapes import Shapes
 from edgedl.report.compressed import Accuracy, Choice, Compressed
-from edgedl.runtime import engine, installed_engines
+from edgedl.runtime import installed_engines
 from edgedl.runtime.process import Processing
 from edgedl.runtime.session import Session
 from edgedl.search.candidates import (
@@ -54,6 +54,7 @@ from edgedl.search.candidates import (
 from edgedl.search.choose import confirm
 from edgedl.search.find import Search, find
 from edgedl.search.limits import Limits
+from edgedl.search.memory import open_carefully
 from edgedl.search.ways import Ways
 from edgedl.search.why import reasons
 from edgedl.ship import count_operators, precision_of, ship
@@ -259,11 +260,10 @@ def _proven_clean(given: Model, clean: Model, samples: Samples) -> tuple[Model, 
     """The cleaned model, or the given one where cleaning changed the answers."""
     few = _first(samples, 4)
     for name in installed_engines():
-        open_it = engine(name).open_model
         try:
             with (
-                open_it(given.path, settings={}) as before,
-                open_it(clean.path, settings={}) as after,
+                open_carefully(name, given, {}) as before,
+                open_carefully(name, clean, {}) as after,
             ):
                 alike = agreement(before, after, few)
         except EdgeError:
@@ -281,9 +281,7 @@ def _float_session(backends: Sequence[Backend], given: Model, clean: Model) -> S
     for built in backends:
         for model in (given, clean):
             try:
-                return engine(built.engine).open_model(
-                    model.path, settings=built.settings("float32")
-                )
+                return open_carefully(built.engine, model, built.settings("float32"))
             except EngineFailed as error:
                 reasons.append(error)
     raise reasons[0]

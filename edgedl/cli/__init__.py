@@ -56,6 +56,10 @@ def group() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: 0 fine, 1 the user can fix it, 2 usage, 3 a broken limit."""
+    if arguments is None and sys.argv[1:2] == ["compress"]:
+        from edgedl.cli.supervise import supervised
+
+        sys.exit(supervised(lambda: _run(sys.argv[1:]), _note))
     sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -88,6 +92,10 @@ def _fail(message: str, hint: str | None, status: int) -> int:
     if hint:
         click.echo(f"\nhint: {hint}", err=True)
     return status
+
+
+def _note(message: str) -> None:
+    click.echo(f"note: {message}", err=True)
 
 
 def _red(text: str) -> str:

@@ -15,13 +15,14 @@ from edgedl.core.progress import Progress
 from edgedl.runtime.session import Session
 from edgedl.search.candidates import Ask, Candidate, Reference, Refusal, Trial
 from edgedl.search.limits import Limits
-from edgedl.search.memory import Latencies, judge
+from edgedl.search.memory import Latencies, careful, judge
 
 TIE = 0.01
 ALIKE = 0.1
 UNRELATED = 0.6
 HEAT = 4
 HOPELESS = 1.15
+SAME_OPERATORS = 0.05
 SECONDS_EACH = 0.4
 
 
@@ -55,7 +56,8 @@ def time_candidates(
     while rest:
         reference = rest.pop(0)
         try:
-            first = reference.open(threads)
+            with careful(reference):
+                first = reference.open(threads)
             break
         except EdgeError as error:
             refusals.append(Refusal(reference.name, error.message))
@@ -80,7 +82,21 @@ def time_candidates(
             kept.add((c, found[c.name]) for c in heat if c.name in found)
     reference_ms = float(np.median(times_ms))
     lasted = tuple(c for c in candidates if c.name in ratios)
+    _level(lasted, ratios)
     return Timed(lasted, {n: r * reference_ms for n, r in ratios.items()}, tuple(refusals))
+
+
+def _level(candidates: Sequence[Candidate], ratios: dict[str, float]) -> None:
+    """Give models whose weights are stored in 8 bits the time of those that run the same operators
+    on weights as they were, where no more than noise is between them."""
+    for candidate in candidates:
+        for twin in candidates if candidate.stored else ():
+            if twin.stored or twin.as_given or twin.precision != candidate.precision:
+                continue
+            if (twin.engine, twin.settings) != (candidate.engine, candidate.settings):
+                continue
+            if abs(ratios[candidate.name] / ratios[twin.name] - 1) < SAME_OPERATORS:
+                ratios[candidate.name] = ratios[twin.name]
 
 
 def _heat(
@@ -98,8 +114,9 @@ def _heat(
         for candidate in heat:
             progress(f"timing {candidate.name}", 0, 1)
             try:
-                sessions[candidate.name] = candidate.open(threads)
-                sessions[candidate.name].run(feeds[0])
+                with careful(candidate):
+                    sessions[candidate.name] = candidate.open(threads)
+                    sessions[candidate.name].run(feeds[0])
             except EdgeError as error:
                 refusals.append(Refusal(candidate.name, error.message))
                 if candidate.name in sessions:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from statistics import median
 from typing import Any
 
 from edgedl.benchmark.machine import this_machine
+from edgedl.core.errors import EngineFailed
 from edgedl.core.ledger import Ledger
+from edgedl.core.model import Model
 from edgedl.core.stats import Agreement
 from edgedl.core.store import key_of
 from edgedl.runtime import engine
+from edgedl.runtime.session import Session
 from edgedl.search.candidates import Candidate, Reference, Trial, try_out
 
 LATEST = 5
@@ -34,6 +37,46 @@ def key_of_candidate(candidate: Candidate) -> str:
     )
 
 
+@contextlib.contextmanager
+def careful(candidate: Candidate) -> Iterator[None]:
+    """Around what an engine does with a candidate: a note that it has begun and that it ended.
+
+    A candidate that brought its process down is not opened again on this machine.
+
+    Raises:
+        EngineFailed: it did, when this was tried before.
+    """
+    notes = Ledger.of("opened", machine=machine_parts())
+    name = key_of_candidate(candidate)
+    ended = {row.get("candidate"): row.get("ended") for row in notes.rows()}
+    if ended.get(name) is False:
+        raise EngineFailed(
+            f"{candidate.engine} brought the process down when this was tried before",
+            where=str(candidate.model.path),
+            hint=f"remove {notes.path} to try again",
+        )
+    if name not in ended:
+        notes.add([{"candidate": name, "ended": False}])
+    try:
+        yield
+    finally:
+        if name not in ended:
+            notes.add([{"candidate": name, "ended": True}])
+
+
+def open_carefully(
+    name: str, model: Model, settings: Mapping[str, Any], threads: int | None = None
+) -> Session:
+    """A session of a float model on the engine of this name.
+
+    Raises:
+        EngineFailed: the engine refuses the model, or brought the process down before.
+    """
+    candidate = Candidate(name, "float32", "float32", model, settings)
+    with careful(candidate):
+        return candidate.open(threads)
+
+
 def judge(candidate: Candidate, expected: Reference, threads: int | None) -> Trial:
     """A candidate's answers compared with float, as `try_out` does it, or as it was found before.
 
@@ -46,7 +89,8 @@ def judge(candidate: Candidate, expected: Reference, threads: int | None) -> Tri
         if row.get("candidate") == name:
             with contextlib.suppress(KeyError, TypeError):
                 return Trial(candidate, Agreement(**row["agreement"]), float(row["drop"]))
-    trial = try_out(candidate, expected, threads)
+    with careful(candidate):
+        trial = try_out(candidate, expected, threads)
     agreement = trial.agreement.to_json()
     kept.add([{"candidate": name, "agreement": agreement, "drop": trial.drop}])
     return trial

@@ -18,7 +18,7 @@ from edgedl.passes.ranges import Histogram
 from edgedl.runtime import engine
 from edgedl.search.candidates import Candidate, int8_candidate
 from edgedl.search.costs import CostTable, Spent, spend
-from edgedl.search.memory import machine_parts
+from edgedl.search.memory import careful, machine_parts, open_carefully
 
 CHEAPER_IN_FLOAT = "costs less in float here, with the conversions around it"
 MOST_TURNS = 4
@@ -46,9 +46,7 @@ def runs_for(backend: Backend, model: Model, feed: Mapping[str, np.ndarray], thr
         EngineFailed: the engine refuses the model.
     """
     settings = backend.settings("float32")
-    with engine(backend.engine).open_model(
-        model.path, settings=settings, threads=threads
-    ) as session:
+    with open_carefully(backend.engine, model, settings, threads) as session:
         session.run(feed)
         began = perf_counter()
         session.run(feed)
@@ -162,7 +160,9 @@ def _shifted(
 
     if any(table.us(found.signatures[node], "shifted") is None for node in able):
         bench.progress(f"profiling {winner.name} with other kernels", 0, 1)
-        spent = spend(candidate(able), found, bench.feed, bench.threads, bench.runs)
+        every = candidate(able)
+        with careful(every):
+            spent = spend(every, found, bench.feed, bench.threads, bench.runs)
         table.add_shifted(spent, found, able)
     faster = []
     for node in able:
@@ -201,6 +201,7 @@ def _profile(
     table: CostTable, bench: Bench, candidate: Candidate, found: Choices, rest_us: float | None
 ) -> Spent:
     bench.progress(f"profiling {candidate.name}", 0, 1)
-    spent = spend(candidate, found, bench.feed, bench.threads, bench.runs)
+    with careful(candidate):
+        spent = spend(candidate, found, bench.feed, bench.threads, bench.runs)
     table.add(spent, found, candidate.plan, rest_us)
     return spent

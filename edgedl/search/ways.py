@@ -37,6 +37,7 @@ from edgedl.search.candidates import (
 )
 from edgedl.search.exactness import best_ranges
 from edgedl.search.limits import Limits
+from edgedl.search.memory import careful
 from edgedl.search.placement import Bench, place_by_cost, runs_for
 
 WORTH_REDUCING = 0.1
@@ -182,12 +183,13 @@ def _variants(built: Backend, ways: Ways, candidates: Sequence[Candidate]) -> li
         return []
     first = mine[0]
     try:
-        ran = engine(first.engine).operators(
-            first.model.path,
-            ways.expected.feeds[0],
-            settings=first.settings,
-            threads=ways.threads,
-        )
+        with careful(first):
+            ran = engine(first.engine).operators(
+                first.model.path,
+                ways.expected.feeds[0],
+                settings=first.settings,
+                threads=ways.threads,
+            )
     except EdgeError:
         return []
     kinds = {operator.kind for operator in ran}

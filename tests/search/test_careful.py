@@ -1,0 +1,36 @@
+"""What brings a process down is noted, and left out the next time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgedl.core.errors import EngineFailed
+from edgedl.runtime import installed_engines
+from edgedl.search.candidates import Candidate
+from edgedl.search.memory import careful
+from tests.models import conv_net, saved
+
+
+def test_what_brought_the_process_down_is_not_opened_again(tmp_path: Path) -> None:
+    model = saved(conv_net(), tmp_path)
+    name = installed_engines()[0]
+    candidate = Candidate(name, "float32", "float32", model, {})
+    begun = careful(candidate)
+    begun.__enter__()  # and never left, as in a process that crashed
+    with (
+        pytest.raises(EngineFailed, match="brought the process down") as caught,
+        careful(candidate),
+    ):
+        pytest.fail("it was entered")
+    assert "remove" in (caught.value.hint or "")
+    other = Candidate(name, "float32", "float32", model, {"memory_pattern": False})
+    with careful(other):
+        pass
+    with careful(other):
+        pass
+    with pytest.raises(RuntimeError), careful(other):
+        raise RuntimeError
+    with careful(other):
+        pass
