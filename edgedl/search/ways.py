@@ -32,6 +32,8 @@ from edgedl.search.candidates import (
 from edgedl.search.limits import Limits
 from edgedl.search.placement import Bench, place_by_cost
 
+PLANNED = "as planned"
+
 
 @dataclass(frozen=True, eq=False)
 class Ways:
@@ -134,14 +136,14 @@ def _planned(built: Backend, ways: Ways, written: PlanFile) -> Candidate:
     decided = decide(found, built.scheme, histograms, written.ranges, written.scales)
     model = rewrite(ways.clean, Place(decided), WeightOnly())
     return Candidate(
-        built.engine, "int8", "as planned", model, dict(written.settings), decided,
+        built.engine, "int8", PLANNED, model, dict(written.settings), decided,
         method=written.ranges,
     )  # fmt: skip
 
 
 def _variants(built: Backend, ways: Ways, candidates: Sequence[Candidate]) -> list[Candidate]:
     mine = [c for c in candidates if c.engine == built.engine and not c.as_given]
-    if not mine:
+    if not mine or ways.plan is not None:  # a plan says its settings
         return []
     first = mine[0]
     try:
