@@ -40,7 +40,7 @@ from edgedl.passes.graph import rewrite
 from edgedl.passes.plan_file import fit, from_document, to_yaml
 from edgedl.passes.shapes import Shapes
 from edgedl.report.compressed import Accuracy, Choice, Compressed
-from edgedl.runtime import installed_engines
+from edgedl.runtime import ENGINES, installed_engines
 from edgedl.runtime.process import Processing
 from edgedl.runtime.session import Session
 from edgedl.search.candidates import (
@@ -132,7 +132,7 @@ def compress(
             raise Unsupported(
                 f"the plan is for {planned.engine}, which target `{target}` does not run here",
                 where=str(plan),
-                hint=f"--target {planned.engine}, where it is installed",
+                hint=_way_to(planned.engine),
             )
     given, shapes, odd_shapes = _with_shapes(load_model(model), shapes or {}, backends)
     doubts += odd_shapes
@@ -217,6 +217,14 @@ def compress(
         peak_rss_bytes=peak_rss_bytes(),
         machine=machine,
     )
+
+
+def _way_to(engine_name: str) -> str:
+    """The hint for who wants an engine that the target has not, or this machine."""
+    if engine_name in installed_engines():
+        return f"--target {engine_name}"
+    known = ", ".join(ENGINES)
+    return f"pip install 'edgedl[{engine_name}]'" if engine_name in ENGINES else f"known: {known}"
 
 
 def _with_shapes(

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgedl.backends import Backend
-from edgedl.core.errors import EdgeError
+from edgedl.core.errors import EdgeError, EngineFailed
 from edgedl.search.candidates import Refusal, Trial
 from edgedl.search.choose import Timed, judge_promising, rank, time_candidates
 from edgedl.search.limits import relieve
 from edgedl.search.memory import judge
-from edgedl.search.ways import Gathered, Ways, gather
+from edgedl.search.ways import PLANNED, Gathered, Ways, gather
 
 Keep = Callable[[Trial], None]
 
@@ -49,7 +49,14 @@ def find(
         timed, ways.expected, ways.limits, ways.ask, ways.threads, ways.progress, keep
     )
     refusals = [*made.refusals, *timed.refusals, *refused]
-    for built in backends if ways.limits.max_drop is not None else ():
+    if ways.ask == "plan" and not trials:
+        reasons = [refusal.reason for refusal in refusals if refusal.name.endswith(PLANNED)]
+        raise EngineFailed(
+            f"the plan does not run: {(reasons or ['nothing was made of it'])[0]}",
+            hint="are its `settings` the engine's? `edgedl compress --int8 --report DIR` writes one"
+            " that runs",
+        )
+    for built in backends if ways.limits.max_drop is not None and ways.ask != "plan" else ():
         more, failed = _relieved(built, timed, made, ways)
         if more:
             again = (timed.candidates[0], *(trial.candidate for trial in more))

@@ -42,6 +42,8 @@ from edgedl.search.placement import Bench, place_by_cost, runs_for
 
 WORTH_REDUCING = 0.1
 
+PLANNED = "as planned"
+
 
 @dataclass(frozen=True, eq=False)
 class Ways:
@@ -172,14 +174,14 @@ def _planned(built: Backend, ways: Ways, written: PlanFile) -> Candidate:
     corrected = (CorrectBias(decided, means),) if means is not None else ()
     model = rewrite(ways.clean, *corrected, Place(decided), WeightOnly())
     return Candidate(
-        built.engine, "int8", "as planned", model, dict(written.settings), decided,
+        built.engine, "int8", PLANNED, model, dict(written.settings), decided,
         method=written.ranges, means=means,
     )  # fmt: skip
 
 
 def _variants(built: Backend, ways: Ways, candidates: Sequence[Candidate]) -> list[Candidate]:
     mine = [c for c in candidates if c.engine == built.engine and not c.as_given]
-    if not mine:
+    if not mine or ways.plan is not None:  # a plan says its settings
         return []
     first = mine[0]
     try:

@@ -16,7 +16,7 @@ from tests.models import conv_net, saved
 def test_what_brought_the_process_down_is_not_opened_again(tmp_path: Path) -> None:
     model = saved(conv_net(), tmp_path)
     name = installed_engines()[0]
-    candidate = Candidate(name, "float32", "float32", model, {})
+    candidate = Candidate(name, "float32", "float32", model, {"never": "opened"})
     begun = careful(candidate)
     begun.__enter__()  # and never left, as in a process that crashed
     with (
@@ -25,7 +25,7 @@ def test_what_brought_the_process_down_is_not_opened_again(tmp_path: Path) -> No
     ):
         pytest.fail("it was entered")
     assert "remove" in (caught.value.hint or "")
-    other = Candidate(name, "float32", "float32", model, {"memory_pattern": False})
+    other = Candidate(name, "float32", "float32", model, {"never": "crashed"})
     with careful(other):
         pass
     with careful(other):
