@@ -22,7 +22,8 @@ from processes import watched
 
 from edgedl.benchmark.compare import Comparison
 from edgedl.benchmark.contest import Contestant, contest
-from edgedl.benchmark.watch import Watch, doubts, idle_cores, invalid
+from edgedl.benchmark.cores import idle_cores
+from edgedl.benchmark.watch import Watch, doubts, invalid
 from edgedl.core.model import Signature
 from edgedl.core.target import ISA_VARIABLE
 
