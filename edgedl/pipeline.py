@@ -36,9 +36,10 @@ from edgedl.inputs import (
 )
 from edgedl.passes.clean import Clean
 from edgedl.passes.fold import Fold
-from edgedl.passes.graph import rewrite
+from edgedl.passes.graph import quantized_already, rewrite
 from edgedl.passes.plan_file import fit, from_document, to_yaml
 from edgedl.passes.shapes import Shapes
+from edgedl.passes.unquantize import Unquantize
 from edgedl.report.compressed import Accuracy, Choice, Compressed
 from edgedl.runtime import ENGINES, installed_engines
 from edgedl.runtime.process import Processing
@@ -89,6 +90,7 @@ def compress(
     threads: int = 1,
     seed: int = 0,
     seconds: float = 5.0,
+    force: bool = False,
     progress: Progress = silent,
 ) -> Compressed:
     """Make the smallest and fastest model for a target that keeps the limits, and prove it.
@@ -113,6 +115,7 @@ def compress(
             missing to a top-1 agreement of 1.
         threads: processor threads that a call takes while it is timed.
         seconds: the budget of the last, decisive timing.
+        force: quantize a model anew that is quantized already, its quantizers taken out first.
 
     Raises:
         BadValue: the plan is none, or does not fit the model. EdgeError: the inputs are unsound,
@@ -134,8 +137,9 @@ def compress(
                 where=str(plan),
                 hint=_way_to(planned.engine),
             )
-    given, shapes, odd_shapes = _with_shapes(load_model(model), shapes or {}, backends)
-    doubts += odd_shapes
+    given, odd_model = _unquantized(load_model(model)) if force else (load_model(model), [])
+    given, shapes, odd_shapes = _with_shapes(given, shapes or {}, backends)
+    doubts += [*odd_model, *odd_shapes]
     clean = prepare(given, shapes)
     bound = kept(load_samples(samples, processing).bind(clean.signature))
     tested = None if test is None else kept(load_samples(test, processing).bind(clean.signature))
@@ -225,6 +229,14 @@ def _way_to(engine_name: str) -> str:
         return f"--target {engine_name}"
     known = ", ".join(ENGINES)
     return f"pip install 'edgedl[{engine_name}]'" if engine_name in ENGINES else f"known: {known}"
+
+
+def _unquantized(model: Model) -> tuple[Model, list[str]]:
+    """The float model under a quantized one; another is given back as it is."""
+    if not quantized_already(model):
+        return model, []
+    note = "the model's quantizers were taken out first; float32 is what its codes stand for"
+    return rewrite(model, Unquantize()), [note]
 
 
 def _with_shapes(

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     help="Budget of the last timing.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--force", is_flag=True, help="Quantize a model anew that is quantized already.")
 @click.option("--report", metavar="DIR", help="Write the report there, as text and JSON.")
 @json_option
 def command(
@@ -84,6 +85,7 @@ def command(
     threads: int,
     seconds: float,
     seed: int,
+    force: bool,
     report: str | None,
     as_json: bool,
 ) -> int:
@@ -124,7 +126,7 @@ def command(
             model, samples, output, ask=ask, plan=plan, target=target or "cpu", test=test,
             preprocess=preprocess, shapes=fixed, max_drop=drop, max_latency_ms=latency,
             max_bytes=size, metric=metric, threads=threads, seed=seed, seconds=seconds,
-            progress=bar,
+            force=force, progress=bar,
         )  # fmt: skip
     if report is not None:
         pipeline.write_report(result, report)

@@ -6,5 +6,6 @@ PASSES = {
     "fold": "edgedl.passes.fold:Fold",
     "quantize": "edgedl.passes.quantize:Quantize",
     "shapes": "edgedl.passes.shapes:Shapes",
+    "unquantize": "edgedl.passes.unquantize:Unquantize",
     "weight_only": "edgedl.passes.weight_only:WeightOnly",
 }

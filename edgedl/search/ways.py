@@ -100,7 +100,7 @@ def _histograms(
     backends: Sequence[Backend], ways: Ways
 ) -> tuple[Mapping[str, Histogram], Refusal | None]:
     if quantized_already(ways.clean):
-        return {}, Refusal("int8", "the model is quantized already, and left as it is")
+        return {}, Refusal("int8", "the model is quantized already, and left as it is (--force)")
     watched = tensors_to_watch(ways.clean, [built.scheme for built in backends])
     if not watched:
         return {}, Refusal("int8", "no operator of the graph has an int8 kernel here")
