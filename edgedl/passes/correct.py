@@ -91,6 +91,8 @@ class CorrectBias:
             weight = node.inputs[position]
             if means is None or weight is None or weight.const_value is None or position != 1:
                 continue
+            if not np.isfinite(means).all():
+                continue
             largest = LARGEST_OF_7_BITS if node.name in self.plan.narrow else LARGEST_CODE
             codes, scales = rounded(weight.const_value.numpy(), axis, largest)
             real = codes * spread(scales, axis, codes.ndim).astype(np.float64)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 from edgedl.core.errors import BadOption
 from edgedl.core.model import Model
@@ -171,3 +172,30 @@ def test_groups_under_a_small_limit_count_the_same(tmp_path: Path) -> None:
 
 def _bins(histogram: Histogram) -> list[list[float]]:
     return [part.tolist() for part in histogram.bins()]
+
+
+def test_shifted_weights_are_the_same_arithmetic(tmp_path: Path) -> None:
+    model = saved(conv_net(), tmp_path)
+    plan = Quantize(samples(model.signature)).plan(model)
+    shifted = Place(dataclasses.replace(plan, shifted=tuple(plan.weights)))(model)
+    kept = {t.name: numpy_helper.to_array(t) for t in onnx.load(shifted.path).graph.initializer}
+    zeros = [a for name, a in kept.items() if name.endswith("shifted_zero_point")]
+    assert zeros
+    assert all((array == -1).all() for array in zeros)
+    rows = feeds(model.signature)
+    plain = answers(Place(plan)(model).path, rows)
+    for wanted, given in zip(plain, answers(shifted.path, rows), strict=True):
+        assert np.allclose(wanted["logits"], given["logits"], atol=1e-5)
+
+
+def test_narrow_weights_have_seven_bits(tmp_path: Path) -> None:
+    model = saved(conv_net(), tmp_path)
+    plan = Quantize(samples(model.signature)).plan(model)
+    [first, *others] = plan.weights
+    placed = onnx.load(Place(dataclasses.replace(plan, narrow=(first,)))(model).path).graph
+    stored = [tensor for tensor in placed.initializer if tensor.name.endswith("int8")]
+    codes = {tensor.name: numpy_helper.to_array(tensor) for tensor in stored}
+    narrow = [a for name, a in codes.items() if name.endswith("_narrow_int8")]
+    assert [int(np.abs(a).max()) for a in narrow] == [63]
+    wide = [int(np.abs(a.astype(int)).max()) for n, a in codes.items() if "_narrow" not in n]
+    assert wide == [127] * len(others)
