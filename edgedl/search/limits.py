@@ -31,9 +31,9 @@ class Limits:
     max_bytes: int | None = None
 
     def broken(self, drop: float, latency_ms: float, size: int) -> tuple[str, ...]:
-        """Sentences about the limits that these figures break."""
+        """Sentences about the limits that these figures break, as a drop does that is no number."""
         found = []
-        if self.max_drop is not None and drop > self.max_drop + 1e-12:
+        if self.max_drop is not None and not drop <= self.max_drop + 1e-12:
             found.append(f"drop {100 * drop:.2f} % is over --max-drop {100 * self.max_drop:g}%")
         if self.max_latency_ms is not None and latency_ms > self.max_latency_ms:
             limit = format_ms(self.max_latency_ms)

@@ -44,7 +44,7 @@ def judge(candidate: Candidate, expected: Reference, threads: int | None) -> Tri
     name = key_of_candidate(candidate)
     for row in kept.rows():
         if row.get("candidate") == name:
-            with contextlib.suppress(KeyError, TypeError):
+            with contextlib.suppress(KeyError, TypeError, ValueError):
                 return Trial(candidate, Agreement(**row["agreement"]), float(row["drop"]))
     trial = try_out(candidate, expected, threads)
     agreement = trial.agreement.to_json()
