@@ -42,7 +42,7 @@ from edgedl.search.candidates import (
     without_labels,
 )
 from edgedl.search.choose import confirm
-from edgedl.search.find import Search, find
+from edgedl.search.find import Search, find, in_order
 from edgedl.search.limits import Limits
 from edgedl.search.ways import Ways
 from edgedl.search.why import reasons
@@ -143,7 +143,7 @@ def compress(
 
     search = find(backends, ways, feeds, seed, keep)
     winner, comparison, baseline = confirm(
-        search.order, search.timed.candidates, feeds, threads, seconds, seed, progress
+        in_order(search, ways), search.timed.candidates, feeds, threads, seconds, seed, progress
     )
 
     ratio = comparison.ratio("baseline", "result")
@@ -310,7 +310,7 @@ def _report_answers(
 
 def _choices(search: Search, limits: Limits, winner: Trial) -> tuple[Choice, ...]:
     rows = []
-    trials = {trial.candidate.name: trial for trial in search.order}
+    trials = {trial.candidate.name: trial for trial in (*search.trials, winner)}
     for candidate in search.timed.candidates:
         milliseconds = search.timed.latency_ms[candidate.name]
         trial = trials.get(candidate.name)
