@@ -365,10 +365,29 @@ def _late_doubts(winner: Trial, alike: Agreement, comparison: Comparison, ask: A
 
 
 def write_report(result: Compressed, folder: str | Path) -> None:
-    """Write the report as text and JSON, and the plan, into a folder, made where it is missing."""
+    """Write the report as text and JSON, and the plan, into a folder, made where it is missing.
+
+    A plan that an earlier run left there goes where this one made none.
+
+    Raises:
+        EdgeError: the folder cannot be written.
+    """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.txt").write_text(result.text() + "\n")
-    if result.plan is not None:
-        (folder / "plan.yaml").write_text(result.plan)
-    (folder / "report.json").write_text(json.dumps(result.to_json(), indent=2) + "\n")
+    texts = {
+        "report.txt": result.text() + "\n",
+        "plan.yaml": result.plan,
+        "report.json": json.dumps(result.to_json(), indent=2) + "\n",
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            if text is None:
+                (folder / name).unlink(missing_ok=True)
+            else:
+                (folder / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise EdgeError(
+            f"the report cannot be written ({error.strerror})",
+            where=str(folder),
+            hint="name a folder that you may write to",
+        ) from error
