@@ -39,7 +39,10 @@ class Limits:
             limit = format_ms(self.max_latency_ms)
             found.append(f"latency {format_ms(latency_ms)} is over --max-latency {limit}")
         if self.max_bytes is not None and size > self.max_bytes:
-            found.append(f"{format_bytes(size)} is over --max-bytes {format_bytes(self.max_bytes)}")
+            given, limit = format_bytes(size), format_bytes(self.max_bytes)
+            if given == limit:
+                given, limit = f"{size} B", f"{self.max_bytes} B"
+            found.append(f"{given} is over --max-bytes {limit}")
         return tuple(found)
 
 

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgedl.backends import backend
 from edgedl.core.ledger import Ledger
 from edgedl.core.model import Model, Signature
 from edgedl.core.progress import silent
@@ -20,6 +22,7 @@ from edgedl.search.candidates import Ask, Candidate, Reference, Trial
 from edgedl.search.choose import (
     Timed,
     baseline_of,
+    confirm,
     judge_promising,
     rank,
     time_candidates,
@@ -27,9 +30,9 @@ from edgedl.search.choose import (
 )
 from edgedl.search.find import Search, find, in_order
 from edgedl.search.limits import Limits
-from edgedl.search.memory import key_of_candidate, machine_parts
+from edgedl.search.memory import Latencies, key_of_candidate, machine_parts
 from edgedl.search.ways import Ways
-from tests.models import conv_net, feeds, residual_net, saved
+from tests.models import Sketch, conv_net, feeds, residual_net, saved
 from tests.search.small import full_plan, prepared, ways
 
 ENGINE = installed_engines()[0]
@@ -188,8 +191,6 @@ def test_the_float_model_stands_behind_all_that_was_not_compared(tmp_path: Path)
 
 @pytest.mark.parametrize("ask", ["int8", "weights", "auto"])
 def test_a_search_orders_only_what_was_asked_for(ask: Ask, tmp_path: Path) -> None:
-    from edgedl.backends import backend
-
     at = ways(_wide(), tmp_path, ENGINE, ask=ask)
     given = feeds(at.given.signature, 2)
     kept: list[Trial] = []
@@ -199,9 +200,7 @@ def test_a_search_orders_only_what_was_asked_for(ask: Ask, tmp_path: Path) -> No
     assert set(map(id, found.order)) <= set(map(id, found.trials))
 
 
-def _wide() -> object:
-    from tests.models import Sketch
-
+def _wide() -> onnx.ModelProto:
     net = Sketch()
     net.node("MatMul", ["x", net.weight("w1", 64, 64)], "product")
     net.node("Relu", ["product"], "relu")
@@ -223,3 +222,49 @@ def test_what_does_not_open_is_told_and_costs_nobody_else(tmp_path: Path) -> Non
     last = time_candidates([good, int8, broken], feeds(model.signature, 2), 1, 0, silent)
     assert [refusal.name for refusal in last.refusals] == [broken.name]
     assert set(last.latency_ms) == {good.name, int8.name}
+
+
+def test_what_was_hopeless_before_is_not_opened_again(tmp_path: Path) -> None:
+    model = saved(conv_net(), tmp_path)
+    first = Candidate(ENGINE, "float32", "float32, as given", model, {}, as_given=True)
+    slow, near = candidate(tmp_path, "slow"), candidate(tmp_path, "near")
+    given = feeds(model.signature, 2)
+    shapes = {name: list(array.shape) for name, array in given[0].items()}
+    Latencies(first, 1, shapes).add([(slow, 1.2), (near, 1.1)])
+    found = time_candidates([first, slow, near], given, 1, 0, silent)
+    assert found.latency_ms[slow.name] == pytest.approx(1.2 * found.latency_ms[first.name])
+    # Neither can be opened; who is near the best is tried all the same.
+    assert [refusal.name for refusal in found.refusals] == [near.name]
+
+
+def heavy_net(layers: int) -> onnx.ModelProto:
+    """The same signature whatever is computed between."""
+    net = Sketch()
+    data = net.node("MatMul", ["x", net.weight("first", 8, 256)], "product")
+    for number in range(layers):
+        data = net.node("MatMul", [data, net.weight(f"w{number}", 256, 256)], f"y{number}")
+    net.node("MatMul", [data, net.weight("last", 256, 4)], "logits", name="out")
+    return net.model([64, 8], [64, 4])
+
+
+@pytest.fixture
+def unlike(tmp_path: Path) -> tuple[Trial, Trial]:
+    """The float model, and one that takes many times as long."""
+    for name in ("light", "heavy"):
+        (tmp_path / name).mkdir()
+    light = saved(heavy_net(0), tmp_path / "light")
+    heavy = saved(heavy_net(60), tmp_path / "heavy")
+    float32 = Candidate(ENGINE, "float32", "float32, as given", light, {}, as_given=True)
+    return Trial(float32, SAME, 0.0), Trial(Candidate(ENGINE, "int8", "slow", heavy, {}), SAME, 0.0)
+
+
+def test_what_turns_out_slower_than_float_gives_way(unlike: tuple[Trial, Trial]) -> None:
+    float32, slow = unlike
+    every = [float32.candidate, slow.candidate]
+    given = feeds(float32.candidate.model.signature, 2)
+    winner, comparison, baseline = confirm(iter([slow, float32]), every, given, 1, 0.5, 0, silent)
+    assert winner is float32
+    assert baseline is float32.candidate
+    assert comparison.names == ("baseline", "result")
+    # Where nothing else may ship, because of limits, the best of what may does.
+    assert confirm([slow], every, given, 1, 0.5, 0, silent)[0] is slow
