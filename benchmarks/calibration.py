@@ -31,10 +31,10 @@ from edgedl.core.units import format_bytes
 from edgedl.inputs import load_model
 from edgedl.passes.calibrate import calibrate
 from edgedl.passes.ranges import METHODS, Grid, find_range
-from edgedl.pipeline import prepare
 from edgedl.report.table import markdown
 from edgedl.runtime import engine
 from edgedl.search.candidates import tensors_to_watch
+from edgedl.search.ready import prepare
 
 RESULTS = Path(__file__).parent / "results"
 TURNS = 3

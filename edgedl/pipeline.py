@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -13,19 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from edgedl.backends import Backend, backend
 from edgedl.benchmark.accuracy import agreement, check_labels, metric_for, score
 from edgedl.benchmark.compare import Comparison
 from edgedl.benchmark.machine import this_machine
-from edgedl.core.errors import EdgeError, EngineFailed, Missing, Unsupported
+from edgedl.core.errors import EdgeError, Unsupported
 from edgedl.core.kept import kept, read_ahead
 from edgedl.core.memory import peak_rss_bytes
-from edgedl.core.model import Model
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Arrays, Samples
 from edgedl.core.stats import Agreement
 from edgedl.core.store import check_writable
-from edgedl.core.target import ISA_DOUBT, ISA_VARIABLE, Target, target_of
+from edgedl.core.target import target_of
 from edgedl.inputs import (
     ProcessingSource,
     SampleSource,
@@ -34,16 +31,10 @@ from edgedl.inputs import (
     load_samples,
     split,
 )
-from edgedl.passes.clean import Clean
-from edgedl.passes.fold import Fold
-from edgedl.passes.graph import quantized_already, rewrite
 from edgedl.passes.plan_file import fit, from_document, to_yaml
-from edgedl.passes.shapes import Shapes
-from edgedl.passes.unquantize import Unquantize
 from edgedl.report.compressed import Accuracy, Choice, Compressed
 from edgedl.runtime import ENGINES, installed_engines
 from edgedl.runtime.process import Processing
-from edgedl.runtime.session import Session
 from edgedl.search.candidates import (
     Ask,
     Candidate,
@@ -53,9 +44,16 @@ from edgedl.search.candidates import (
     without_labels,
 )
 from edgedl.search.choose import confirm
-from edgedl.search.find import Search, find
+from edgedl.search.find import Search, find, in_order
 from edgedl.search.limits import Limits
-from edgedl.search.memory import open_carefully
+from edgedl.search.ready import (
+    backends_of,
+    float_session,
+    prepare,
+    proven_clean,
+    unquantized,
+    with_shapes,
+)
 from edgedl.search.ways import Ways
 from edgedl.search.why import reasons
 from edgedl.ship import count_operators, precision_of, ship
@@ -64,12 +62,6 @@ from edgedl.yamls import read_yaml
 MOST_AGREEMENT = 256
 MOST_FEEDS = 32
 MOST_PLAN_BYTES = 20_000_000
-SAME_ANSWERS = 0.999
-
-
-def prepare(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
-    """The same model cleaned, folded, and with these shapes fixed."""
-    return rewrite(model, Clean(), Shapes(shapes), Fold(), Shapes())
 
 
 def compress(
@@ -126,7 +118,7 @@ def compress(
     chosen = target_of(target)
     limits = Limits(max_drop, max_latency_ms, max_bytes)
     processing = find_processing(preprocess, [model])
-    backends, doubts = _backends(chosen)
+    backends, doubts = backends_of(chosen)
     written = None if plan is None else read_yaml(plan, MOST_PLAN_BYTES)
     planned = None if written is None else written.read(from_document)
     if planned is not None:
@@ -137,8 +129,8 @@ def compress(
                 where=str(plan),
                 hint=_way_to(planned.engine),
             )
-    given, odd_model = _unquantized(load_model(model)) if force else (load_model(model), [])
-    given, shapes, odd_shapes = _with_shapes(given, shapes or {}, backends)
+    given, odd_model = unquantized(load_model(model)) if force else (load_model(model), [])
+    given, shapes, odd_shapes = with_shapes(given, shapes or {}, backends)
     doubts += [*odd_model, *odd_shapes]
     clean = prepare(given, shapes)
     bound = kept(load_samples(samples, processing).bind(clean.signature))
@@ -149,8 +141,8 @@ def compress(
     for group in (groups.calibration, groups.choice, groups.report if named else compared):
         read_ahead(group, progress)
 
-    clean, odd_clean = _proven_clean(given, clean, groups.choice)
-    with _float_session(backends, given, clean) as session:
+    clean, odd_clean = proven_clean(given, clean, groups.choice)
+    with float_session(backends, given, clean) as session:
         expected = reference(session, groups.choice, named)
         if processing is not None:
             processing = processing.bind(clean.signature)
@@ -173,7 +165,7 @@ def compress(
 
     search = find(backends, ways, feeds, seed, keep)
     winner, comparison, baseline = confirm(
-        search.order, search.timed.candidates, feeds, threads, seconds, seed, progress
+        in_order(search, ways), search.timed.candidates, feeds, threads, seconds, seed, progress
     )
 
     ratio = comparison.ratio("baseline", "result")
@@ -229,82 +221,6 @@ def _way_to(engine_name: str) -> str:
         return f"--target {engine_name}"
     known = ", ".join(ENGINES)
     return f"pip install 'edgedl[{engine_name}]'" if engine_name in ENGINES else f"known: {known}"
-
-
-def _unquantized(model: Model) -> tuple[Model, list[str]]:
-    """The float model under a quantized one; another is given back as it is."""
-    if not quantized_already(model):
-        return model, []
-    note = "the model's quantizers were taken out first; float32 is what its codes stand for"
-    return rewrite(model, Unquantize()), [note]
-
-
-def _with_shapes(
-    given: Model, shapes: Mapping[str, tuple[int, ...]], backends: Sequence[Backend]
-) -> tuple[Model, Mapping[str, tuple[int, ...]], list[str]]:
-    """The model with these shapes, or as it is where engines take it only so."""
-    if not shapes:
-        return given, shapes, []
-    fixed = rewrite(given, Shapes(shapes))
-    try:
-        _float_session(backends, fixed, fixed).close()
-    except EngineFailed as refused:
-        try:
-            _float_session(backends, given, given).close()
-        except EngineFailed:
-            raise refused from None
-        return given, {}, [f"--shape was left out: with it, {refused.message}"]
-    return fixed, shapes, []
-
-
-def _backends(target: Target) -> tuple[list[Backend], list[str]]:
-    found, doubts = [], []
-    for name in target.engines:
-        if name not in installed_engines():
-            doubts.append(f"{name} was not tried: pip install 'edgedl[{name}]'")
-            continue
-        built = backend(name)
-        built.check(target)
-        found.append(built)
-    if not found:
-        raise Missing(
-            f"no engine of target `{target.name}` is installed",
-            hint=f"pip install 'edgedl[{target.engines[0]}]'",
-        )
-    if os.environ.get(ISA_VARIABLE) and any(built.engine == "onnxruntime" for built in found):
-        return found, [ISA_DOUBT]
-    return found, doubts if len(target.engines) > 1 else []
-
-
-def _proven_clean(given: Model, clean: Model, samples: Samples) -> tuple[Model, list[str]]:
-    """The cleaned model, or the given one where cleaning changed the answers."""
-    few = _first(samples, 4)
-    for name in installed_engines():
-        try:
-            with (
-                open_carefully(name, given, {}) as before,
-                open_carefully(name, clean, {}) as after,
-            ):
-                alike = agreement(before, after, few)
-        except EdgeError:
-            continue
-        if alike.cosine >= SAME_ANSWERS:
-            return clean, []
-        note = f"cleaning changed the answers (cosine {alike.cosine:.4f} on {name}) and was undone"
-        return given, [note]
-    return clean, []
-
-
-def _float_session(backends: Sequence[Backend], given: Model, clean: Model) -> Session:
-    """The float model on the first engine that takes it."""
-    reasons = []
-    for built in backends:
-        for model in (given, clean):
-            try:
-                return open_carefully(built.engine, model, built.settings("float32"))
-            except EngineFailed as error:
-                reasons.append(error)
-    raise reasons[0]
 
 
 def _named(
@@ -366,7 +282,7 @@ def _report_answers(
 
 def _choices(search: Search, limits: Limits, winner: Trial) -> tuple[Choice, ...]:
     rows = []
-    trials = {trial.candidate.name: trial for trial in search.order}
+    trials = {trial.candidate.name: trial for trial in (*search.trials, winner)}
     for candidate in search.timed.candidates:
         milliseconds = search.timed.latency_ms[candidate.name]
         trial = trials.get(candidate.name)
@@ -428,10 +344,29 @@ def _late_doubts(winner: Trial, alike: Agreement, comparison: Comparison, ask: A
 
 
 def write_report(result: Compressed, folder: str | Path) -> None:
-    """Write the report as text and JSON, and the plan, into a folder, made where it is missing."""
+    """Write the report as text and JSON, and the plan, into a folder, made where it is missing.
+
+    A plan that an earlier run left there goes where this one made none.
+
+    Raises:
+        EdgeError: the folder cannot be written.
+    """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.txt").write_text(result.text() + "\n")
-    if result.plan is not None:
-        (folder / "plan.yaml").write_text(result.plan)
-    (folder / "report.json").write_text(json.dumps(result.to_json(), indent=2) + "\n")
+    texts = {
+        "report.txt": result.text() + "\n",
+        "plan.yaml": result.plan,
+        "report.json": json.dumps(result.to_json(), indent=2) + "\n",
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            if text is None:
+                (folder / name).unlink(missing_ok=True)
+            else:
+                (folder / name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise EdgeError(
+            f"the report cannot be written ({error.strerror})",
+            where=str(folder),
+            hint="name a folder that you may write to",
+        ) from error

@@ -12,6 +12,7 @@ import numpy as np
 from edgedl.backends import backend
 from edgedl.core.errors import WrongAnswers
 from edgedl.core.samples import Samples
+from edgedl.core.store import atomic_write
 from edgedl.passes.graph import to_ship
 from edgedl.runtime import engine
 from edgedl.runtime.bundle import Payload, write_bundle
@@ -39,6 +40,8 @@ def ship(
 ) -> tuple[Operator, ...]:
     """Write the winner's bundle, open it again, and check its golden answers.
 
+    What stood at `output` is replaced by a bundle that was proven, or not at all.
+
     Returns:
         The operators that the engine really runs, timed.
 
@@ -49,23 +52,24 @@ def ship(
     built = backend(winner.candidate.engine)
     data, names = to_ship(winner.candidate.model)
     payload: Payload = built.compile(data, winner.candidate.precision, winner.candidate.settings)
-    write_bundle(
-        output,
-        signature=winner.candidate.model.signature,
-        payloads=[(payload, data)],
-        golden=golden,
-        history=winner.candidate.model.history,
-        notes=notes,
-        names=names,
-        processing=processing,
-    )
-    proof = check(output, threads=threads)
-    if not proof.ok:
-        raise WrongAnswers(
-            f"the bundle does not answer as its model did ({proof.payloads[0].problem})",
-            where=str(output),
-            hint="please report this, with the model",
+    with atomic_write(output) as work:
+        write_bundle(
+            work,
+            signature=winner.candidate.model.signature,
+            payloads=[(payload, data)],
+            golden=golden,
+            history=winner.candidate.model.history,
+            notes=notes,
+            names=names,
+            processing=processing,
         )
+        proof = check(work, threads=threads)
+        if not proof.ok:
+            raise WrongAnswers(
+                f"the bundle does not answer as its model did ({proof.payloads[0].problem})",
+                where=str(output),
+                hint="please report this, with the model",
+            )
     run = engine(payload.engine).operators(
         data, golden.inputs[0], settings=payload.settings, threads=threads, runs=PROFILE_RUNS
     )

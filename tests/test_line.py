@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import edgedl
+from edgedl import pipeline
 from edgedl.cli import main
 from edgedl.runtime import installed_engines
 from edgedl.runtime.bundle import open_bundle
@@ -125,6 +127,36 @@ def test_a_limit_that_cannot_be_kept_ends_in_3_and_ships_the_best(
     assert status == 3
     assert "is over --max-bytes 10 kB" in text
     assert open_bundle(out).payloads
+
+
+def test_a_report_that_cannot_be_written_loses_no_result(
+    few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "report").write_text("a file")
+    out = tmp_path / "out.edl"
+    status, text, error = call(
+        capsys, "compress", MODEL, "--int8", "--samples", few, "-o", out, "--seconds", 0.5,
+        "--target", installed_engines()[0], "--json", "--report", tmp_path / "report",
+    )  # fmt: skip
+    assert status == 1
+    assert f"error: {tmp_path / 'report'}: the report cannot be written" in error
+    assert "hint: " in error
+    assert json.loads(text.splitlines()[-1])["bytes"] == out.stat().st_size
+
+
+def test_an_earlier_runs_plan_is_not_taken_for_this_ones(tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    report.mkdir()
+    (report / "plan.yaml").write_text("an earlier run's")
+    model = saved(gemm_net(), tmp_path)
+    arrays = {"x": np.random.default_rng(0).standard_normal((16, 16)).astype(np.float32)}
+    engine = installed_engines()[0]
+    found = edgedl.compress(model.path, arrays, tmp_path / "o.edl", target=engine, seconds=0.5)
+    float_only = dataclasses.replace(found, plan=None)
+    pipeline.write_report(float_only, report)
+    assert sorted(path.name for path in report.iterdir()) == ["report.json", "report.txt"]
+    pipeline.write_report(dataclasses.replace(found, plan="engine: x\n"), report)
+    assert (report / "plan.yaml").read_text() == "engine: x\n"
 
 
 def test_a_drop_limit_is_kept(few: Path, tmp_path: Path) -> None:

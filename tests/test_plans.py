@@ -112,6 +112,21 @@ def test_a_plan_that_loses_too_much_ships_and_ends_in_3(
     assert open_bundle(out).payloads[0].engine == engine
 
 
+def test_a_plan_says_what_is_asked_for(
+    planned: tuple[str, Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine, model, arrays, path = planned
+    out = tmp_path / "out.edl"
+    command = ["compress", model, "--plan", path, "--samples", arrays, "-o", out]
+    for other in (["--bf16"], ["--weights", "int8"], ["--auto"]):
+        status, _, error = call(capsys, *command, *other)
+        assert status == 2
+        assert "what is it to be compressed to?" in error
+    status, text, _ = call(capsys, *command, "--int8", "--seconds", 0.5)
+    assert status == 0
+    assert f"{engine} as planned" in text
+
+
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [

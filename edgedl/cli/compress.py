@@ -128,9 +128,9 @@ def command(
             max_bytes=size, metric=metric, threads=threads, seed=seed, seconds=seconds,
             force=force, progress=bar,
         )  # fmt: skip
-    if report is not None:
-        pipeline.write_report(result, report)
     click.echo(result.text(), err=as_json)
     if as_json:
         print_json(result.to_json())
+    if report is not None:
+        pipeline.write_report(result, report)
     return 3 if result.broken else 0

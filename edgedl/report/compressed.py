@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,9 +26,9 @@ class Accuracy:
     def to_json(self) -> dict[str, Any]:
         return {
             "metric": self.metric,
-            "baseline": self.baseline,
-            "result": self.result,
-            "drop": self.baseline - self.result,
+            "baseline": _finite(self.baseline),
+            "result": _finite(self.result),
+            "drop": _finite(self.baseline - self.result),
             "samples": self.samples,
         }
 
@@ -48,7 +49,7 @@ class Choice:
             "name": self.name,
             "p50_ms": self.p50_ms,
             "agreement": None if self.agreement is None else self.agreement.to_json(),
-            "drop": self.drop,
+            "drop": _finite(self.drop),
             "bytes": self.bytes,
             "outcome": self.outcome,
         }
@@ -184,6 +185,11 @@ class Compressed:
                 ]
             )
         return table(rows, right=(1, 2, 3, 4))
+
+
+def _finite(value: float | None) -> float | None:
+    """The figure, None where JSON has none for it."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _smaller(ratio: float) -> str:

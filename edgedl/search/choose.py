@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -148,7 +148,7 @@ def judge_promising(
     are as fast as it within 1 %.
 
     Args:
-        keep: is given each trial that is better than those before it.
+        keep: is given the best trial so far, each time that it is another.
     """
     able = sorted(
         (c for c in timed.candidates if c.answers(ask)), key=lambda c: timed.latency_ms[c.name]
@@ -156,6 +156,7 @@ def judge_promising(
     trials: list[Trial] = []
     refusals: list[Refusal] = []
     enough = np.inf
+    best: Trial | None = None
     for candidate in able:
         latency = timed.latency_ms[candidate.name]
         if latency > enough:
@@ -166,8 +167,10 @@ def judge_promising(
         except EdgeError as error:
             refusals.append(Refusal(candidate.name, error.message))
             continue
-        if rank(trials, timed.latency_ms, limits, ask)[0] is trials[-1]:
-            keep(trials[-1])
+        now = rank(trials, timed.latency_ms, limits, ask)[0]
+        if now is not best:
+            best = now
+            keep(best)
         if enough == np.inf and troubles(trials[-1], timed.latency_ms, limits) == (0, 0):
             enough = (1 + TIE) * latency
     return trials, refusals
@@ -215,7 +218,7 @@ def rank(
 
 
 def confirm(
-    order: Sequence[Trial],
+    order: Iterable[Trial],
     candidates: Sequence[Candidate],
     feeds: Sequence[Mapping[str, np.ndarray]],
     threads: int,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ class Search:
     """What was found: the order in which trials may ship, and everything that was tried."""
 
     order: tuple[Trial, ...]
+    trials: tuple[Trial, ...]
     timed: Timed
     refusals: tuple[Refusal, ...]
 
@@ -73,7 +75,22 @@ def find(
                 keep(best)
         refusals += failed
     order = rank(trials, timed.latency_ms, ways.limits, ways.ask)
-    return Search(tuple(order), timed, tuple(refusals))
+    return Search(tuple(order), tuple(trials), timed, tuple(refusals))
+
+
+def in_order(search: Search, ways: Ways) -> Iterator[Trial]:
+    """The trials that may ship, best first; candidates that were not worth comparing with float
+    are compared once everything before them was taken."""
+    yield from search.order
+    every = list(search.trials)
+    judged = {trial.candidate.name for trial in every}
+    for candidate in search.timed.candidates:
+        if candidate.answers(ways.ask) and candidate.name not in judged:
+            with contextlib.suppress(EdgeError):
+                every.append(judge(candidate, ways.expected, ways.threads))
+    taken = {trial.candidate.name for trial in search.order}
+    ranked = rank(every, search.timed.latency_ms, ways.limits, ways.ask)
+    yield from (trial for trial in ranked if trial.candidate.name not in taken)
 
 
 def _relieved(

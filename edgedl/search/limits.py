@@ -31,15 +31,18 @@ class Limits:
     max_bytes: int | None = None
 
     def broken(self, drop: float, latency_ms: float, size: int) -> tuple[str, ...]:
-        """Sentences about the limits that these figures break."""
+        """Sentences about the limits that these figures break, as a drop does that is no number."""
         found = []
-        if self.max_drop is not None and drop > self.max_drop + 1e-12:
+        if self.max_drop is not None and not drop <= self.max_drop + 1e-12:
             found.append(f"drop {100 * drop:.2f} % is over --max-drop {100 * self.max_drop:g}%")
         if self.max_latency_ms is not None and latency_ms > self.max_latency_ms:
             limit = format_ms(self.max_latency_ms)
             found.append(f"latency {format_ms(latency_ms)} is over --max-latency {limit}")
         if self.max_bytes is not None and size > self.max_bytes:
-            found.append(f"{format_bytes(size)} is over --max-bytes {format_bytes(self.max_bytes)}")
+            given, limit = format_bytes(size), format_bytes(self.max_bytes)
+            if given == limit:
+                given, limit = f"{size} B", f"{self.max_bytes} B"
+            found.append(f"{given} is over --max-bytes {limit}")
         return tuple(found)
 
 

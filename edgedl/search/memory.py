@@ -87,7 +87,7 @@ def judge(candidate: Candidate, expected: Reference, threads: int | None) -> Tri
     name = key_of_candidate(candidate)
     for row in kept.rows():
         if row.get("candidate") == name:
-            with contextlib.suppress(KeyError, TypeError):
+            with contextlib.suppress(KeyError, TypeError, ValueError):
                 return Trial(candidate, Agreement(**row["agreement"]), float(row["drop"]))
     with careful(candidate):
         trial = try_out(candidate, expected, threads)

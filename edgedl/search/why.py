@@ -10,7 +10,9 @@ from edgedl.passes.plan import Cost
 from edgedl.runtime.session import Operator
 from edgedl.search.candidates import Candidate
 
-PRODUCTS = ("Conv", "Gemm", "MatMul", "FullyConnected", "Deconvolution", "Attention")
+PRODUCTS = (
+    "Conv", "Gemm", "MatMul", "FullyConnected", "Deconvolution", "Attention", "LSTM", "GRU", "RNN",
+)  # fmt: skip
 WORTH_NAMING = 0.03
 MOST_NAMED = 4
 
@@ -48,7 +50,7 @@ def _costs(costs: Sequence[Cost]) -> list[str]:
         more = sum((c.int8_us or 0) - (c.float_us or 0) for c in kept)
         why = (
             f"in int8 they take {format_ms(more / 1e3)} more"
-            if more > 0
+            if more >= 0
             else f"int8 saves {format_ms(-more / 1e3)} and the conversions around them cost more"
         )
         kinds = _kinds([c.operator for c in kept])
@@ -90,15 +92,14 @@ def _shares(operators: Sequence[Operator], total_us: float, engine: str) -> list
 def _next(operators: Sequence[Operator], total_us: float) -> list[str]:
     """What could help further, by where the time goes."""
     shares: defaultdict[str, float] = defaultdict(float)
-    floats: defaultdict[str, float] = defaultdict(float)
+    kinds: defaultdict[str, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
     for operator in operators:
         product = any(name in operator.kind for name in PRODUCTS)
         int8 = operator.precision == "int8"
-        kind = "product" if product else "other"
-        place = "conversion" if operator.precision == "conversion" else kind + " int8" * int8
+        kind = ("product" + " int8" * int8) if product else "other"
+        place = "conversion" if operator.precision == "conversion" else kind
         shares[place] += (operator.us or 0.0) / total_us
-        if place == "other":
-            floats[operator.kind] += (operator.us or 0.0) / total_us
+        kinds[place][operator.kind] += (operator.us or 0.0) / total_us
     largest = max(shares, key=lambda place: shares[place])
     percent = f"{100 * shares[largest]:.0f} %"
     if largest in ("product int8", "product"):
@@ -106,12 +107,11 @@ def _next(operators: Sequence[Operator], total_us: float) -> list[str]:
         return [f"next: {percent} are {what}; only a smaller network or a faster processor helps"]
     if largest == "conversion":
         return [f"next: {percent} are conversions; an engine that fuses more of them would help"]
-    if not floats:
-        return []
-    worst = max(floats, key=lambda kind: floats[kind])
+    others = kinds["other"]
+    worst = max(others, key=lambda kind: others[kind])
     return [
         f"next: {percent} are operators between the products, {worst} alone"
-        f" {100 * floats[worst]:.0f} %; a network trained without it would be faster"
+        f" {100 * others[worst]:.0f} %; a network trained without it would be faster"
     ]
 
 

@@ -14,11 +14,11 @@ from edgedl.core.progress import silent
 from edgedl.core.samples import Samples
 from edgedl.passes.calibrate import calibrate
 from edgedl.passes.ranges import Histogram
-from edgedl.pipeline import prepare
 from edgedl.runtime import engine
 from edgedl.search.candidates import Candidate, int8_candidate, reference, tensors_to_watch
 from edgedl.search.limits import Limits
 from edgedl.search.placement import Bench
+from edgedl.search.ready import prepare
 from edgedl.search.ways import Ways
 from tests.models import feeds, samples, saved
 

@@ -1,0 +1,109 @@
+"""The engines of a target, and a model made ready for them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from edgedl.backends import Backend, backend
+from edgedl.benchmark.accuracy import agreement
+from edgedl.core.errors import EdgeError, EngineFailed, Missing
+from edgedl.core.model import Model
+from edgedl.core.samples import Samples
+from edgedl.core.target import ISA_DOUBT, ISA_VARIABLE, Target
+from edgedl.passes.clean import Clean
+from edgedl.passes.fold import Fold
+from edgedl.passes.graph import quantized_already, rewrite
+from edgedl.passes.shapes import Shapes
+from edgedl.passes.unquantize import Unquantize
+from edgedl.runtime import installed_engines
+from edgedl.runtime.session import Session
+from edgedl.search.memory import open_carefully
+
+SAME_ANSWERS = 0.999
+
+
+def prepare(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
+    """The same model cleaned, folded, and with these shapes fixed."""
+    return rewrite(model, Clean(), Shapes(shapes), Fold(), Shapes())
+
+
+def unquantized(model: Model) -> tuple[Model, list[str]]:
+    """The float model under a quantized one; another is given back as it is."""
+    if not quantized_already(model):
+        return model, []
+    note = "the model's quantizers were taken out first; float32 is what its codes stand for"
+    return rewrite(model, Unquantize()), [note]
+
+
+def with_shapes(
+    given: Model, shapes: Mapping[str, tuple[int, ...]], backends: Sequence[Backend]
+) -> tuple[Model, Mapping[str, tuple[int, ...]], list[str]]:
+    """The model with these shapes, or as it is where engines take it only so."""
+    if not shapes:
+        return given, shapes, []
+    fixed = rewrite(given, Shapes(shapes))
+    try:
+        float_session(backends, fixed, fixed).close()
+    except EngineFailed as refused:
+        try:
+            float_session(backends, given, given).close()
+        except EngineFailed:
+            raise refused from None
+        return given, {}, [f"--shape was left out: with it, {refused.message}"]
+    return fixed, shapes, []
+
+
+def backends_of(target: Target) -> tuple[list[Backend], list[str]]:
+    """The installed engines of a target, and doubts about those that are not.
+
+    Raises:
+        Missing: none is installed. Unsupported: one cannot build for the target.
+    """
+    found, doubts = [], []
+    for name in target.engines:
+        if name not in installed_engines():
+            doubts.append(f"{name} was not tried: pip install 'edgedl[{name}]'")
+            continue
+        built = backend(name)
+        built.check(target)
+        found.append(built)
+    if not found:
+        raise Missing(
+            f"no engine of target `{target.name}` is installed",
+            hint=f"pip install 'edgedl[{target.engines[0]}]'",
+        )
+    if os.environ.get(ISA_VARIABLE) and any(built.engine == "onnxruntime" for built in found):
+        return found, [ISA_DOUBT]
+    return found, doubts if len(target.engines) > 1 else []
+
+
+def proven_clean(given: Model, clean: Model, samples: Samples) -> tuple[Model, list[str]]:
+    """The cleaned model, or the given one where cleaning changed the answers."""
+    few = samples.take(range(min(4, len(samples))))
+    for name in installed_engines():
+        try:
+            with (
+                open_carefully(name, given, {}) as before,
+                open_carefully(name, clean, {}) as after,
+            ):
+                alike = agreement(before, after, few)
+        except EdgeError:
+            continue
+        if alike.cosine >= SAME_ANSWERS:
+            return clean, []
+        note = f"cleaning changed the answers (cosine {alike.cosine:.4f} on {name}) and was undone"
+        return given, [note]
+    return clean, []
+
+
+def float_session(backends: Sequence[Backend], given: Model, clean: Model) -> Session:
+    """The float model on the first engine that takes it."""
+    reasons = []
+    for built in backends:
+        for model in (given, clean):
+            try:
+                return open_carefully(built.engine, model, built.settings("float32"))
+            except EngineFailed as error:
+                reasons.append(error)
+    raise reasons[0]

@@ -1,0 +1,85 @@
+"""Limits in words, and operators put back to float in the order of their harm."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from edgedl.backends import backend
+from edgedl.passes.plan import Cost, Quantizer
+from edgedl.runtime import installed_engines
+from edgedl.search.limits import Limits, by_harm, relieve
+from tests.models import residual_net
+from tests.search.small import counted, full_plan, ways
+
+ENGINE = installed_engines()[0]
+OPERATORS = ["conv1", "conv2", "sum", "conv3", "pooled", "fc"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "broken"),
+    [
+        (Limits(), ()),
+        (Limits(0.02, 4.0, 2000), ()),
+        (Limits(max_drop=0.01), ("drop 2.00 % is over --max-drop 1%",)),
+        (Limits(max_drop=0.02 - 1e-13), ()),
+        (Limits(max_latency_ms=3.5), ("latency 4 ms is over --max-latency 3.5 ms",)),
+        (Limits(max_bytes=1999), ("2000 B is over --max-bytes 1999 B",)),
+        (
+            Limits(0.0, 1.0, 1000),
+            (
+                "drop 2.00 % is over --max-drop 0%",
+                "latency 4 ms is over --max-latency 1 ms",
+                "2 kB is over --max-bytes 1 kB",
+            ),
+        ),
+    ],
+)
+def test_limits_that_figures_break(limits: Limits, broken: tuple[str, ...]) -> None:
+    assert limits.broken(0.02, 4.0, 2000) == broken
+
+
+@pytest.mark.parametrize("engine", installed_engines())
+def test_the_most_harmful_for_a_microsecond_come_first(engine: str, tmp_path: Path) -> None:
+    at = ways(residual_net(), tmp_path, engine)
+    histograms = counted(at.clean, engine)
+    plan = full_plan(at.clean, engine, histograms).plan
+    assert plan is not None
+    assert set(by_harm(plan, at.clean, histograms)) == set(OPERATORS)
+    # Steps of 50 leave nothing of the input, which only the first conv reads.
+    coarse = Quantizer(plan.activations["x"].dtype, 50.0, plan.activations["x"].zero_point)
+    plan = dataclasses.replace(plan, activations={**plan.activations, "x": coarse})
+    rest = by_harm(plan, at.clean, histograms)
+    assert rest[0] == "conv1"
+    costs = [Cost(name, "Conv", 10.0, 9.5, "int8") for name in OPERATORS]
+    assert by_harm(plan, at.clean, histograms, costs) == rest
+    costs[0] = Cost("conv1", "Conv", 1e9, 1.0, "int8")
+    assert by_harm(plan, at.clean, histograms, costs) == [*rest[1:], "conv1"]
+
+
+def test_more_and_more_operators_go_back_until_the_drop_holds(tmp_path: Path) -> None:
+    at = ways(residual_net(), tmp_path, ENGINE)
+    histograms = counted(at.clean, ENGINE)
+    start = full_plan(at.clean, ENGINE, histograms)
+    assert start.plan is not None
+    order = by_harm(start.plan, at.clean, histograms)
+
+    def found(max_drop: float) -> list[str]:
+        return [
+            trial.candidate.label
+            for trial in relieve(
+                backend(ENGINE), at.clean, histograms, start, at.expected, max_drop, 1
+            )
+        ]
+
+    stem = "int8, minmax, but"
+    assert found(1.0) == [f"{stem} 1 operator"]
+    assert found(-1.0) == [f"{stem} {n} operator{'s' * (n > 1)}" for n in (1, 2, 4)]
+    for trial in relieve(backend(ENGINE), at.clean, histograms, start, at.expected, -1.0, 1):
+        assert trial.candidate.plan is not None
+        count = int(trial.candidate.label.split()[-2])
+        assert not set(order[:count]) & set(trial.candidate.plan.int8)
+        reasons = {d.node: d.reason for d in trial.candidate.plan.decisions}
+        assert reasons[order[0]].startswith("put back to float")

@@ -1,0 +1,101 @@
+"""What is written where a bundle is to be, and what never is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import edgedl
+from edgedl.core.errors import WrongAnswers
+from edgedl.core.samples import Source
+from edgedl.core.stats import Agreement
+from edgedl.pipeline import compress
+from edgedl.runtime import installed_engines
+from edgedl.runtime.bundle import open_bundle
+from edgedl.search.candidates import Candidate, Trial
+from edgedl.ship import ship
+from tests.models import conv_net, residual_net, samples, saved
+from tests.search.small import full_plan, prepared
+
+INSTALLED = installed_engines()
+PERFECT = Agreement(1.0, 1.0, 200.0, 4)
+
+
+@pytest.mark.parametrize("engine", INSTALLED)
+def test_a_trial_becomes_a_proven_bundle(engine: str, tmp_path: Path) -> None:
+    clean = prepared(residual_net(), tmp_path)
+    out = tmp_path / "out.edl"
+    notes = {"target": engine, "unconfirmed": True}
+    trial = Trial(full_plan(clean, engine), PERFECT, 0.0)
+    operators = ship(trial, samples(clean.signature, 4), out, 1, notes)
+    assert any(operator.precision == "int8" for operator in operators)
+    assert all(operator.us is not None for operator in operators)
+    assert edgedl.check(out).ok
+    assert open_bundle(out).payloads[0].precision == "int8"
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == ["out.edl"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Meanwhile:
+    """A source of samples during whose loading something else happens to the model's file."""
+
+    source: Source
+    happens: Callable[[], object]
+
+    def load(self, row: int) -> Any:
+        self.happens()
+        return self.source.load(row)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.source, name)
+
+
+@pytest.mark.parametrize("before", [None, b"an earlier result"])
+def test_a_bundle_that_answers_otherwise_replaces_nothing(
+    before: bytes | None, tmp_path: Path
+) -> None:
+    model, other = saved(conv_net(), tmp_path), conv_net(seed=1).SerializeToString()
+    out = tmp_path / "out.edl"
+    if before is not None:
+        out.write_bytes(before)
+    there = sorted(path.name for path in tmp_path.iterdir())
+    given = samples(model.signature, 4)
+    source = Meanwhile(given.source, lambda: model.path.write_bytes(other))
+    trial = Trial(Candidate(INSTALLED[0], "float32", "float32", model, {}), PERFECT, 0.0)
+    with pytest.raises(WrongAnswers) as caught:
+        ship(trial, dataclasses.replace(given, source=source), out, 1, {})
+    assert caught.value.where == str(out)
+    assert caught.value.hint
+    assert sorted(path.name for path in tmp_path.iterdir()) == there
+    assert before is None or out.read_bytes() == before
+
+
+class Stopped(Exception):
+    """What a person does while a command runs."""
+
+
+@pytest.mark.parametrize("stage", ["comparing", "timing"])
+def test_a_run_that_ends_early_leaves_the_best_so_far(stage: str, tmp_path: Path) -> None:
+    """Stopped in the search, once something was kept, and in the decisive timing."""
+    model = saved(conv_net(), tmp_path)
+    out = tmp_path / "out.edl"
+    arrays = {"x": np.random.default_rng(0).standard_normal((24, 3, 8, 8)).astype(np.float32)}
+
+    def stop(label: str, done: int, total: int) -> None:
+        if out.exists() and label.startswith(stage):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        compress(
+            model.path, arrays, out, target=INSTALLED[0], seconds=0.5, progress=stop, max_bytes=10
+        )
+    assert edgedl.check(out).ok
+    assert not [path for path in tmp_path.iterdir() if path.suffix == ".tmp"]
+    finished = compress(model.path, arrays, out, target=INSTALLED[0], seconds=0.5)
+    assert edgedl.check(out).ok
+    assert finished.bytes == out.stat().st_size
