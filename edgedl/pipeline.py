@@ -32,6 +32,7 @@ from edgedl.inputs import (
     split,
 )
 from edgedl.passes.plan_file import fit, from_document, to_yaml
+from edgedl.passes.ranges import usual_method
 from edgedl.report.compressed import Accuracy, Choice, Compressed
 from edgedl.runtime import ENGINES, installed_engines
 from edgedl.runtime.process import Processing
@@ -317,7 +318,7 @@ def _plan_text(candidate: Candidate) -> str | None:
         plan,
         candidate.engine,
         candidate.settings,
-        ranges,
+        usual_method(ranges),
         corrected=candidate.means is not None,
         costs=candidate.costs,
     )

@@ -16,7 +16,7 @@ from edgedl.passes.graph import read, rewrite
 from edgedl.passes.layout import EXTENTS, Extent, layout
 from edgedl.passes.place import Place
 from edgedl.passes.plan import Plan
-from edgedl.passes.ranges import METHODS, Histogram, Method
+from edgedl.passes.ranges import METHODS, Histogram, Method, Methods
 from edgedl.passes.scales import decide, not_finite
 
 
@@ -76,7 +76,7 @@ def plan(
     model: Model,
     scheme: str,
     histograms: Mapping[str, Histogram],
-    method: Method,
+    method: Methods,
     *,
     extent: Extent = "full",
     keep_float: Mapping[str, str] | None = None,

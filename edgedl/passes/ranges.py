@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +22,23 @@ COARSE = 5
 
 KL_BINS = 2048
 KL_LEVELS = 128
+
+
+# One method for all tensors, or one for each by name.
+Methods = Method | Mapping[str, Method]
+
+
+def method_for(methods: Methods, tensor: str) -> Method:
+    """The method of a tensor."""
+    return methods[tensor] if isinstance(methods, Mapping) else methods
+
+
+def usual_method(methods: Methods) -> Method:
+    """The method of most tensors."""
+    if not isinstance(methods, Mapping):
+        return methods
+    chosen = list(methods.values())
+    return max(METHODS, key=chosen.count)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 from edgedl.core.target import Scheme
 from edgedl.passes.layout import Layout
 from edgedl.passes.plan import Plan, Quantizer
-from edgedl.passes.ranges import Grid, Histogram, Method, Range, find_range
+from edgedl.passes.ranges import Grid, Histogram, Methods, Range, find_range, method_for
 
 LARGEST_CODE, LARGEST_OF_7_BITS = 127, 63
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny) * 2**20
@@ -19,7 +19,7 @@ def decide(
     found: Layout,
     scheme: Scheme,
     histograms: Mapping[str, Histogram],
-    method: Method,
+    method: Methods,
     given: Mapping[str, Quantizer] | None = None,
 ) -> Plan:
     """The plan: the layout with a scale for every quantized tensor.
@@ -36,7 +36,7 @@ def decide(
     for name, group in found.groups.items():
         if group in decided:
             continue
-        span = find_range(histograms[name], method, grid)
+        span = find_range(histograms[name], method_for(method, name), grid)
         ranges[group] = span.union(ranges[group]) if group in ranges else span
     offset = _read_by_others(found) if scheme.int8_for_matmul_only else set()
     activations = {

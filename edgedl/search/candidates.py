@@ -23,7 +23,7 @@ from edgedl.passes.layout import EXTENTS, Extent, layout
 from edgedl.passes.place import Place
 from edgedl.passes.plan import Cost, Plan
 from edgedl.passes.quantize import plan
-from edgedl.passes.ranges import Histogram, Method
+from edgedl.passes.ranges import Histogram, Methods, usual_method
 from edgedl.passes.weight_only import WeightOnly
 from edgedl.runtime import engine
 from edgedl.runtime.session import Session
@@ -58,7 +58,7 @@ class Candidate:
     as_given: bool = False
     stored: bool = False
     dynamic: bool = False
-    method: Method | None = None
+    method: Methods | None = None
     means: Means | None = None
     costs: tuple[Cost, ...] = ()
 
@@ -230,7 +230,7 @@ def int8_candidate(
     backend: Backend,
     clean: Model,
     histograms: Mapping[str, Histogram],
-    method: Method,
+    method: Methods,
     *,
     extent: Extent = "full",
     keep_float: Mapping[str, str] | None = None,
@@ -261,12 +261,12 @@ def int8_candidate(
 
 
 def narrower(
-    backend: Backend, clean: Model, histograms: Mapping[str, Histogram], method: Method
+    backend: Backend, clean: Model, histograms: Mapping[str, Histogram], method: Methods
 ) -> Iterator[Candidate]:
     """Int8 by narrower rules; only plans that differ in what they put into int8."""
     seen: set[tuple[str, ...]] = set()
     for extent in EXTENTS:
-        label = f"int8 {extent}, {method}"
+        label = f"int8 {extent}, {usual_method(method)}"
         candidate = int8_candidate(backend, clean, histograms, method, extent=extent, label=label)
         assert candidate.plan is not None
         if candidate.plan.int8 and candidate.plan.int8 not in seen and extent != "full":

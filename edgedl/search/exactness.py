@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 from edgedl.backends import Backend
 from edgedl.benchmark.machine import this_machine
 from edgedl.core.errors import EdgeError
+from edgedl.core.ledger import Ledger
 from edgedl.core.model import Model
 from edgedl.core.samples import Samples
 from edgedl.passes.correct import channel_means
 from edgedl.passes.plan import Plan
 from edgedl.passes.quantize import plan
-from edgedl.passes.ranges import METHODS, Histogram, Method
+from edgedl.passes.ranges import METHODS, Histogram, Methods, method_for, usual_method
 from edgedl.passes.saturation import at_risk, saturates
 from edgedl.search.candidates import Candidate, Reference, Refusal, int8_candidate
-from edgedl.search.memory import judge
+from edgedl.search.memory import judge, key_of_candidate, machine_parts
 
 FEW = 24
+PARTS = 8
+MIXING_SECONDS = 15.0
+MOST_MIXED_BYTES = 64_000_000
 
 
 def best_ranges(
@@ -30,44 +37,105 @@ def best_ranges(
     threads: int | None,
 ) -> Candidate | Refusal | None:
     """Int8 as far as the rules go, with the ranges that answer most like float; with weights in 7
-    bits where sums overflow on this processor, and with corrected biases, each where that helps.
-    None where the rules put nothing into int8.
+    bits where sums overflow on this processor, with ranges by another method for some tensors, and
+    with corrected biases, each where that helps. None where the rules put nothing into int8.
 
     What answers most like float is what has the most signal to noise in the model's outputs, on a
-    few samples that calibration did not see, as the engine runs it.
+    few samples that calibration did not see, as the engine runs it: the error that a range causes
+    further down, and not its own.
     """
-    few = expected.take(FEW)
-    best: tuple[float, Candidate] | None = None
-
-    def attempt(method: Method, note: str, **more: Any) -> None:
-        nonlocal best
-        label = f"int8, {method}{note}"
-        candidate = int8_candidate(backend, clean, histograms, method, label=label, **more)
-        found = judge(candidate, few, threads).agreement.sqnr_db
-        if best is None or found > best[0]:
-            best = (found, candidate)
-
     if not plan(clean, backend.scheme.name, histograms, "minmax").int8:
         return None
+    trial = Attempts(backend, clean, histograms, expected.take(FEW), threads)
     try:
         for method in METHODS:
-            attempt(method, "")
-        assert best is not None
-        if saturates(this_machine().to_json(), backend.engine):
-            method, decided = _decided(best[1])
-            if risky := at_risk(decided, clean, histograms):
-                attempt(method, f", {len(risky)} weights in 7 bits", narrow=risky)
-        method, decided = _decided(best[1])
-        means = channel_means(clean, decided, calibration)
-        note = best[1].label.removeprefix(f"int8, {method}")
-        attempt(method, f"{note}, biases corrected", means=means, narrow=decided.narrow)
+            trial.attempt(method, str(method))
+        narrows = saturates(this_machine().to_json(), backend.engine)
+        if narrows and (risky := at_risk(trial.plan, clean, histograms)):
+            note = f"{trial.note}, {len(risky)} weights in 7 bits"
+            trial.attempt(trial.method, note, narrow=risky)
+        _mix(trial)
+        means = channel_means(clean, trial.plan, calibration)
+        note = f"{trial.note}, biases corrected"
+        trial.attempt(trial.method, note, means=means, narrow=trial.plan.narrow)
     except EdgeError as error:
-        if best is None:
+        if trial.best is None:
             return Refusal(f"{backend.engine} int8", error.message)
-    return best[1]
+    return trial.best
 
 
-def _decided(candidate: Candidate) -> tuple[Method, Plan]:
-    assert candidate.method is not None
-    assert candidate.plan is not None
-    return candidate.method, candidate.plan
+@dataclass(eq=False)
+class Attempts:
+    """Candidates tried on a few samples, of which the best is kept."""
+
+    backend: Backend
+    clean: Model
+    histograms: Mapping[str, Histogram]
+    few: Reference
+    threads: int | None
+    best: Candidate | None = None
+    sqnr_db: float = -math.inf
+
+    @property
+    def method(self) -> Methods:
+        assert self.best is not None
+        assert self.best.method is not None
+        return self.best.method
+
+    @property
+    def plan(self) -> Plan:
+        assert self.best is not None
+        assert self.best.plan is not None
+        return self.best.plan
+
+    @property
+    def note(self) -> str:
+        assert self.best is not None
+        return self.best.label.removeprefix("int8, ")
+
+    def attempt(self, method: Methods, note: str, **more: Any) -> bool:
+        """Whether this answers more like float than all before."""
+        candidate = int8_candidate(
+            self.backend, self.clean, self.histograms, method, label=f"int8, {note}", **more
+        )
+        found = judge(candidate, self.few, self.threads).agreement.sqnr_db
+        if found <= self.sqnr_db:
+            return False
+        self.best, self.sqnr_db = candidate, found
+        return True
+
+
+def _mix(trial: Attempts) -> None:
+    """Give parts of the graph, an eighth of its tensors each, ranges by the other methods, and keep
+    what helps; as many as a quarter of a minute allows, and none in large models.
+
+    What was kept is noted, so that the same question has the same answer and costs nothing again.
+    """
+    if trial.clean.bytes > MOST_MIXED_BYTES:
+        return
+    usual = usual_method(trial.method)
+    tensors = list(trial.plan.activations)
+    noted = Ledger.of(
+        "ranges",
+        model=trial.clean.digest,
+        expected=trial.few.digest,
+        start=key_of_candidate(trial.best) if trial.best else "",
+        threads=trial.threads,
+        machine=machine_parts(),
+    )
+    chosen = {tensor: method_for(trial.method, tensor) for tensor in trial.histograms}
+    start, narrow = trial.note, trial.plan.narrow
+    for row in noted.rows():
+        kept = {**chosen, **{t: m for t, m in row.items() if t in chosen and m in METHODS}}
+        if kept != chosen:
+            trial.attempt(kept, f"{start}, mixed", narrow=narrow)
+        return
+    began, size = perf_counter(), max(1, -(-len(tensors) // PARTS))
+    for first in range(0, len(tensors), size):
+        for method in METHODS:
+            if method == usual or perf_counter() - began > MIXING_SECONDS:
+                continue
+            other = {**chosen, **dict.fromkeys(tensors[first : first + size], method)}
+            if trial.attempt(other, f"{start}, mixed", narrow=narrow):
+                chosen = other
+    noted.add([{tensor: method for tensor, method in chosen.items() if method != usual}])
