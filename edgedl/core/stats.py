@@ -40,6 +40,8 @@ class Interval:
         """
         if self.ratio >= 1:
             gap, half = math.log(self.ratio / (1 + noise_floor)), math.log(self.ratio / self.low)
+        elif noise_floor >= 1:
+            return 1.0
         else:
             gap, half = math.log((1 - noise_floor) / self.ratio), math.log(self.high / self.ratio)
         if gap <= 0:

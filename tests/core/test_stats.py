@@ -231,3 +231,11 @@ def test_pooled_intervals_cover_the_truth_as_often_as_they_say() -> None:
         found = pooled_ratio(processes)
         covered += found.low <= 1.1 <= found.high
     assert covered >= 0.92 * 200
+
+
+@pytest.mark.parametrize("floor", [1.0, 9.7])
+def test_a_floor_above_the_whole_leaves_nothing_to_claim(floor: float) -> None:
+    slower = Interval(0.5, 0.4, 0.6, 2)
+    assert slower.p_value(floor) == 1
+    assert slower.verdict(floor) == "inconclusive"
+    assert slower.p_value(0.01) < 1
