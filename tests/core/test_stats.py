@@ -248,3 +248,11 @@ def test_classes_are_told_by_all_answers() -> None:
     logits.add({"y": np.array([[0.6, -0.8]])}, {"y": np.array([[0.6, -0.8]])})
     logits.add({"y": np.array([[-5.0, 6.0]])}, {"y": np.array([[7.0, 6.0]])})
     assert logits.result().top1 == 0.5
+
+
+@pytest.mark.parametrize("floor", [1.0, 9.7])
+def test_a_floor_above_the_whole_leaves_nothing_to_claim(floor: float) -> None:
+    slower = Interval(0.5, 0.4, 0.6, 2)
+    assert slower.p_value(floor) == 1
+    assert slower.verdict(floor) == "inconclusive"
+    assert slower.p_value(0.01) < 1
