@@ -320,6 +320,7 @@ def _plan_text(candidate: Candidate) -> str | None:
         candidate.settings,
         usual_method(ranges),
         corrected=candidate.means is not None,
+        exact=candidate.exact,
         costs=candidate.costs,
     )
 

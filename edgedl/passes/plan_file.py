@@ -24,7 +24,8 @@ LARGEST_SCALE = float(np.finfo(np.float32).max)
 STATES: tuple[State, ...] = ("float", "int8")
 LIKE = f"like `{json.dumps(Quantizer('uint8', 0.02, 128).to_json())}`"
 NEEDED = ("engine", "settings", "ranges", "operators", "scales")
-PARTS = (*NEEDED, "corrected", "shifted", "narrow")
+LISTS = ("shifted", "narrow", "exact", "tables")
+PARTS = (*NEEDED, "corrected", *LISTS)
 MOST_WIDTH = 80
 MOST_PLAIN_KEY = 1000  # YAML 1.2 (7.4) reads no further for the colon behind a key
 HEAD = """\
@@ -47,6 +48,8 @@ class PlanFile:
         corrected: whether biases are corrected, with means from the samples.
         shifted: nodes whose weights are written shifted by one.
         narrow: nodes whose weights have 7 bits.
+        exact: nodes in float whose weights are stored as they were.
+        tables: nodes that look rows up in a table of codes; as the rules say where None.
     """
 
     engine: str
@@ -57,6 +60,8 @@ class PlanFile:
     corrected: bool = False
     shifted: tuple[str, ...] = ()
     narrow: tuple[str, ...] = ()
+    exact: tuple[str, ...] = ()
+    tables: tuple[str, ...] | None = None
 
 
 def to_yaml(
@@ -66,13 +71,14 @@ def to_yaml(
     ranges: Method,
     *,
     corrected: bool = False,
+    exact: Sequence[str] = (),
     costs: Sequence[Cost] = (),
 ) -> str:
     """The file's text, with what each operator costs and why as comments."""
     lines = [HEAD, f"engine: {engine}", f"settings: {json.dumps(dict(settings))}"]
     lines += [f"ranges: {ranges}", f"corrected: {str(corrected).lower()}"]
-    lines += [f"shifted: {json.dumps(list(plan.shifted))}"]
-    lines += [f"narrow: {json.dumps(list(plan.narrow))}"]
+    lists = (plan.shifted, plan.narrow, exact, plan.tables)
+    lines += [f"{part}: {json.dumps(list(n))}" for part, n in zip(LISTS, lists, strict=True)]
     lines += ["operators:" + ("" if plan.decisions else " {}")]
     by_node = {cost.node: cost for cost in costs}
     width = min(MOST_WIDTH, max((len(_key(d.node)) for d in plan.decisions), default=0) + 7)
@@ -119,7 +125,7 @@ def from_document(document: Any) -> PlanFile:
     if not isinstance(corrected, bool):
         message = "`corrected` wants true or false"
         raise BadValue(message, keys=("corrected",), hint="`corrected: false` leaves biases alone")
-    for part in ("shifted", "narrow"):
+    for part in LISTS:
         names = document.get(part, [])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             message = f"`{part}` wants a list of names"
@@ -138,6 +144,8 @@ def from_document(document: Any) -> PlanFile:
         corrected,
         tuple(document.get("shifted", ())),
         tuple(document.get("narrow", ())),
+        tuple(document.get("exact", ())),
+        tuple(document["tables"]) if "tables" in document else None,
     )
 
 
@@ -206,6 +214,13 @@ def fit(plan: PlanFile, model: Model) -> Layout:
             if name not in found.weights:
                 message = f"`{name}` has no int8 weights"
                 raise BadValue(message, keys=(part,), hint="leave it out")
+    nodes = {node.name or "" for node in graph.graph.all_nodes()}
+    for part, names in (("exact", plan.exact), ("tables", plan.tables or ())):
+        known = nodes if part == "exact" else set(found.tables)
+        for name in names:
+            if name not in known:
+                message = f"`{name}` is not among the model's {part} nodes"
+                raise BadValue(message, keys=(part,), hint=nearest(name, known))
     _same_in_groups(plan, found)
     return found
 

@@ -46,6 +46,7 @@ class Candidate:
         stored: it computes in float, with weights stored in 8 bits.
         method: how the ranges of its plan were found.
         means: what its biases were corrected with, None where they were not.
+        exact: nodes in float whose weights are stored as they were.
         costs: the table that its plan was found in, empty where rules made it.
     """
 
@@ -60,6 +61,7 @@ class Candidate:
     dynamic: bool = False
     method: Methods | None = None
     means: Means | None = None
+    exact: tuple[str, ...] = ()
     costs: tuple[Cost, ...] = ()
 
     @property
@@ -256,7 +258,15 @@ def int8_candidate(
     model = rewrite(clean, *corrected, Place(decided), stored)
     settings = backend.settings("int8") if settings is None else settings
     return Candidate(
-        backend.engine, "int8", label, model, settings, decided, method=method, means=means
+        backend.engine,
+        "int8",
+        label,
+        model,
+        settings,
+        decided,
+        method=method,
+        means=means,
+        exact=stored.keep_float,
     )
 
 

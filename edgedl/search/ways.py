@@ -169,13 +169,14 @@ def _planned(built: Backend, ways: Ways, written: PlanFile) -> Candidate:
         calibrate(ways.clean, lacking, ways.calibration, progress=ways.progress) if lacking else {}
     )
     decided = decide(found, built.scheme, histograms, written.ranges, written.scales)
-    decided = replace(decided, shifted=written.shifted, narrow=written.narrow)
+    tables = decided.tables if written.tables is None else written.tables
+    decided = replace(decided, shifted=written.shifted, narrow=written.narrow, tables=tables)
     means = channel_means(ways.clean, decided, ways.calibration) if written.corrected else None
     corrected = (CorrectBias(decided, means),) if means is not None else ()
-    model = rewrite(ways.clean, *corrected, Place(decided), WeightOnly())
+    model = rewrite(ways.clean, *corrected, Place(decided), WeightOnly(keep_float=written.exact))
     return Candidate(
         built.engine, "int8", PLANNED, model, dict(written.settings), decided,
-        method=written.ranges, means=means,
+        method=written.ranges, means=means, exact=written.exact,
     )  # fmt: skip
 
 

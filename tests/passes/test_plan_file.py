@@ -84,7 +84,7 @@ def test_settings_and_engine_come_back(tmp_path: Path) -> None:
     plan = Plan("openvino", (), {}, {}, {})
     settings = {"precision": "bf16", "unfused": ["a", "b: c"], "reuse_outputs": True, "n": 1e-7}
     found = file_of(to_yaml(plan, "openvino", settings, "entropy"), tmp_path)
-    assert found == PlanFile("openvino", settings, "entropy", {}, {})
+    assert found == PlanFile("openvino", settings, "entropy", {}, {}, tables=())
 
 
 NAMES = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
