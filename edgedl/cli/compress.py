@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--force", is_flag=True, help="Quantize a model anew that is quantized already.")
-@click.option("--report", metavar="DIR", help="Write the report there, as text and JSON.")
+@click.option("--report", metavar="DIR", help="Write the report there, and the plan.")
 @json_option
 def command(
     model: str,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import signal
 import sys
@@ -12,7 +14,9 @@ CRASHES = tuple(
     for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
     if hasattr(signal, name)
 )
-MOST_CRASHES = 5
+MOST_CRASHES = 8
+HANDED_ON = tuple(getattr(signal, n) for n in ("SIGTERM", "SIGHUP") if hasattr(signal, n))
+PR_SET_PDEATHSIG = 1  # prctl(2), Linux
 
 
 def supervised(run: Callable[[], int], say: Callable[[str], None]) -> int:
@@ -30,16 +34,13 @@ def supervised(run: Callable[[], int], say: Callable[[str], None]) -> int:
         if not child:
             status = 1
             try:
+                _end_with_parent()
                 status = run()
                 sys.stdout.flush()
                 sys.stderr.flush()
             finally:
                 os._exit(status)
-        try:
-            _, ended = os.waitpid(child, 0)
-        except KeyboardInterrupt:
-            # The child was interrupted as well, and says so.
-            _, ended = os.waitpid(child, 0)
+        ended = _wait(child)
         if not os.WIFSIGNALED(ended):
             return os.WEXITSTATUS(ended)
         number = os.WTERMSIG(ended)
@@ -47,3 +48,30 @@ def supervised(run: Callable[[], int], say: Callable[[str], None]) -> int:
             return 128 + number
         say(f"an engine crashed ({signal.Signals(number).name}); going on without what it was at")
     return 1
+
+
+def _wait(child: int) -> int:
+    """How the child ended. Signals that would end this process go to the child instead; an
+    interrupt from the keyboard reaches both, and the child says so."""
+
+    def hand_on(number: int, _: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
+
+    before = {number: signal.signal(number, hand_on) for number in HANDED_ON}
+    try:
+        while True:
+            with contextlib.suppress(KeyboardInterrupt):
+                return os.waitpid(child, 0)[1]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent is killed, where the system can."""
+    for number in HANDED_ON:
+        signal.signal(number, signal.SIG_DFL)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

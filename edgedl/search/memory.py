@@ -18,6 +18,7 @@ from edgedl.runtime.session import Session
 from edgedl.search.candidates import Candidate, Reference, Trial, try_out
 
 LATEST = 5
+MOST_CRASHES = 2
 MACHINE = ("processor", "architecture", "isa", "usable_cores", "isa_cap")
 
 
@@ -41,26 +42,28 @@ def key_of_candidate(candidate: Candidate) -> str:
 def careful(candidate: Candidate) -> Iterator[None]:
     """Around what an engine does with a candidate: a note that it has begun and that it ended.
 
-    A candidate that brought its process down is not opened again on this machine.
+    A candidate that brought its process down twice is not opened again on this machine: once may
+    have been somebody's kill.
 
     Raises:
-        EngineFailed: it did, when this was tried before.
+        EngineFailed: it did.
     """
     notes = Ledger.of("opened", machine=machine_parts())
     name = key_of_candidate(candidate)
-    ended = {row.get("candidate"): row.get("ended") for row in notes.rows()}
-    if ended.get(name) is False:
+    mine = [row.get("ended") for row in notes.rows() if row.get("candidate") == name]
+    if mine.count(False) >= MOST_CRASHES and True not in mine:
         raise EngineFailed(
-            f"{candidate.engine} brought the process down when this was tried before",
+            f"{candidate.engine} brought the process down whenever this was tried",
             where=str(candidate.model.path),
             hint=f"remove {notes.path} to try again",
         )
-    if name not in ended:
+    new = True not in mine
+    if new:
         notes.add([{"candidate": name, "ended": False}])
     try:
         yield
     finally:
-        if name not in ended:
+        if new:
             notes.add([{"candidate": name, "ended": True}])
 
 

@@ -47,3 +47,15 @@ def test_a_kill_is_no_crash() -> None:
         return 0
 
     assert supervised(killed, lambda _: pytest.fail("said")) == 128 + signal.SIGKILL
+
+
+def test_a_signal_to_end_reaches_what_runs(tmp_path: Path) -> None:
+    parent = os.getpid()
+
+    def ended() -> int:
+        os.kill(parent, signal.SIGTERM)
+        signal.pause()
+        return 0
+
+    assert supervised(ended, lambda _: pytest.fail("said")) == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
