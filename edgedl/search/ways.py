@@ -141,7 +141,7 @@ def _int8(
     assert full.method is not None
     feed = ways.expected.feeds[0]
     runs = runs_for(built, ways.clean, feed, ways.threads)
-    bench = Bench(built, ways.clean, feed, ways.threads, ways.progress, runs)
+    bench = Bench(built, ways.clean, feed, ways.threads, ways.progress, runs, ways.expected.take(2))
     rests = {full.label: full.settings}
     rests |= {f"{full.label}, {label}": s for label, s in built.rests().items()}
     for label, settings in rests.items():
