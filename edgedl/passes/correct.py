@@ -72,7 +72,8 @@ class CorrectBias:
 
     Nagel et al., Data-Free Quantization Through Weight Equalization and Bias Correction (ICCV
     2019), section 4.2, with means from samples. Products whose bias is not a constant, and matrix
-    products without an Add of a constant behind them, stay as they are, so that nothing is slower.
+    products without an Add of a constant behind them, stay as they are, so that nothing is slower;
+    so do those that add zeros, which engines leave out.
     """
 
     name: ClassVar[str] = "correct_bias"
@@ -140,6 +141,8 @@ def _move_bias(graph: ir.Graph, node: ir.Node, by: np.ndarray) -> None:
         return
     array = bias.const_value.numpy()
     if array.size != by.size or array.shape[-1:] != by.shape:
+        return
+    if holder.op_type != "Conv" and not array.any():
         return
     whole = (array + by.reshape(array.shape)).astype(np.float32)
     holder.replace_input_with(position, constant(graph, f"{node.name}_bias_moved", whole))

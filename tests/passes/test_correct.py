@@ -153,3 +153,16 @@ def test_means_by_channel(tmp_path: Path) -> None:
     array = np.arange(4, dtype=np.float32).reshape(1, 4, 1, 1) * np.ones((8, 4, 2, 2), np.float32)
     found = channel_means(model, plan, from_arrays({"x": array}).bind(model.signature))
     assert found.of["x"].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("name", ["product, gemm", "product, matmul and add"])
+def test_zeros_that_engines_leave_out_stay_zeros(name: str, tmp_path: Path) -> None:
+    zeros = onnx.ModelProto()
+    zeros.CopyFrom(NETS[name])
+    [bias] = [t for t in zeros.graph.initializer if t.name == "b"]
+    bias.CopyFrom(numpy_helper.from_array(np.zeros(3, np.float32), "b"))
+    model = saved(zeros, tmp_path)
+    plan = only_weights(Quantize(inputs(model), "openvino").plan(model))
+    moved = CorrectBias(plan, channel_means(model, plan, inputs(model)))(model)
+    kept = {t.name: numpy_helper.to_array(t) for t in onnx.load(moved.path).graph.initializer}
+    assert not kept["b"].any()
