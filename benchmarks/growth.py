@@ -72,6 +72,8 @@ def plain(model: str, samples: str, name: str, threads: str) -> None:
 
 def measure(axis: str, value: int, given: argparse.Namespace) -> dict[str, Any]:
     """One point."""
+    if given.work:
+        Path(given.work).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="growth-", dir=given.work) as scratch:
         folder = Path(scratch)
         model, samples = make(axis, value, folder)
