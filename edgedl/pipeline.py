@@ -89,8 +89,9 @@ def compress(
     """Make the smallest and fastest model for a target that keeps the limits, and prove it.
 
     Every installed engine of the target is tried with the model in float32, in the reduced float
-    precisions that are fast here, and in int8 as far as its rules go and narrower. What is fastest,
-    measured interleaved, and keeps the limits is written to `output`, opened again and checked.
+    precisions that are fast here, and in int8 as far as its rules go and as its costs say. What is
+    fastest, measured interleaved, and keeps the limits is written to `output`, opened again and
+    checked.
 
     Args:
         model: an ONNX file, a bundle, or a folder that holds one of them.
@@ -98,7 +99,8 @@ def compress(
             of them, 512 at most, calibrate; the others are for choosing and for the report.
         output: the bundle to write.
         ask: what may ship: `int8` or `auto` anything, `weights` what computes in float and stores
-            its weights in 8 bits, `bf16` and `float16` what computes in that.
+            its weights in 8 bits, `bf16` and `float16` what computes in that,
+            `dynamic` what quantizes activations in each call.
         plan: a YAML file that says which operators compute in int8; nothing else may ship then.
         test: samples for choosing and for the report; all of `samples` may then calibrate.
         preprocess: what turns raw files into inputs, as a YAML file or a value, where samples are

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-FLOAT, INT8 = 0, 1
 NEVER = 1 << 60
 
 
