@@ -20,7 +20,7 @@ from edgedl.runtime.check import check
 from edgedl.runtime.golden import Answer, Golden, coarse
 from edgedl.runtime.process import Processing
 from edgedl.runtime.session import Operator
-from edgedl.search.candidates import Trial
+from edgedl.search.candidates import Trial, shipped_settings
 
 GOLDEN_SHARE = 0.03
 MOST_GOLDEN = 8
@@ -51,7 +51,8 @@ def ship(
     golden = _golden(winner, samples, threads)
     built = backend(winner.candidate.engine)
     data, names = to_ship(winner.candidate.model)
-    payload: Payload = built.compile(data, winner.candidate.precision, winner.candidate.settings)
+    settings = shipped_settings(winner.candidate.settings, names)
+    payload: Payload = built.compile(data, winner.candidate.precision, settings)
     with atomic_write(output) as work:
         write_bundle(
             work,

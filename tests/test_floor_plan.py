@@ -42,7 +42,7 @@ OWNERS = {
     "onnxscript": {"passes"},
     "google": {"passes"},
     "onnxruntime": {"runtime.ort", "backends.ort"},
-    "openvino": {"runtime.openvino", "backends.openvino"},
+    "openvino": {"runtime.openvino", "runtime.openvino_kernels", "backends.openvino"},
     "tensorrt": {"runtime.tensorrt", "backends.tensorrt"},
     "torch": {"train", "export"},
     "click": {"cli"},

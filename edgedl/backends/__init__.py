@@ -16,10 +16,16 @@ BACKENDS = {
 
 
 class Backend(Protocol):
-    """What a backend's file offers under the name `BACKEND`."""
+    """What a backend's file offers under the name `BACKEND`.
+
+    Attributes:
+        other_kernels: operators for which the engine has kernels other than it takes by itself;
+            `settings["other_kernels"]` names the nodes that take them.
+    """
 
     engine: str
     scheme: Scheme
+    other_kernels: frozenset[str]
 
     def check(self, target: Target) -> None:
         """Say whether this machine can build for the target.

@@ -18,6 +18,7 @@ class OpenVinoBackend:
 
     engine = "openvino"
     scheme: Scheme = OPENVINO
+    other_kernels: frozenset[str] = frozenset({"Conv"})
 
     def check(self, target: Target) -> None:
         if self.engine not in target.engines:

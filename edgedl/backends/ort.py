@@ -16,6 +16,7 @@ class OrtBackend:
 
     engine = "onnxruntime"
     scheme: Scheme = ONNXRUNTIME
+    other_kernels: frozenset[str] = frozenset()
 
     def check(self, target: Target) -> None:
         if self.engine not in target.engines:

@@ -17,6 +17,7 @@ import openvino
 from edgedl.core.errors import EngineFailed
 from edgedl.core.model import Dimension, Signature, Tensor
 from edgedl.core.target import ISA_CAPS, ISA_VARIABLE
+from edgedl.runtime.openvino_kernels import prefer_direct
 from edgedl.runtime.session import InputCheck, Operator, Session, closed
 
 DEVICE = "CPU"
@@ -171,6 +172,7 @@ class OpenVinoEngine:
 
     `settings["precision"]` (`f32`, `bf16` or `f16`; `f32` where it is absent) is what float
     operators compute in: the plugin's own default may be lower, and is never used by accident.
+    `settings["other_kernels"]` names convolutions that take the plugin's direct kernels.
     """
 
     name = "openvino"
@@ -210,6 +212,7 @@ class OpenVinoEngine:
         source = str(model) if isinstance(model, Path) else model
         try:
             graph = _core().read_model(source)
+            prefer_direct(_core(), graph, frozenset(settings.get("other_kernels", ())))
             return OpenVinoSession(_core().compile_model(graph, DEVICE, config))
         except EngineFailed:
             raise

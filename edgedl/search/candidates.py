@@ -32,6 +32,8 @@ REFERENCE_BYTES = 64 << 20
 METHOD_SAMPLES = 24
 SMALLER = 0.98
 WORTHWHILE = 0.3
+# The setting that names what the engine computes with kernels other than it takes by itself.
+OTHER_KERNELS = "other_kernels"
 
 
 Ask = Literal["int8", "auto", "weights", "bf16", "float16", "dynamic", "plan"]
@@ -147,6 +149,18 @@ class Reference:
         return float(
             np.mean([measure(a, label) for a, label in zip(answers, self.labels, strict=True)])
         )
+
+
+def shipped_settings(settings: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Settings that call nodes as they are called in the file that ships.
+
+    Args:
+        names: the model's names by its short ones, as `to_ship` gives them.
+    """
+    if not settings.get(OTHER_KERNELS):
+        return dict(settings)
+    shorter = {long: short for short, long in names.items()}
+    return {**settings, OTHER_KERNELS: [shorter.get(n, n) for n in settings[OTHER_KERNELS]]}
 
 
 def reference(session: Session, samples: Samples, metric: str | None) -> Reference:

@@ -18,7 +18,7 @@ from edgedl.passes.crossings import Choices
 from edgedl.passes.graph import to_ship
 from edgedl.passes.plan import Cost, Plan, State
 from edgedl.runtime import engine
-from edgedl.search.candidates import Candidate
+from edgedl.search.candidates import Candidate, shipped_settings
 from edgedl.search.cut import Price, cheapest
 
 STATES = ("float", "int8", "shifted")
@@ -69,7 +69,7 @@ def spend(
     """
     data, names = to_ship(candidate.model)
     run = engine(candidate.engine)
-    settings = candidate.settings
+    settings = shipped_settings(candidate.settings, names)
     kernels = run.operators(data, feed, settings=settings, threads=threads, runs=runs)
     tensors = list(candidate.plan.activations) if candidate.plan is not None else []
     spent: dict[str, defaultdict[str, float]] = {
@@ -81,7 +81,7 @@ def spend(
         if kernel.kind in LAYOUT and not kernel.layers:
             spent["rest"][""] += kernel.us or 0.0
             continue
-        said = _original((kernel.name, *kernel.layers), names, known)
+        said = original_names((kernel.name, *kernel.layers), names, known)
         computed = found.computed_by(said)
         if computed:
             spent["operators"][computed[0]] += kernel.us or 0.0
@@ -101,7 +101,7 @@ def spend(
     )
 
 
-def _original(
+def original_names(
     said: Iterable[str], names: Mapping[str, str], known: Collection[str]
 ) -> frozenset[str]:
     """Names of the model's own nodes and tensors in what an engine calls a kernel.

@@ -10,12 +10,16 @@ import numpy as np
 
 from edgedl.backends import Backend
 from edgedl.core.errors import EdgeError, EngineFailed
-from edgedl.search.candidates import Refusal, Trial
-from edgedl.search.choose import Timed, judge_promising, rank, time_candidates
+from edgedl.search.candidates import Candidate, Refusal, Trial
+from edgedl.search.choose import TIE, Timed, judge_promising, rank, time_candidates
+from edgedl.search.kernels import with_other_kernels
 from edgedl.search.limits import relieve
 from edgedl.search.memory import judge
+from edgedl.search.placement import runs_for
 from edgedl.search.ways import PLANNED, Gathered, Ways, gather
 
+BEHIND = 1.3
+MOST_SHARPENED = 3
 Keep = Callable[[Trial], None]
 
 
@@ -47,12 +51,17 @@ def find(
     """
     made = gather(backends, ways)
     timed = time_candidates(made.candidates, feeds, ways.threads, seed, ways.progress)
+    timed = _sharpened(backends, timed, ways, feeds, seed)
     trials, refused = judge_promising(
         timed, ways.expected, ways.limits, ways.ask, ways.threads, ways.progress, keep
     )
-    refusals = [*made.refusals, *timed.refusals, *refused]
+    refusals = [*made.refusals, *refused]
     if ways.ask == "plan" and not trials:
-        reasons = [refusal.reason for refusal in refusals if refusal.name.endswith(PLANNED)]
+        reasons = [
+            refusal.reason
+            for refusal in (*timed.refusals, *refusals)
+            if refusal.name.endswith(PLANNED)
+        ]
         raise EngineFailed(
             f"the plan does not run: {(reasons or ['nothing was made of it'])[0]}",
             hint="are its `settings` the engine's? `edgedl compress --int8 --report DIR` writes one"
@@ -61,21 +70,66 @@ def find(
     for built in backends if ways.limits.max_drop is not None and ways.ask != "plan" else ():
         more, failed = _relieved(built, timed, made, ways)
         if more:
-            again = (timed.candidates[0], *(trial.candidate for trial in more))
-            late = time_candidates(again, feeds, ways.threads, seed, ways.progress)
-            timed = Timed(
-                (*timed.candidates, *late.candidates[1:]),
-                {**late.latency_ms, **timed.latency_ms},
-                timed.refusals,
-            )
-            failed += late.refusals
-            trials += [t for t in more if t.candidate.name in late.latency_ms]
+            timed = _with_more(timed, [trial.candidate for trial in more], ways, feeds, seed)
+            trials += [t for t in more if t.candidate.name in timed.latency_ms]
             best = rank(trials, timed.latency_ms, ways.limits, ways.ask)[0]
             if best in more:
                 keep(best)
         refusals += failed
     order = rank(trials, timed.latency_ms, ways.limits, ways.ask)
-    return Search(tuple(order), tuple(trials), timed, tuple(refusals))
+    return Search(tuple(order), tuple(trials), timed, (*timed.refusals, *refusals))
+
+
+def _with_more(
+    timed: Timed,
+    more: Sequence[Candidate],
+    ways: Ways,
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    seed: int,
+) -> Timed:
+    """Candidates timed beside the first of those that were timed before, and added to them in its
+    milliseconds of then."""
+    first = timed.candidates[0]
+    late = time_candidates((first, *more), feeds, ways.threads, seed, ways.progress)
+    drift = timed.latency_ms[first.name] / late.latency_ms[first.name]
+    return Timed(
+        (*timed.candidates, *late.candidates[1:]),
+        {**{name: drift * ms for name, ms in late.latency_ms.items()}, **timed.latency_ms},
+        (*timed.refusals, *late.refusals),
+    )
+
+
+def _sharpened(
+    backends: Sequence[Backend],
+    timed: Timed,
+    ways: Ways,
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    seed: int,
+) -> Timed:
+    """With the fastest of each engine on the engine's other kernels where those are faster; engines
+    that are far behind are left out, and so is a plan, which says its settings."""
+    able = [c for c in timed.candidates if c.answers(ways.ask) and not c.as_given]
+    if ways.ask == "plan" or not able:
+        return timed
+    least_ms = min(timed.latency_ms[candidate.name] for candidate in able)
+    more: list[Candidate] = []
+    for built in backends:
+        mine = [candidate for candidate in able if candidate.engine == built.engine]
+        mine.sort(key=lambda candidate: timed.latency_ms[candidate.name])
+        if not mine or timed.latency_ms[mine[0].name] > BEHIND * least_ms:
+            continue
+        near = (1 + TIE) * timed.latency_ms[mine[0].name]
+        feed = ways.expected.feeds[0]
+        for candidate in mine[:MOST_SHARPENED]:
+            if timed.latency_ms[candidate.name] > near:
+                break
+            with contextlib.suppress(EdgeError):
+                runs = runs_for(built, candidate.model, feed, ways.threads)
+                found = with_other_kernels(
+                    built, candidate, feed, ways.threads, runs, ways.progress
+                )
+                more += [found] if found is not None else []
+    return _with_more(timed, more, ways, feeds, seed) if more else timed
 
 
 def in_order(search: Search, ways: Ways) -> Iterator[Trial]:
