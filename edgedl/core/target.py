@@ -40,6 +40,8 @@ class Scheme:
         operators: what the engine computes in int8.
         moves: operators that carry integer codes through unchanged; their outputs take their
             inputs' scale.
+        carries: whether the engine takes conversions through moves by itself, so that one in front
+            is enough: behind each move OpenVINO 2026.4 computes another.
         bias_apart: whether a Gemm must leave its float bias to an Add behind it, because the
             engine's integer Gemm takes none.
         own_gelu: whether GELU is written as the engine's own operator.
@@ -56,6 +58,7 @@ class Scheme:
     signed_only: bool = False
     int8_for_matmul_only: bool = False
     optional_outputs: frozenset[str] = frozenset()
+    carries: bool = False
     bias_apart: bool = False
     own_gelu: bool = False
     dynamic: bool = False
@@ -80,6 +83,7 @@ OPENVINO = Scheme(
     activations="symmetric",
     int8_for_matmul_only=True,
     outputs=False,
+    carries=True,
     operators=PRODUCTS
     | {"ConvTranspose", "Add", "Mul", "AveragePool", "GlobalAveragePool", "Concat"},
     moves=MOVES,

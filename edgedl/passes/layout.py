@@ -322,7 +322,17 @@ def _quantized_tensors(
         )
     order = {value.name: i for i, node in enumerate(facts.nodes) for value in node.outputs}
     names = sorted(quantized, key=lambda name: order.get(name, -1))
+    if scheme.carries:
+        names = [n for n in names if not _moved_from_one(quantized[n], quantized, scheme)]
     return {name: find(name) for name in names}, {name: readers[name] for name in names}
+
+
+def _moved_from_one(value: ir.Value, quantized: Collection[str], scheme: Scheme) -> bool:
+    """Whether a tensor is another that is quantized, moved."""
+    producer = value.producer()
+    if producer is None or producer.op_type == "Concat" or not is_move(producer, scheme):
+        return False
+    return producer.inputs[0] is not None and producer.inputs[0].name in quantized
 
 
 def _carried(value: ir.Value, made: Collection[str], scheme: Scheme) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from edgedl.backends import Backend
 from edgedl.core.errors import EdgeError, EngineFailed
 from edgedl.search.candidates import Candidate, Refusal, Trial
-from edgedl.search.choose import TIE, Timed, judge_promising, rank, time_candidates
+from edgedl.search.choose import Timed, judge_promising, rank, time_candidates
 from edgedl.search.kernels import with_other_kernels
 from edgedl.search.limits import relieve
 from edgedl.search.memory import judge
@@ -19,7 +19,8 @@ from edgedl.search.placement import runs_for
 from edgedl.search.ways import PLANNED, Gathered, Ways, gather
 
 BEHIND = 1.3
-MOST_SHARPENED = 3
+NEAR = 1.1
+MOST_SHARPENED = 4
 Keep = Callable[[Trial], None]
 
 
@@ -118,7 +119,7 @@ def _sharpened(
         mine.sort(key=lambda candidate: timed.latency_ms[candidate.name])
         if not mine or timed.latency_ms[mine[0].name] > BEHIND * least_ms:
             continue
-        near = (1 + TIE) * timed.latency_ms[mine[0].name]
+        near = NEAR * timed.latency_ms[mine[0].name]
         feed = ways.expected.feeds[0]
         for candidate in mine[:MOST_SHARPENED]:
             if timed.latency_ms[candidate.name] > near:

@@ -53,7 +53,7 @@ def test_a_residual_sum_between_int8_operators_is_int8(tmp_path: Path) -> None:
 
 
 def test_pooling_shares_the_scale_of_what_it_pools(tmp_path: Path) -> None:
-    for scheme in ("onnxruntime", "openvino"):
+    for scheme in ("onnxruntime", "tensorrt"):
         found = planned("residual", scheme, tmp_path)
         assert found.groups["small"] == found.groups["relu2"]
 
