@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from copy import copy
 from typing import Any, Protocol
 
 from edgedl.core.registry import resolve
@@ -19,12 +20,15 @@ class Backend(Protocol):
     """What a backend's file offers under the name `BACKEND`.
 
     Attributes:
+        scheme: the scheme that its int8 graphs are written in.
+        schemes: others that are compared with it on the machine, by speed and by their answers.
         other_kernels: operators for which the engine has kernels other than it takes by itself;
             `settings["other_kernels"]` names the nodes that take them.
     """
 
     engine: str
     scheme: Scheme
+    schemes: tuple[Scheme, ...]
     other_kernels: frozenset[str]
 
     def check(self, target: Target) -> None:
@@ -57,6 +61,15 @@ class Backend(Protocol):
         Raises:
             EngineFailed: the engine refuses the model.
         """
+
+
+def in_scheme(built: Backend, scheme: Scheme) -> Backend:
+    """The same backend, which writes its int8 graphs in another scheme."""
+    if built.scheme == scheme:
+        return built
+    other = copy(built)
+    other.scheme = scheme
+    return other
 
 
 def backend(name: str) -> Backend:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from edgedl.core.errors import Unsupported
-from edgedl.core.target import OPENVINO, Scheme, Target
+from edgedl.core.target import OPENVINO, OPENVINO_SKEWED, Scheme, Target
 from edgedl.runtime import engine
 from edgedl.runtime.bundle import Payload
 
@@ -18,6 +18,7 @@ class OpenVinoBackend:
 
     engine = "openvino"
     scheme: Scheme = OPENVINO
+    schemes: tuple[Scheme, ...] = (OPENVINO_SKEWED,)
     other_kernels: frozenset[str] = frozenset({"Conv"})
 
     def check(self, target: Target) -> None:

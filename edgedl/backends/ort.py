@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from edgedl.core.errors import Unsupported
-from edgedl.core.target import ONNXRUNTIME, Scheme, Target
+from edgedl.core.target import ONNXRUNTIME, ONNXRUNTIME_SIGNED, Scheme, Target
 from edgedl.runtime import engine
 from edgedl.runtime.bundle import Payload
 
@@ -16,6 +16,7 @@ class OrtBackend:
 
     engine = "onnxruntime"
     scheme: Scheme = ONNXRUNTIME
+    schemes: tuple[Scheme, ...] = (ONNXRUNTIME_SIGNED,)
     other_kernels: frozenset[str] = frozenset()
 
     def check(self, target: Target) -> None:

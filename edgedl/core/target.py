@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgedl.core.errors import BadOption, nearest
@@ -34,6 +34,9 @@ class Scheme:
         int8_for_matmul_only: write signed symmetric tensors that anything but matrix products
             reads as uint8 with zero point 128, which is the same grid: OpenVINO 2026.4 computes
             int8 wrongly there, behind Concat and in Add.
+        skewed: operators that, in a symmetric scheme, also read tensors with a zero point of their
+            own where a range is far from symmetric, as that of SiLU or hard-swish; depthwise
+            convolutions do not.
         outputs: whether an int8 operator's output must be quantized too for the engine to take
             its integer kernel.
         optional_outputs: operators whose integer kernel also comes with a float output.
@@ -59,6 +62,7 @@ class Scheme:
     int8_for_matmul_only: bool = False
     optional_outputs: frozenset[str] = frozenset()
     carries: bool = False
+    skewed: frozenset[str] = frozenset()
     bias_apart: bool = False
     own_gelu: bool = False
     dynamic: bool = False
@@ -88,6 +92,14 @@ OPENVINO = Scheme(
     | {"ConvTranspose", "Add", "Mul", "AveragePool", "GlobalAveragePool", "Concat"},
     moves=MOVES,
 )
+ONNXRUNTIME_SIGNED = replace(
+    ONNXRUNTIME, name="onnxruntime, signed", activations="symmetric", signed_only=True
+)
+OPENVINO_SKEWED = replace(
+    OPENVINO,
+    name="openvino, skewed",
+    skewed=frozenset({"Conv", "ConvTranspose", "Add", "Mul", "AveragePool", "GlobalAveragePool"}),
+)
 TENSORRT = Scheme(
     "tensorrt",
     activations="symmetric",
@@ -115,10 +127,11 @@ TARGETS: Mapping[str, Target] = {
     "openvino": Target("openvino", ("openvino",), "Intel and other x86 CPUs, Arm"),
 }
 SCHEMES: Mapping[str, Scheme] = {
-    "onnxruntime": ONNXRUNTIME,
-    "openvino": OPENVINO,
-    "tensorrt": TENSORRT,
+    scheme.name: scheme
+    for scheme in (ONNXRUNTIME, OPENVINO, TENSORRT, ONNXRUNTIME_SIGNED, OPENVINO_SKEWED)
 }
+# Engines that a plan may be for; each has a scheme of its name.
+PLANNED_ENGINES = ("onnxruntime", "openvino", "tensorrt")
 
 
 def target_of(name: str) -> Target:

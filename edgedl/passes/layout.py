@@ -25,7 +25,8 @@ TABLE_ELEMENTS = 1 << 16
 class Layout:
     """Where quantizers stand, before any scale is known: what calibration has to watch.
 
-    `groups` maps each quantized tensor to the representative of those that share its scale.
+    `groups` maps each quantized tensor to the representative of those that share its scale;
+    `skewed` are those of them that may have a zero point of their own in a symmetric scheme.
     """
 
     decisions: tuple[Decision, ...]
@@ -33,6 +34,7 @@ class Layout:
     readers: Mapping[str, tuple[str, ...]]
     weights: Mapping[str, tuple[int, int | None]]
     tables: tuple[str, ...]
+    skewed: frozenset[str] = frozenset()
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -120,7 +122,26 @@ def layout(
         for node in facts.nodes
         if extent != "gemms" and _is_table(node, facts) and node.name not in (keep_float or {})
     )
-    return Layout(tuple(decisions.values()), groups, readers, weights, tables)
+    skewed = _skewed(chosen, groups, facts, scheme) if scheme.skewed else frozenset()
+    return Layout(tuple(decisions.values()), groups, readers, weights, tables, skewed)
+
+
+def _skewed(
+    chosen: list[ir.Node], groups: Mapping[str, str], facts: Facts, scheme: Scheme
+) -> frozenset[str]:
+    """Representatives of tensors that nothing reads but operators which take a zero point."""
+    others: set[str] = set()
+    for node in chosen:
+        if node.op_type in scheme.skewed and node.attributes.get_int("group", 1) == 1:
+            continue
+        for operand in computed_operands(node, facts):
+            value: ir.Value | None = operand
+            while value is not None:
+                others.add(groups.get(value.name or "", ""))
+                producer = value.producer()
+                moved = producer is not None and is_move(producer, scheme)
+                value = producer.inputs[0] if producer is not None and moved else None
+    return frozenset(groups.values()) - others
 
 
 def _judge(

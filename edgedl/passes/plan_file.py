@@ -12,7 +12,7 @@ import numpy as np
 from edgedl.core.errors import BadValue, nearest
 from edgedl.core.fields import from_plain
 from edgedl.core.model import Model
-from edgedl.core.target import SCHEMES
+from edgedl.core.target import PLANNED_ENGINES, SCHEMES
 from edgedl.passes.graph import read
 from edgedl.passes.layout import Layout, layout
 from edgedl.passes.plan import Cost, Plan, Quantizer, State
@@ -113,7 +113,7 @@ def from_document(document: Any) -> PlanFile:
     for part in NEEDED:
         if part not in document:
             raise BadValue(f"the plan lacks `{part}`", hint=f"add `{part}: ...`")
-    for part, known in (("engine", tuple(SCHEMES)), ("ranges", METHODS)):
+    for part, known in (("engine", PLANNED_ENGINES), ("ranges", METHODS)):
         if document[part] not in known:
             value = str(document[part])
             raise BadValue(f"unknown {part} `{value}`", keys=(part,), hint=nearest(value, known))

@@ -12,6 +12,7 @@ from edgedl.passes.plan import Plan, Quantizer
 from edgedl.passes.ranges import Grid, Histogram, Methods, Range, find_range, method_for
 
 LARGEST_CODE, LARGEST_OF_7_BITS = 127, 63
+LOPSIDED = 0.75
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny) * 2**20
 
 
@@ -42,7 +43,7 @@ def decide(
     activations = {
         name: decided[group]
         if group in decided
-        else quantizer(ranges[group], scheme, offset=group in offset)
+        else quantizer(ranges[group], scheme, offset=group in offset, skewed=group in found.skewed)
         for name, group in found.groups.items()
     }
     return Plan(
@@ -67,12 +68,16 @@ def not_finite(found: Layout, histograms: Mapping[str, Histogram]) -> set[str]:
     }
 
 
-def quantizer(span: Range, scheme: Scheme, *, offset: bool = False) -> Quantizer:
+def quantizer(
+    span: Range, scheme: Scheme, *, offset: bool = False, skewed: bool = False
+) -> Quantizer:
     """The integer grid that covers a range in the scheme's way.
 
-    `offset` writes a signed symmetric grid as uint8 with zero point 128 instead of int8.
+    `offset` writes a signed symmetric grid as uint8 with zero point 128 instead of int8; `skewed`
+    gives a range that a symmetric grid would waste a quarter of its codes on a zero point.
     """
-    if scheme.activations == "asymmetric":
+    lopsided = span.high - span.low < LOPSIDED * 2 * span.largest
+    if scheme.activations == "asymmetric" or (skewed and span.low < 0 and lopsided):
         scale = _scale((span.high - span.low) / 255)
         return Quantizer("uint8", scale, int(np.clip(round(-span.low / scale), 0, 255)))
     if span.low >= 0 and not scheme.signed_only:

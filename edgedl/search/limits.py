@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgedl.backends import Backend
+from edgedl.backends import Backend, in_scheme
 from edgedl.core.model import Model
 from edgedl.core.target import SCHEMES
 from edgedl.core.units import format_bytes, format_ms
@@ -105,7 +105,7 @@ def relieve(
     """
     assert start.plan is not None
     assert start.method is not None
-    method = start.method
+    method, backend = start.method, in_scheme(backend, SCHEMES[start.plan.scheme])
     order = by_harm(start.plan, clean, histograms, start.costs)
     placed = {d.node: d.reason for d in start.plan.decisions if d.precision == "float"}
 

@@ -39,6 +39,7 @@ from edgedl.search.exactness import best_ranges
 from edgedl.search.limits import Limits
 from edgedl.search.memory import careful
 from edgedl.search.placement import Bench, place_by_cost, runs_for
+from edgedl.search.schemes import in_better_scheme
 
 WORTH_REDUCING = 0.1
 
@@ -101,7 +102,7 @@ def _histograms(
 ) -> tuple[Mapping[str, Histogram], Refusal | None]:
     if quantized_already(ways.clean):
         return {}, Refusal("int8", "the model is quantized already, and left as it is (--force)")
-    watched = tensors_to_watch(ways.clean, [built.scheme for built in backends])
+    watched = tensors_to_watch(ways.clean, [s for b in backends for s in (b.scheme, *b.schemes)])
     if not watched:
         return {}, Refusal("int8", "no operator of the graph has an int8 kernel here")
     need = forecast(ways.clean, watched, ways.calibration)
@@ -134,11 +135,16 @@ def _int8(
     """The full plan and that of least cost, for each precision of what stays float where that is
     a tenth of the time; where costs cannot be told, the rules' narrower plans."""
     ways.progress(f"choosing ranges for {built.engine}", 0, 1)
+    usual, (clean, expected) = built.scheme, (ways.clean, ways.expected)
+    built = in_better_scheme(built, clean, histograms, expected, ways.threads, ways.progress)
     full = best_ranges(built, ways.clean, histograms, ways.calibration, ways.expected, ways.threads)
     if full is None or isinstance(full, Refusal):
         yield from [full] if full else []
         return
-    assert full.method is not None
+    method = full.method
+    assert method is not None
+    if built.scheme != usual:
+        full = replace(full, label=f"{full.label}, {built.scheme.name.split(', ')[-1]}")
     feed = ways.expected.feeds[0]
     runs = runs_for(built, ways.clean, feed, ways.threads)
     bench = Bench(built, ways.clean, feed, ways.threads, ways.progress, runs, ways.expected.take(2))
@@ -151,7 +157,7 @@ def _int8(
         except EdgeError as error:
             yield whole
             yield Refusal(f"{whole.name}, placed by cost", error.message)
-            yield from narrower(built, ways.clean, histograms, full.method)
+            yield from narrower(built, ways.clean, histograms, method)
             return
         yield whole.with_costs(found.costs)
         if found.candidate is not whole:
