@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +14,7 @@ import numpy as np
 from edgedl.benchmark.accuracy import agreement, check_labels, metric_for, score
 from edgedl.benchmark.compare import Comparison
 from edgedl.benchmark.machine import this_machine
-from edgedl.core.errors import EdgeError, Unsupported
+from edgedl.core.errors import Unsupported
 from edgedl.core.kept import kept, read_ahead
 from edgedl.core.memory import peak_rss_bytes
 from edgedl.core.progress import Progress, silent
@@ -345,32 +344,3 @@ def _late_doubts(winner: Trial, alike: Agreement, comparison: Comparison, ask: A
     if winner.candidate.precision != "int8" and ask in ("int8", "auto"):
         doubts.append(f"computing in int8 did not win here; {winner.candidate.label} ships")
     return doubts
-
-
-def write_report(result: Compressed, folder: str | Path) -> None:
-    """Write the report as text and JSON, and the plan, into a folder, made where it is missing.
-
-    A plan that an earlier run left there goes where this one made none.
-
-    Raises:
-        EdgeError: the folder cannot be written.
-    """
-    folder = Path(folder)
-    texts = {
-        "report.txt": result.text() + "\n",
-        "plan.yaml": result.plan,
-        "report.json": json.dumps(result.to_json(), indent=2) + "\n",
-    }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            if text is None:
-                (folder / name).unlink(missing_ok=True)
-            else:
-                (folder / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise EdgeError(
-            f"the report cannot be written ({error.strerror})",
-            where=str(folder),
-            hint="name a folder that you may write to",
-        ) from error
