@@ -56,7 +56,7 @@ from edgedl.search.ready import (
 )
 from edgedl.search.ways import Ways
 from edgedl.search.why import reasons
-from edgedl.ship import count_operators, precision_of, ship
+from edgedl.ship import bundle_sizes, count_operators, precision_of, ship
 from edgedl.yamls import read_yaml
 
 MOST_AGREEMENT = 256
@@ -118,7 +118,6 @@ def compress(
     began = perf_counter()
     check_writable(Path(output))
     chosen = target_of(target)
-    limits = Limits(max_drop, max_latency_ms, max_bytes)
     processing = find_processing(preprocess, [model])
     backends, doubts = backends_of(chosen)
     written = None if plan is None else read_yaml(plan, MOST_PLAN_BYTES)
@@ -156,9 +155,11 @@ def compress(
 
     if written is not None and planned is not None:
         written.read(lambda _: fit(planned, clean))
+    notes: dict[str, Any] = {"target": target, "threads": threads}
+    sizes = bundle_sizes(groups.report, expected.answers[0], notes, processing)
+    limits = Limits(max_drop, max_latency_ms, max_bytes, sizes)
     ways = Ways(given, clean, groups.calibration, expected, limits, threads, progress, ask, planned)
     feeds = list(_first(groups.choice, MOST_FEEDS))
-    notes: dict[str, Any] = {"target": target, "threads": threads}
 
     def keep(trial: Trial) -> None:
         ship(
@@ -288,7 +289,7 @@ def _choices(search: Search, limits: Limits, winner: Trial) -> tuple[Choice, ...
     for candidate in search.timed.candidates:
         milliseconds = search.timed.latency_ms[candidate.name]
         trial = trials.get(candidate.name)
-        broken = limits.broken(trial.drop, milliseconds, candidate.model.bytes) if trial else ()
+        broken = limits.broken_by(trial, milliseconds) if trial else ()
         outcome = "ships" if trial is winner else "; ".join(broken)
         rows.append(
             Choice(

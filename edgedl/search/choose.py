@@ -179,7 +179,7 @@ def judge_promising(
 def troubles(trial: Trial, latency_ms: Mapping[str, float], limits: Limits) -> tuple[int, int]:
     """Whether the answers have nothing to do with float's, and how many limits are broken."""
     candidate, same = trial.candidate, trial.agreement
-    broken = limits.broken(trial.drop, latency_ms[candidate.name], candidate.model.bytes)
+    broken = limits.broken_by(trial, latency_ms[candidate.name])
     lost = same.cosine < UNRELATED and (same.top1 is None or same.top1 < 0.5)
     return int(lost), len(broken)
 

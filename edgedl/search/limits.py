@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,13 +22,27 @@ LEAST_US = 1.0
 BACK_TO_FLOAT = "put back to float: among the most harmful to the answers"
 
 
+def _model_bytes(candidate: Candidate) -> int:
+    return candidate.model.bytes
+
+
 @dataclass(frozen=True)
 class Limits:
-    """What the result must keep: a loss of the metric (a fraction), milliseconds, bytes."""
+    """What the result must keep: a loss of the metric (a fraction), milliseconds, bytes.
+
+    Attributes:
+        bundle_bytes: how large a candidate's bundle will be, which is asked under `max_bytes`.
+    """
 
     max_drop: float | None = None
     max_latency_ms: float | None = None
     max_bytes: int | None = None
+    bundle_bytes: Callable[[Candidate], int] = _model_bytes
+
+    def broken_by(self, trial: Trial, latency_ms: float) -> tuple[str, ...]:
+        """Sentences about the limits that a candidate breaks."""
+        size = 0 if self.max_bytes is None else self.bundle_bytes(trial.candidate)
+        return self.broken(trial.drop, latency_ms, size)
 
     def broken(self, drop: float, latency_ms: float, size: int) -> tuple[str, ...]:
         """Sentences about the limits that these figures break, as a drop does that is no number."""
@@ -42,7 +56,7 @@ class Limits:
             given, limit = format_bytes(size), format_bytes(self.max_bytes)
             if given == limit:
                 given, limit = f"{size} B", f"{self.max_bytes} B"
-            found.append(f"{given} is over --max-bytes {limit}")
+            found.append(f"a bundle of {given} is over --max-bytes {limit}")
         return tuple(found)
 
 

@@ -26,13 +26,13 @@ OPERATORS = ["conv1", "conv2", "sum", "conv3", "pooled", "fc"]
         (Limits(max_drop=0.01), ("drop 2.00 % is over --max-drop 1%",)),
         (Limits(max_drop=0.02 - 1e-13), ()),
         (Limits(max_latency_ms=3.5), ("latency 4 ms is over --max-latency 3.5 ms",)),
-        (Limits(max_bytes=1999), ("2000 B is over --max-bytes 1999 B",)),
+        (Limits(max_bytes=1999), ("a bundle of 2000 B is over --max-bytes 1999 B",)),
         (
             Limits(0.0, 1.0, 1000),
             (
                 "drop 2.00 % is over --max-drop 0%",
                 "latency 4 ms is over --max-latency 1 ms",
-                "2 kB is over --max-bytes 1 kB",
+                "a bundle of 2 kB is over --max-bytes 1 kB",
             ),
         ),
     ],
