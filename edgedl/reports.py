@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgedl.benchmark.bench import BenchReport
+from edgedl.benchmark.result import BenchReport
 from edgedl.core.errors import EdgeError
 from edgedl.core.store import atomic_write, default_store, key_of
 from edgedl.report.benched import text
