@@ -46,7 +46,8 @@ def time_candidates(
 
     Each latency is the first one's median times the median of the rounds' ratios to it, so that a
     machine whose speed drifts ranks all the same, and no more than a heat is in memory at once.
-    What was found on this machine before to be 15 % slower than the best is not timed again.
+    What was found on this machine in the last 30 days to be 15 % slower than the best is not timed
+    again.
 
     Raises:
         EngineFailed: none of them opens.

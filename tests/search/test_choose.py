@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -235,6 +236,20 @@ def test_what_was_hopeless_before_is_not_opened_again(tmp_path: Path) -> None:
     assert found.latency_ms[slow.name] == pytest.approx(1.2 * found.latency_ms[first.name])
     # Neither can be opened; who is near the best is tried all the same.
     assert [refusal.name for refusal in found.refusals] == [near.name]
+
+
+def test_what_was_hopeless_a_month_ago_is_opened_again(tmp_path: Path) -> None:
+    model = saved(conv_net(), tmp_path)
+    first = Candidate(ENGINE, "float32", "float32, as given", model, {}, as_given=True)
+    old, late = candidate(tmp_path, "old note"), candidate(tmp_path, "late note")
+    given = feeds(model.signature, 2)
+    shapes = {name: list(array.shape) for name, array in given[0].items()}
+    for one, days in ((old, 31), (late, 29)):
+        then = time.time() - days * 86_400
+        Latencies(first, 1, shapes, clock=lambda then=then: then).add([(one, 1.2)])
+    found = time_candidates([first, old, late], given, 1, 0, silent)
+    assert [refusal.name for refusal in found.refusals] == [old.name]
+    assert late.name in found.latency_ms
 
 
 def heavy_net(layers: int) -> onnx.ModelProto:
