@@ -19,7 +19,7 @@ from edgedl.core.kept import kept, read_ahead
 from edgedl.core.memory import peak_rss_bytes
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Arrays, Samples
-from edgedl.core.stats import Agreement
+from edgedl.core.stats import Agreement, mean_interval, share_interval
 from edgedl.core.store import check_writable
 from edgedl.core.target import target_of
 from edgedl.inputs import (
@@ -45,7 +45,7 @@ from edgedl.search.candidates import (
 )
 from edgedl.search.choose import confirm
 from edgedl.search.find import Search, find, in_order
-from edgedl.search.limits import Limits
+from edgedl.search.limits import Drop, Limits
 from edgedl.search.ready import (
     backends_of,
     float_session,
@@ -178,7 +178,7 @@ def compress(
     alike, accuracy = _report_answers(
         baseline, winner.candidate, groups.report, named, threads, progress
     )
-    drop = accuracy.baseline - accuracy.result if accuracy else without_labels(alike)
+    drop = _drop(winner, len(expected.feeds), alike, accuracy)
     size = Path(output).stat().st_size
     result_ms = comparison.measurements["result"].latency_ms()
     p50_ms = float(np.median(comparison.measurements["result"].samples_ns)) / 1e6
@@ -210,8 +210,9 @@ def compress(
             *odd_clean,
             *_odd_answers(expected),
             *_late_doubts(winner, alike, comparison, ask),
+            *([doubt] if (doubt := drop.doubt(max_drop)) else []),
         ),
-        broken=limits.broken(drop, p50_ms, size),
+        broken=limits.broken(drop.reported, p50_ms, size, drop.about),
         seconds=perf_counter() - began,
         peak_rss_bytes=peak_rss_bytes(),
         machine=machine,
@@ -278,9 +279,21 @@ def _report_answers(
         alike = agreement(before, after, _first(samples, MOST_AGREEMENT), progress)
         if metric is None:
             return alike, None
-        first = float(np.mean(score(before, samples, metric, progress)))
-        second = float(np.mean(score(after, samples, metric, progress)))
-    return alike, Accuracy(metric, first, second, len(samples))
+        first = score(before, samples, metric, progress)
+        second = score(after, samples, metric, progress)
+    means = float(np.mean(first)), float(np.mean(second))
+    return alike, Accuracy(metric, *means, len(samples), mean_interval(first - second))
+
+
+def _drop(winner: Trial, chosen: int, alike: Agreement, accuracy: Accuracy | None) -> Drop:
+    """The drop on the report's samples beside the one on the `chosen` of the choice."""
+    if accuracy is not None:
+        return Drop(winner.drop, chosen, accuracy.drop, accuracy.samples, accuracy.interval)
+    interval = None
+    if alike.top1 is not None:
+        low, high = share_interval(alike.top1, alike.samples)
+        interval = 1 - high, 1 - low
+    return Drop(winner.drop, chosen, without_labels(alike), alike.samples, interval)
 
 
 def _choices(search: Search, limits: Limits, winner: Trial) -> tuple[Choice, ...]:
