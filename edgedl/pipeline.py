@@ -43,7 +43,7 @@ from edgedl.search.candidates import (
     reference,
     without_labels,
 )
-from edgedl.search.choose import confirm
+from edgedl.search.choose import BUSY, confirm
 from edgedl.search.find import Search, find, in_order
 from edgedl.search.limits import Drop, Limits
 from edgedl.search.ready import (
@@ -55,7 +55,7 @@ from edgedl.search.ready import (
     with_shapes,
 )
 from edgedl.search.ways import Ways
-from edgedl.search.why import reasons
+from edgedl.search.why import reasons, too_busy
 from edgedl.ship import bundle_sizes, count_operators, precision_of, ship
 from edgedl.yamls import read_yaml
 
@@ -168,8 +168,11 @@ def compress(
 
     search = find(backends, ways, feeds, seed, keep)
     winner, comparison, baseline = confirm(
-        in_order(search, ways), search.timed.candidates, feeds, threads, seconds, seed, progress
-    )
+        in_order(search, ways), search.timed.candidates, feeds, threads, seconds, seed, progress,
+        search.timed.latency_ms,
+    )  # fmt: skip
+    noise = max(search.timed.noise_floor, comparison.noise_floor)
+    timed = search.timed
 
     ratio = comparison.ratio("baseline", "result")
     machine = this_machine().to_json()
@@ -201,7 +204,10 @@ def compress(
         operators=count_operators(operators),
         choices=_choices(search, limits, winner),
         float_reasons=_float_reasons(winner),
-        why=reasons(winner.candidate, operators, search.timed.latency_ms),
+        why=(
+            *too_busy(winner.candidate, timed.candidates, timed.latency_ms, noise),
+            *reasons(winner.candidate, operators, timed.latency_ms),
+        ),
         costs=tuple(cost.to_json() for cost in winner.candidate.costs),
         plan=_plan_text(winner.candidate),
         doubts=(
@@ -209,7 +215,7 @@ def compress(
             *groups.doubts,
             *odd_clean,
             *_odd_answers(expected),
-            *_late_doubts(winner, alike, comparison, ask),
+            *_late_doubts(winner, alike, comparison, noise, ask),
             *([doubt] if (doubt := drop.doubt(max_drop)) else []),
         ),
         broken=limits.broken(drop.reported, p50_ms, size, drop.about),
@@ -340,7 +346,9 @@ def _plan_text(candidate: Candidate) -> str | None:
     )
 
 
-def _late_doubts(winner: Trial, alike: Agreement, comparison: Comparison, ask: Ask) -> list[str]:
+def _late_doubts(
+    winner: Trial, alike: Agreement, comparison: Comparison, noise: float, ask: Ask
+) -> list[str]:
     doubts = []
     if alike.cosine < 0.98 or (alike.top1 is not None and alike.top1 < 0.95):
         top1 = "" if alike.top1 is None else f"top-1 agreement {alike.top1:.3f}, "
@@ -351,9 +359,10 @@ def _late_doubts(winner: Trial, alike: Agreement, comparison: Comparison, ask: A
         doubts.append(
             "the timings did not become steady: the machine is busy, or its clock changes"
         )
-    if comparison.noise_floor > 0.05:
+    if noise > BUSY:
         doubts.append(
-            f"noisy: the same model differs from itself by {100 * comparison.noise_floor:.0f} %"
+            "the machine was too busy to measure on: the same model differed from itself by"
+            f" {100 * noise:.0f} %, and ways that are nearer to one another were not told apart"
         )
     if winner.candidate.precision != "int8" and ask in ("int8", "auto"):
         doubts.append(f"computing in int8 did not win here; {winner.candidate.label} ships")

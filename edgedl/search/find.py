@@ -67,14 +67,15 @@ def find(
                 (*timed.candidates, *late.candidates[1:]),
                 {**late.latency_ms, **timed.latency_ms},
                 timed.refusals,
+                max(timed.noise_floor, late.noise_floor),
             )
             failed += late.refusals
             trials += [t for t in more if t.candidate.name in late.latency_ms]
-            best = rank(trials, timed.latency_ms, ways.limits, ways.ask)[0]
+            best = rank(trials, timed.latency_ms, ways.limits, ways.ask, timed.noise_floor)[0]
             if best in more:
                 keep(best)
         refusals += failed
-    order = rank(trials, timed.latency_ms, ways.limits, ways.ask)
+    order = rank(trials, timed.latency_ms, ways.limits, ways.ask, timed.noise_floor)
     return Search(tuple(order), tuple(trials), timed, tuple(refusals))
 
 
@@ -89,7 +90,8 @@ def in_order(search: Search, ways: Ways) -> Iterator[Trial]:
             with contextlib.suppress(EdgeError):
                 every.append(judge(candidate, ways.expected, ways.threads))
     taken = {trial.candidate.name for trial in search.order}
-    ranked = rank(every, search.timed.latency_ms, ways.limits, ways.ask)
+    timed = search.timed
+    ranked = rank(every, timed.latency_ms, ways.limits, ways.ask, timed.noise_floor)
     yield from (trial for trial in ranked if trial.candidate.name not in taken)
 
 
