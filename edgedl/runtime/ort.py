@@ -29,6 +29,8 @@ DTYPES = {
 CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 KERNEL = "_kernel_time"
 WARM_CALLS = 10
+# In a smaller model, looking for stored weights takes longer than onnxruntime takes to fold them.
+LEAST_EXPANDED_BYTES = 1 << 20
 
 Event = Mapping[str, Any]
 
@@ -103,7 +105,10 @@ def _engine(
         "providers": ["CPUExecutionProvider"],
         "disabled_optimizers": settings.get("unfused"),
     }
-    lean, weights = expand(model) if isinstance(model, bytes) else (model, {})
+    lean: bytes | str | Path = model
+    weights: dict[str, np.ndarray] = {}
+    if isinstance(model, bytes) and len(model) >= LEAST_EXPANDED_BYTES:
+        lean, weights = expand(model)
     if weights:
         with contextlib.suppress(Exception):
             held = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
