@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,12 +14,12 @@ import numpy as np
 from edgedl.benchmark.accuracy import agreement, check_labels, metric_for, score
 from edgedl.benchmark.compare import Comparison
 from edgedl.benchmark.machine import this_machine
-from edgedl.core.errors import EdgeError, Unsupported
+from edgedl.core.errors import Unsupported
 from edgedl.core.kept import kept, read_ahead
 from edgedl.core.memory import peak_rss_bytes
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Arrays, Samples
-from edgedl.core.stats import Agreement
+from edgedl.core.stats import Agreement, mean_interval, share_interval
 from edgedl.core.store import check_writable
 from edgedl.core.target import target_of
 from edgedl.inputs import (
@@ -44,9 +43,9 @@ from edgedl.search.candidates import (
     reference,
     without_labels,
 )
-from edgedl.search.choose import confirm
+from edgedl.search.choose import BUSY, confirm
 from edgedl.search.find import Search, find, in_order
-from edgedl.search.limits import Limits
+from edgedl.search.limits import Drop, Limits
 from edgedl.search.ready import (
     backends_of,
     float_session,
@@ -56,8 +55,8 @@ from edgedl.search.ready import (
     with_shapes,
 )
 from edgedl.search.ways import Ways
-from edgedl.search.why import reasons
-from edgedl.ship import count_operators, precision_of, ship
+from edgedl.search.why import reasons, too_busy
+from edgedl.ship import bundle_sizes, count_operators, precision_of, ship
 from edgedl.yamls import read_yaml
 
 MOST_AGREEMENT = 256
@@ -119,7 +118,6 @@ def compress(
     began = perf_counter()
     check_writable(Path(output))
     chosen = target_of(target)
-    limits = Limits(max_drop, max_latency_ms, max_bytes)
     processing = find_processing(preprocess, [model])
     backends, doubts = backends_of(chosen)
     written = None if plan is None else read_yaml(plan, MOST_PLAN_BYTES)
@@ -157,9 +155,11 @@ def compress(
 
     if written is not None and planned is not None:
         written.read(lambda _: fit(planned, clean))
+    notes: dict[str, Any] = {"target": target, "threads": threads}
+    sizes = bundle_sizes(groups.report, expected.answers[0], notes, processing)
+    limits = Limits(max_drop, max_latency_ms, max_bytes, sizes)
     ways = Ways(given, clean, groups.calibration, expected, limits, threads, progress, ask, planned)
     feeds = list(_first(groups.choice, MOST_FEEDS))
-    notes: dict[str, Any] = {"target": target, "threads": threads}
 
     def keep(trial: Trial) -> None:
         ship(
@@ -168,8 +168,11 @@ def compress(
 
     search = find(backends, ways, feeds, seed, keep)
     winner, comparison, baseline = confirm(
-        in_order(search, ways), search.timed.candidates, feeds, threads, seconds, seed, progress
-    )
+        in_order(search, ways), search.timed.candidates, feeds, threads, seconds, seed, progress,
+        search.timed.latency_ms,
+    )  # fmt: skip
+    noise = max(search.timed.noise_floor, comparison.noise_floor)
+    timed = search.timed
 
     ratio = comparison.ratio("baseline", "result")
     machine = this_machine().to_json()
@@ -178,7 +181,7 @@ def compress(
     alike, accuracy = _report_answers(
         baseline, winner.candidate, groups.report, named, threads, progress
     )
-    drop = accuracy.baseline - accuracy.result if accuracy else without_labels(alike)
+    drop = _drop(winner, len(expected.feeds), alike, accuracy)
     size = Path(output).stat().st_size
     result_ms = comparison.measurements["result"].latency_ms()
     p50_ms = float(np.median(comparison.measurements["result"].samples_ns)) / 1e6
@@ -201,7 +204,10 @@ def compress(
         operators=count_operators(operators),
         choices=_choices(search, limits, winner),
         float_reasons=_float_reasons(winner),
-        why=reasons(winner.candidate, operators, search.timed.latency_ms),
+        why=(
+            *too_busy(winner.candidate, timed.candidates, timed.latency_ms, noise),
+            *reasons(winner.candidate, operators, timed.latency_ms),
+        ),
         costs=tuple(cost.to_json() for cost in winner.candidate.costs),
         plan=_plan_text(winner.candidate),
         doubts=(
@@ -209,9 +215,10 @@ def compress(
             *groups.doubts,
             *odd_clean,
             *_odd_answers(expected),
-            *_late_doubts(winner, alike, comparison, ask),
+            *_late_doubts(winner, alike, comparison, noise, ask),
+            *([doubt] if (doubt := drop.doubt(max_drop)) else []),
         ),
-        broken=limits.broken(drop, p50_ms, size),
+        broken=limits.broken(drop.reported, p50_ms, size, drop.about),
         seconds=perf_counter() - began,
         peak_rss_bytes=peak_rss_bytes(),
         machine=machine,
@@ -278,9 +285,21 @@ def _report_answers(
         alike = agreement(before, after, _first(samples, MOST_AGREEMENT), progress)
         if metric is None:
             return alike, None
-        first = float(np.mean(score(before, samples, metric, progress)))
-        second = float(np.mean(score(after, samples, metric, progress)))
-    return alike, Accuracy(metric, first, second, len(samples))
+        first = score(before, samples, metric, progress)
+        second = score(after, samples, metric, progress)
+    means = float(np.mean(first)), float(np.mean(second))
+    return alike, Accuracy(metric, *means, len(samples), mean_interval(first - second))
+
+
+def _drop(winner: Trial, chosen: int, alike: Agreement, accuracy: Accuracy | None) -> Drop:
+    """The drop on the report's samples beside the one on the `chosen` of the choice."""
+    if accuracy is not None:
+        return Drop(winner.drop, chosen, accuracy.drop, accuracy.samples, accuracy.interval)
+    interval = None
+    if alike.top1 is not None:
+        low, high = share_interval(alike.top1, alike.samples)
+        interval = 1 - high, 1 - low
+    return Drop(winner.drop, chosen, without_labels(alike), alike.samples, interval)
 
 
 def _choices(search: Search, limits: Limits, winner: Trial) -> tuple[Choice, ...]:
@@ -289,7 +308,7 @@ def _choices(search: Search, limits: Limits, winner: Trial) -> tuple[Choice, ...
     for candidate in search.timed.candidates:
         milliseconds = search.timed.latency_ms[candidate.name]
         trial = trials.get(candidate.name)
-        broken = limits.broken(trial.drop, milliseconds, candidate.model.bytes) if trial else ()
+        broken = limits.broken_by(trial, milliseconds) if trial else ()
         outcome = "ships" if trial is winner else "; ".join(broken)
         rows.append(
             Choice(
@@ -327,7 +346,9 @@ def _plan_text(candidate: Candidate) -> str | None:
     )
 
 
-def _late_doubts(winner: Trial, alike: Agreement, comparison: Comparison, ask: Ask) -> list[str]:
+def _late_doubts(
+    winner: Trial, alike: Agreement, comparison: Comparison, noise: float, ask: Ask
+) -> list[str]:
     doubts = []
     if alike.cosine < 0.98 or (alike.top1 is not None and alike.top1 < 0.95):
         top1 = "" if alike.top1 is None else f"top-1 agreement {alike.top1:.3f}, "
@@ -338,39 +359,11 @@ def _late_doubts(winner: Trial, alike: Agreement, comparison: Comparison, ask: A
         doubts.append(
             "the timings did not become steady: the machine is busy, or its clock changes"
         )
-    if comparison.noise_floor > 0.05:
+    if noise > BUSY:
         doubts.append(
-            f"noisy: the same model differs from itself by {100 * comparison.noise_floor:.0f} %"
+            "the machine was too busy to measure on: the same model differed from itself by"
+            f" {100 * noise:.0f} %, and ways that are nearer to one another were not told apart"
         )
     if winner.candidate.precision != "int8" and ask in ("int8", "auto"):
         doubts.append(f"computing in int8 did not win here; {winner.candidate.label} ships")
     return doubts
-
-
-def write_report(result: Compressed, folder: str | Path) -> None:
-    """Write the report as text and JSON, and the plan, into a folder, made where it is missing.
-
-    A plan that an earlier run left there goes where this one made none.
-
-    Raises:
-        EdgeError: the folder cannot be written.
-    """
-    folder = Path(folder)
-    texts = {
-        "report.txt": result.text() + "\n",
-        "plan.yaml": result.plan,
-        "report.json": json.dumps(result.to_json(), indent=2) + "\n",
-    }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            if text is None:
-                (folder / name).unlink(missing_ok=True)
-            else:
-                (folder / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise EdgeError(
-            f"the report cannot be written ({error.strerror})",
-            where=str(folder),
-            hint="name a folder that you may write to",
-        ) from error

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgedl.benchmark.bench import BenchReport
+from edgedl.benchmark.result import BenchReport
 from edgedl.core.errors import EdgeError
 from edgedl.core.store import atomic_write, default_store, key_of
 from edgedl.report.benched import text
+from edgedl.report.compressed import Compressed
 from edgedl.report.formats import to_csv, to_markdown
 from edgedl.report.page import page
 
 RAW = "samples.jsonl.gz"
 HISTORY = "history.jsonl"
+PLAN = "plan.yaml"
 
 
 def write_bench(found: BenchReport, folder: str | Path, command: str = "") -> Path:
@@ -33,29 +36,61 @@ def write_bench(found: BenchReport, folder: str | Path, command: str = "") -> Pa
     """
     folder = Path(folder)
     document = {**found.to_json(), "command": command}
+    with _writing(folder):
+        history = read_history(folder / HISTORY)
+        texts = {
+            "report.html": page(document, found.samples_ms(), history),
+            "report.md": to_markdown(document),
+            "report.csv": to_csv(document),
+            "report.txt": text(document) + "\n",
+            "report.json": json.dumps(document) + "\n",
+            HISTORY: "".join(json.dumps(_brief(one)) + "\n" for one in (*history, document)),
+        }
+        _put(folder, texts)
+        with atomic_write(folder / RAW) as work:
+            _write_raw(found, work)
+    return folder / "report.html"
+
+
+def write_compressed(found: Compressed, folder: str | Path) -> None:
+    """Write `report.txt`, `report.json` and `plan.yaml` into a folder, made where it is missing.
+
+    A plan that an earlier run left there goes where this one made none.
+
+    Raises:
+        EdgeError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    with _writing(folder):
+        texts = {
+            "report.txt": found.text() + "\n",
+            "report.json": json.dumps(found.to_json(), indent=2) + "\n",
+        }
+        if found.plan is None:
+            (folder / PLAN).unlink(missing_ok=True)
+        else:
+            texts[PLAN] = found.plan
+        _put(folder, texts)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Around the writing of a report: the folder is made, and what fails is said in one way."""
+    hint = "name a folder that you may write to"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
-        raise EdgeError(
-            f"cannot be made ({error.strerror})",
-            where=str(folder),
-            hint="name a folder that you may write to",
-        ) from error
-    history = read_history(folder / HISTORY)
-    texts = {
-        "report.html": page(document, found.samples_ms(), history),
-        "report.md": to_markdown(document),
-        "report.csv": to_csv(document),
-        "report.txt": text(document) + "\n",
-        "report.json": json.dumps(document) + "\n",
-        HISTORY: "".join(json.dumps(_brief(one)) + "\n" for one in (*history, document)),
-    }
+        reason = f"the report cannot be written ({error.strerror})"
+        raise EdgeError(reason, where=str(folder), hint=hint) from error
+    except EdgeError as error:
+        raise EdgeError(f"the report {error.message}", where=error.where, hint=hint) from error
+
+
+def _put(folder: Path, texts: Mapping[str, str]) -> None:
     for name, content in texts.items():
         with atomic_write(folder / name) as work:
             work.write_text(content, encoding="utf-8")
-    with atomic_write(folder / RAW) as work:
-        _write_raw(found, work)
-    return folder / "report.html"
 
 
 def keep_raw(found: BenchReport) -> Path | None:

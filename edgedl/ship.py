@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgedl.backends import backend
-from edgedl.core.errors import WrongAnswers
+from edgedl.benchmark.machine import this_machine
+from edgedl.core.errors import Unsupported, WrongAnswers
+from edgedl.core.model import Model
 from edgedl.core.samples import Samples
 from edgedl.core.store import atomic_write
 from edgedl.passes.graph import to_ship
 from edgedl.runtime import engine
-from edgedl.runtime.bundle import Payload, write_bundle
+from edgedl.runtime.bundle import Payload, bundle_blocks, padded_bytes, write_bundle
 from edgedl.runtime.check import check
 from edgedl.runtime.golden import Answer, Golden, coarse
 from edgedl.runtime.process import Processing
 from edgedl.runtime.session import Operator
-from edgedl.search.candidates import Trial, shipped_settings
+from edgedl.search.candidates import Candidate, Trial, shipped_settings
+from edgedl.search.memory import key_of_candidate
 
 GOLDEN_SHARE = 0.03
 MOST_GOLDEN = 8
 PROFILE_RUNS = 15
+LONGEST_FIGURE = 0.012345678901234567
 PRODUCTS = (
     "Conv", "Gemm", "MatMul", "FullyConnected", "Deconvolution", "Attention", "LSTM", "GRU", "RNN",
 )  # fmt: skip
@@ -48,18 +52,19 @@ def ship(
     Raises:
         EdgeError: the file cannot be written. WrongAnswers: the bundle answers otherwise.
     """
-    golden = _golden(winner, samples, threads)
-    built = backend(winner.candidate.engine)
-    data, names = to_ship(winner.candidate.model)
-    settings = shipped_settings(winner.candidate.settings, names)
-    payload: Payload = built.compile(data, winner.candidate.precision, settings)
+    chosen = winner.candidate
+    with chosen.open(threads) as session:
+        golden = _golden(chosen.model, samples, session.run, _tolerance(winner))
+    data, names = to_ship(chosen.model)
+    settings = shipped_settings(chosen.settings, names)
+    payload: Payload = backend(chosen.engine).compile(data, chosen.precision, settings)
     with atomic_write(output) as work:
         write_bundle(
             work,
-            signature=winner.candidate.model.signature,
+            signature=chosen.model.signature,
             payloads=[(payload, data)],
             golden=golden,
-            history=winner.candidate.model.history,
+            history=chosen.model.history,
             notes=notes,
             names=names,
             processing=processing,
@@ -77,24 +82,72 @@ def ship(
     return tuple(run)
 
 
-def _golden(winner: Trial, samples: Samples, threads: int) -> Golden:
-    """Samples with the winner's answers, within 3 % of the model's bytes, one at least."""
-    room = GOLDEN_SHARE * winner.candidate.model.bytes
+def bundle_sizes(
+    samples: Samples,
+    answer: Mapping[str, np.ndarray],
+    notes: Mapping[str, Any],
+    processing: Processing | None = None,
+) -> Callable[[Candidate], int]:
+    """How many bytes the bundle of a candidate will have, found once for each.
+
+    The bundle is put together as `ship` does it, with `answer`, the float model's to one sample, in
+    place of the candidate's own: what is stored of an answer depends on its shape alone. Figures
+    that are not known before the last timing are taken to be as long as figures get.
+    """
+    found: dict[str, int] = {}
+    longest = dict.fromkeys(("ratio", "low", "high"), LONGEST_FIGURE)
+    machine = this_machine().to_json()
+
+    def size(candidate: Candidate) -> int:
+        model, key = candidate.model, key_of_candidate(candidate)
+        if key in found:
+            return found[key]
+        try:
+            data, names = to_ship(model)
+        except Unsupported:
+            return model.bytes
+        part = f"models/{candidate.engine}.onnx"
+        settings = shipped_settings(candidate.settings, names)
+        payload = Payload(candidate.engine, "onnx", part, candidate.precision, settings)
+        blocks = bundle_blocks(
+            signature=model.signature,
+            payloads=[(payload, data)],
+            golden=_golden(model, samples, lambda _: answer, LONGEST_FIGURE),
+            history=model.history,
+            notes={**notes, "speedup": longest, "machine": machine},
+            names=names,
+            processing=processing,
+        )
+        found[key] = padded_bytes(*map(len, blocks))
+        return found[key]
+
+    return size
+
+
+def _golden(
+    model: Model,
+    samples: Samples,
+    run: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]],
+    tolerance: float,
+) -> Golden:
+    """Samples with a session's answers, within 3 % of the model's bytes, one at least."""
+    room = GOLDEN_SHARE * model.bytes
     inputs, answers = [], []
-    with winner.candidate.open(threads) as session:
-        for feed in samples.take(range(min(MOST_GOLDEN, len(samples)))):
-            stored = coarse(feed)
-            inputs.append(stored)
-            answers.append(
-                {name: Answer.of(output) for name, output in session.run(stored).items()}
-            )
-            room -= sum(a.size for a in stored.values()) + sum(
-                a.values.nbytes for a in answers[-1].values()
-            )
-            if room <= 0:
-                break
+    for feed in samples.take(range(min(MOST_GOLDEN, len(samples)))):
+        stored = coarse(feed)
+        inputs.append(stored)
+        answers.append({name: Answer.of(output) for name, output in run(stored).items()})
+        room -= sum(a.size for a in stored.values()) + sum(
+            a.values.nbytes for a in answers[-1].values()
+        )
+        if room <= 0:
+            break
+    return Golden(tuple(inputs), tuple(answers), tolerance)
+
+
+def _tolerance(winner: Trial) -> float:
     error = 10 ** (-winner.agreement.sqnr_db / 20)
-    return Golden(tuple(inputs), tuple(answers), float(np.clip(2 * error, 0.01, 0.5)))
+    return float(np.clip(2 * error, 0.01, 0.5))
 
 
 def precision_of(operators: Sequence[Operator]) -> str:

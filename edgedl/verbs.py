@@ -10,8 +10,8 @@ import numpy as np
 
 import edgedl
 from edgedl.benchmark.answers import answered
-from edgedl.benchmark.bench import BenchReport, number_twins
 from edgedl.benchmark.bench import bench as run_bench
+from edgedl.benchmark.bench import number_twins
 from edgedl.benchmark.gate import Against, Gated, gate, read_baseline
 from edgedl.benchmark.machine import (
     INT8_FLAGS,
@@ -19,6 +19,7 @@ from edgedl.benchmark.machine import (
     library_differences,
     this_machine,
 )
+from edgedl.benchmark.result import BenchReport
 from edgedl.core.errors import BadOption, BadSamples, EdgeError
 from edgedl.core.model import Model
 from edgedl.core.progress import Progress, silent

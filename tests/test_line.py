@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 import edgedl
-from edgedl import pipeline
+from edgedl import reports
 from edgedl.cli import main
+from edgedl.core.errors import EdgeError
+from edgedl.report.compressed import Compressed
 from edgedl.runtime import installed_engines
 from edgedl.runtime.bundle import open_bundle
 from tests.models import concat_net, gemm_net, if_net, residual_net, saved
@@ -60,6 +62,8 @@ def test_the_shipped_model_on_each_engine(
     assert found["accuracy"]["metric"] == "top1"
     assert found["accuracy"]["baseline"] > 0.85
     assert abs(found["accuracy"]["drop"]) < 0.015
+    assert found["accuracy"]["drop_low"] < found["accuracy"]["drop"]
+    assert found["accuracy"]["drop_high"] > found["accuracy"]["drop"]
     assert found["speedup"]["low"] <= found["speedup"]["ratio"] <= found["speedup"]["high"]
     assert found["speedup"]["verdict"] in ("faster", "slower", "inconclusive")
     assert json.loads((tmp_path / "report" / "report.json").read_text())["bytes"] == found["bytes"]
@@ -144,18 +148,37 @@ def test_a_report_that_cannot_be_written_loses_no_result(
     assert json.loads(text.splitlines()[-1])["bytes"] == out.stat().st_size
 
 
-def test_an_earlier_runs_plan_is_not_taken_for_this_ones(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def compressed(tmp_path_factory: pytest.TempPathFactory) -> Compressed:
+    """What `compress` found for a small model."""
+    folder = tmp_path_factory.mktemp("compressed")
+    model = saved(gemm_net(), folder)
+    arrays = {"x": np.random.default_rng(0).standard_normal((16, 16)).astype(np.float32)}
+    engine = installed_engines()[0]
+    return edgedl.compress(model.path, arrays, folder / "o.edl", target=engine, seconds=0.5)
+
+
+@pytest.mark.parametrize("blocked", ["report.txt", "plan.yaml"])
+def test_a_file_of_the_report_that_cannot_be_written_is_named(
+    blocked: str, compressed: Compressed, tmp_path: Path
+) -> None:
+    (tmp_path / "report" / blocked).mkdir(parents=True)
+    planned = dataclasses.replace(compressed, plan="engine: x\n")
+    with pytest.raises(EdgeError, match="the report ") as caught:
+        reports.write_compressed(planned, tmp_path / "report")
+    assert caught.value.where == str(tmp_path / "report" / blocked)
+    assert caught.value.hint == "name a folder that you may write to"
+
+
+def test_an_earlier_runs_plan_is_not_taken_for_this_ones(
+    compressed: Compressed, tmp_path: Path
+) -> None:
     report = tmp_path / "report"
     report.mkdir()
     (report / "plan.yaml").write_text("an earlier run's")
-    model = saved(gemm_net(), tmp_path)
-    arrays = {"x": np.random.default_rng(0).standard_normal((16, 16)).astype(np.float32)}
-    engine = installed_engines()[0]
-    found = edgedl.compress(model.path, arrays, tmp_path / "o.edl", target=engine, seconds=0.5)
-    float_only = dataclasses.replace(found, plan=None)
-    pipeline.write_report(float_only, report)
+    reports.write_compressed(dataclasses.replace(compressed, plan=None), report)
     assert sorted(path.name for path in report.iterdir()) == ["report.json", "report.txt"]
-    pipeline.write_report(dataclasses.replace(found, plan="engine: x\n"), report)
+    reports.write_compressed(dataclasses.replace(compressed, plan="engine: x\n"), report)
     assert (report / "plan.yaml").read_text() == "engine: x\n"
 
 

@@ -11,15 +11,21 @@ import numpy as np
 import pytest
 
 import edgedl
+from edgedl.backends import backend
+from edgedl.benchmark.machine import this_machine
 from edgedl.core.errors import WrongAnswers
 from edgedl.core.samples import Source
-from edgedl.core.stats import Agreement
+from edgedl.core.stats import Agreement, Interval
 from edgedl.pipeline import compress
 from edgedl.runtime import installed_engines
 from edgedl.runtime.bundle import open_bundle
+from edgedl.runtime.image import Image
+from edgedl.runtime.process import Processing
 from edgedl.search.candidates import Candidate, Trial
-from edgedl.ship import ship
-from tests.models import conv_net, residual_net, samples, saved
+from edgedl.search.choose import troubles
+from edgedl.search.limits import Limits
+from edgedl.ship import bundle_sizes, ship
+from tests.models import NETS, conv_net, residual_net, samples, saved
 from tests.search.small import full_plan, prepared
 
 INSTALLED = installed_engines()
@@ -38,6 +44,35 @@ def test_a_trial_becomes_a_proven_bundle(engine: str, tmp_path: Path) -> None:
     assert edgedl.check(out).ok
     assert open_bundle(out).payloads[0].precision == "int8"
     assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == ["out.edl"]
+
+
+@pytest.mark.parametrize("processed", [False, True])
+@pytest.mark.parametrize("net", ["conv", "gemm", "if"])
+@pytest.mark.parametrize("engine", INSTALLED)
+def test_the_size_of_a_bundle_is_known_before_it_is_written(
+    engine: str, net: str, processed: bool, tmp_path: Path
+) -> None:
+    clean = prepared(NETS[net](), tmp_path)
+    out, given = tmp_path / "out.edl", samples(clean.signature, 6)
+    settings = backend(engine).settings("float32")
+    as_float = Candidate(engine, "float32", "float32, cleaned", clean, settings)
+    with as_float.open(1) as session:
+        answer = session.run(next(iter(given)))
+    notes = {"target": engine, "threads": 1}
+    late = {"speedup": Interval(2.125, 1 / 3, 1e-9).to_json(), "machine": this_machine().to_json()}
+    processing = Processing(Image()) if processed else None
+    size_of = bundle_sizes(given, answer, notes, processing)
+    for candidate in (as_float, full_plan(clean, engine)):
+        trial = Trial(candidate, PERFECT, 0.0)
+        ship(trial, given, out, 1, {**notes, **late}, processing)
+        real = out.stat().st_size
+        assert real <= size_of(candidate) <= real + 128
+        # What the choice says of a limit is what the file will say.
+        limits = Limits(max_bytes=size_of(candidate), bundle_bytes=size_of)
+        assert limits.broken_by(trial, 1.0) == () == limits.broken(0.0, 1.0, real)
+        limits = Limits(max_bytes=real - 1, bundle_bytes=size_of)
+        assert len(limits.broken_by(trial, 1.0)) == 1 == len(limits.broken(0.0, 1.0, real))
+        assert troubles(trial, {candidate.name: 1.0}, limits) == (0, 1)
 
 
 @dataclasses.dataclass(frozen=True)

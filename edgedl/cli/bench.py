@@ -24,7 +24,7 @@ from edgedl.core.errors import BadOption
 from edgedl.core.units import parse_drop, parse_ms
 
 if TYPE_CHECKING:
-    from edgedl.benchmark.bench import BenchReport
+    from edgedl.benchmark.result import BenchReport
 
 
 @click.command()
@@ -102,8 +102,9 @@ def command(
 ) -> int:
     """Time models side by side, in interleaved rounds in fresh processes, with 95 % intervals.
 
-    An artifact that fails is named, the rows of the others are kept, and the status is 1, as it is
-    where the machine's clock steps, which marks every row invalid.
+    An artifact that fails is named, the rows of the others are kept, and the status is 1. So it is
+    where the machine slowed itself, a quota stopped it, or its clock stepped: every row is kept,
+    and marked invalid. --anyway marks them too, and ends in 0.
     """
     modes: dict[str, dict[str, Any]] = {}
     if profile:

@@ -132,5 +132,7 @@ def command(
     if as_json:
         print_json(result.to_json())
     if report is not None:
-        pipeline.write_report(result, report)
+        from edgedl import reports
+
+        reports.write_compressed(result, report)
     return 3 if result.broken else 0

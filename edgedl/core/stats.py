@@ -154,6 +154,41 @@ def bootstrap_ratio(a: Sequence[float], b: Sequence[float], seed: int = 0) -> In
     return Interval(float(np.median(ratios)), float(low), float(high))
 
 
+def mean_interval(differences: np.ndarray) -> tuple[float, float] | None:
+    """The 95 % interval of the mean of paired differences; None where nothing can be said.
+
+    Where all lie between -1 and 1, as those of shares of right answers do, Agresti and Min's for
+    matched pairs (Statistics in Medicine 24, 2005), which adds half an observation to each of the
+    four outcomes and so has a width even where no sample differs. Otherwise Student's.
+    """
+    count = len(differences)
+    if count < 1 or not np.isfinite(differences).all():
+        return None
+    if np.abs(differences).max() <= 1:
+        mean = float(differences.sum()) / (count + 2)
+        variance = (float(np.square(differences).sum()) + 1) / (count + 2) - mean**2
+        half = student_quantile(None) * math.sqrt(variance / (count + 2))
+        return max(mean - half, -1.0), min(mean + half, 1.0)
+    if count < 2:
+        return None
+    mean = float(differences.mean())
+    error = float(differences.std(ddof=1)) / math.sqrt(count)
+    half = student_quantile(count - 1) * error
+    return mean - half, mean + half
+
+
+def share_interval(share: float, samples: int) -> tuple[float, float]:
+    """The 95 % interval of a share that was seen on so many samples.
+
+    Wilson, Probable inference, the law of succession, and statistical inference, JASA 22 (1927).
+    """
+    square = student_quantile(None) ** 2
+    centre = (share + square / (2 * samples)) / (1 + square / samples)
+    inner = share * (1 - share) / samples + square / (4 * samples**2)
+    half = math.sqrt(square * inner) / (1 + square / samples)
+    return max(centre - half, 0.0), min(centre + half, 1.0)
+
+
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
     """Cosine of the angle between two arrays, each taken as one vector; 1 where both are zero."""
     x, y = a.ravel().astype(np.float64), b.ravel().astype(np.float64)

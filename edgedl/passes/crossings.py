@@ -46,7 +46,8 @@ class Choices:
     Attributes:
         operators: the kind of each, by name, in graph order.
         signatures: for each, a digest of what its time depends on: its kind, attributes, shapes
-            and types, and the activation that engines fuse with it.
+            and types, and the activation that engines fuse with it. Where a shape is not known,
+            an operator is like no other, and the digest is of its model and its name as well.
         owners: the operator that a kernel stands for which bears one of these names: of a node, of
             a tensor that the node makes, or of what engines compute together with it.
         crossings: in graph order.
@@ -86,7 +87,7 @@ def choices(model: Model, scheme: Scheme) -> Choices:
             owners.setdefault(owned or name, name)
     return Choices(
         operators={name: node.op_type for name, node in chosen.items()},
-        signatures={name: _signature(node, facts) for name, node in chosen.items()},
+        signatures={name: _signature(node, facts, model.digest) for name, node in chosen.items()},
         owners=owners,
         crossings=_crossings(chosen, makers, facts, scheme),
     )
@@ -185,7 +186,15 @@ def _elements(value: ir.Value) -> int:
     return count
 
 
-def _signature(node: ir.Node, facts: Facts) -> str:
+def _known(value: ir.Value) -> bool:
+    if value.const_value is not None or not (value.uses() or value.is_graph_output()):
+        return True
+    return value.shape is not None and all(isinstance(size, int) for size in shape_of(value))
+
+
+def _signature(node: ir.Node, facts: Facts, model: str) -> str:
+    values = [v for v in (*node.inputs, *node.outputs) if v is not None]
+    alone = [] if all(map(_known, values)) else [model, node.name]
     operands = [
         [
             v.dtype.name if v.dtype else "",
@@ -199,5 +208,5 @@ def _signature(node: ir.Node, facts: Facts) -> str:
     together = [facts.result(node).producer(), _bias(node, facts)]
     kinds = [one.op_type if one else "" for one in together]
     attributes = {name: str(a.value) for name, a in sorted(node.attributes.items())}
-    text = json.dumps([node.op_type, attributes, operands, kinds])
+    text = json.dumps([node.op_type, attributes, operands, kinds, alone])
     return hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -16,19 +16,30 @@ from edgedl.report.table import table
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A metric of the float model and of the result, on samples that no choice was made on."""
+    """A metric of the float model and of the result, on samples that no choice was made on.
+
+    `interval` is the 95 % interval of the drop, None where nothing can be said.
+    """
 
     metric: str
     baseline: float
     result: float
     samples: int
+    interval: tuple[float, float] | None = None
+
+    @property
+    def drop(self) -> float:
+        """How far the result is below float."""
+        return self.baseline - self.result
 
     def to_json(self) -> dict[str, Any]:
         return {
             "metric": self.metric,
             "baseline": _finite(self.baseline),
             "result": _finite(self.result),
-            "drop": _finite(self.baseline - self.result),
+            "drop": _finite(self.drop),
+            "drop_low": None if self.interval is None else self.interval[0],
+            "drop_high": None if self.interval is None else self.interval[1],
             "samples": self.samples,
         }
 
@@ -133,13 +144,12 @@ class Compressed:
             ["latency p50", _ms(self.baseline_ms), _ms(self.result_ms), self._speed()],
         ]
         if self.accuracy is not None:
-            points = 100 * (self.accuracy.result - self.accuracy.baseline)
             rows.append(
                 [
                     self.accuracy.metric,
                     f"{self.accuracy.baseline:.4f}",
                     f"{self.accuracy.result:.4f}",
-                    f"{points:+.2f} points on {self.accuracy.samples} samples",
+                    _points(self.accuracy),
                 ]
             )
         rows.append(["agreement", "", *_agreement(self.agreement)])
@@ -190,6 +200,14 @@ class Compressed:
 def _finite(value: float | None) -> float | None:
     """The figure, None where JSON has none for it."""
     return value if value is not None and math.isfinite(value) else None
+
+
+def _points(accuracy: Accuracy) -> str:
+    words = f"{-100 * accuracy.drop:+.2f} points"
+    if accuracy.interval is not None:
+        low, high = (-100 * end for end in reversed(accuracy.interval))
+        words += f" [{low:+.2f}, {high:+.2f}]"
+    return f"{words} on {accuracy.samples} samples"
 
 
 def _smaller(ratio: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from edgedl.core.units import format_bytes
 from edgedl.report.bars import cold, forest, memory, operators
 from edgedl.report.curves import history as history_figure
 from edgedl.report.curves import load, pareto
@@ -33,6 +31,7 @@ from edgedl.report.reading import (
     winner,
     word,
 )
+from edgedl.report.section import doubts, machine, raw, section
 from edgedl.report.spread import distribution
 from edgedl.report.staged import HEADING, NOTE, staged
 from edgedl.report.svg import Figure
@@ -41,8 +40,6 @@ CHUNK = 200
 LONGEST_NAME = 72
 BREAKS = re.compile(r"([/_-])(?=[^;]{3})")
 MOST_BESIDE_THE_HEADLINE = 3
-MOST_PRETTY_ROWS = 50
-MOST_RAW_ROWS = 1000
 
 
 def page(
@@ -71,9 +68,9 @@ def page(
         _stages(document),
         _rates(document),
         *(_figure(found) for found in later if found),
-        _machine(document),
-        _doubts(document),
-        _raw(document),
+        machine(document),
+        doubts(document),
+        raw(document),
     ]
     title = escape(headline(document))
     return (
@@ -127,7 +124,7 @@ def _notice(document: Document) -> str:
     """Rows that are not valid, and the first doubts, beside the headline."""
     rows = mappings(document, "rows")
     broken = [name(row) for row in rows if not is_valid(row)]
-    doubts = sentences(document)
+    said = sentences(document)
     parts = []
     if broken:
         some = ", ".join(broken[:5]) + (f" and {len(broken) - 5:,} more" if broken[5:] else "")
@@ -136,21 +133,17 @@ def _notice(document: Document) -> str:
             f"<p><strong>{what} not valid</strong> and must not be used: {escape(some)}.</p>"
         )
         parts += [f"<p>{escape(why)}</p>"] if (why := reasons(rows)) else []
-    if doubts:
-        count = "1 doubt" if len(doubts) == 1 else f"{len(doubts):,} doubts"
+    if said:
+        count = "1 doubt" if len(said) == 1 else f"{len(said):,} doubts"
         parts.append(f'<p><strong><a href="#doubts">{count}</a></strong></p>')
-        shown = doubts[:MOST_BESIDE_THE_HEADLINE]
+        shown = said[:MOST_BESIDE_THE_HEADLINE]
         parts.append("<ul>" + "".join(f"<li>{escape(doubt)}</li>" for doubt in shown) + "</ul>")
     return f'<aside class="notice" aria-label="Caution">{"".join(parts)}</aside>' if parts else ""
 
 
-def _section(key: str, heading: str, content: str) -> str:
-    return f'<section id="{key}"><h2>{escape(heading)}</h2>\n{content}</section>'
-
-
 def _figure(found: Figure) -> str:
     caption = f"<figcaption>{escape(found.caption)}</figcaption>" if found.caption else ""
-    return _section(found.key, found.heading, f"<figure>{found.drawing}{caption}</figure>")
+    return section(found.key, found.heading, f"<figure>{found.drawing}{caption}</figure>")
 
 
 def _rows(document: Document) -> str:
@@ -189,7 +182,7 @@ def _rows(document: Document) -> str:
         ' aria-label="filter rows"><output></output></div>'
     )
     joined = "\n".join(tables)
-    return _section(
+    return section(
         "rows",
         f"{len(rows):,} rows" if len(rows) > CHUNK else "Rows",
         f'{tools}<div class="scroll" tabindex="0" role="group" aria-label="table of rows">'
@@ -292,7 +285,7 @@ def _stages(document: Document) -> str:
         text = BREAKS.sub(r"\1<wbr>", escape(short[line[0]]))
         figures = "".join(f"<td>{escape(cell)}</td>" for cell in line[1:])
         texts.append(f'<tr><th scope="row" class="word">{text}</th>{figures}</tr>')
-    return _section(
+    return section(
         "stages",
         HEADING.capitalize(),
         '<div class="scroll" tabindex="0" role="group" aria-label="table of stages"><table>'
@@ -326,7 +319,7 @@ def _rates(document: Document) -> str:
         figures = "".join(f"<td>{figure(known.get(kind))}</td>" for kind in kinds)
         text = BREAKS.sub(r"\1<wbr>", escape(short[name(row)]))
         body.append(f'<tr><th scope="row" class="word">{text}</th>{figures}</tr>')
-    return _section(
+    return section(
         "throughput",
         "Throughput",
         '<div class="scroll" tabindex="0" role="group" aria-label="table of throughput"><table>'
@@ -334,85 +327,3 @@ def _rates(document: Document) -> str:
         f"<tbody>{''.join(body)}</tbody></table></div>"
         '<p class="note">Samples a second by batch x streams.</p>',
     )
-
-
-def _machine(document: Document) -> str:
-    machine = document.get("machine")
-    content = _definitions(machine) if isinstance(machine, Mapping) else ""
-    return _section("machine", "Machine", content) if content else ""
-
-
-def _definitions(values: Mapping[str, Any], depth: int = 0) -> str:
-    """A nested mapping as a definition list; what is null is left out."""
-    parts = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat = all(not isinstance(item, (Mapping, list, tuple)) for item in value.values())
-            text = (
-                ", ".join(escape(f"{k} {word(value, k)}") for k in value if word(value, k))
-                if flat
-                else (_definitions(value, depth + 1) if depth < 4 else "")
-            )
-        elif isinstance(value, (list, tuple)):
-            text = ", ".join(escape(word({"v": v}, "v")) for v in value if word({"v": v}, "v"))
-        elif key.endswith("_bytes") and number(values, key) is not None:
-            text = format_bytes(number(values, key) or 0)
-        elif isinstance(value, float) and number(values, key) is not None:
-            text = figure(value)
-        else:
-            text = escape(word(values, key))
-        if text:
-            head = key.removesuffix("_bytes").replace("_", " ")
-            parts.append(f"<dt>{escape(head)}</dt><dd>{text}</dd>")
-    return f"<dl>{''.join(parts)}</dl>" if parts else ""
-
-
-def _doubts(document: Document) -> str:
-    items = "".join(f"<li>{escape(doubt)}</li>" for doubt in sentences(document))
-    return _section("doubts", "Doubts", f'<ul class="doubts">{items}</ul>') if items else ""
-
-
-def _raw(document: Document) -> str:
-    """The document as JSON that can be copied, folded away."""
-    text, note = _json(document)
-    return _section(
-        "document",
-        "Document",
-        f"<details><summary>What <code>bench --json</code> prints{note}</summary>"
-        f"<pre>{escape(text, quote=False)}</pre></details>",
-    )
-
-
-def _json(document: Document) -> tuple[str, str]:
-    """Pretty JSON, or a line a row where there are many; and what was left out of very many."""
-    rows = document.get("rows")
-    if not isinstance(rows, list) or len(rows) <= MOST_PRETTY_ROWS:
-        return _dumped(document, indent=2), ""
-    note = ""
-    if len(rows) > MOST_RAW_ROWS:
-        note = f", the first {MOST_RAW_ROWS:,} of {len(rows):,} rows"
-        rows = rows[:MOST_RAW_ROWS]
-    lines = ",\n".join(_dumped(row) for row in rows)
-    rest = [
-        f"{json.dumps(str(key))}: " + (f"[\n{lines}\n]" if key == "rows" else _dumped(value))
-        for key, value in document.items()
-    ]
-    return "{\n" + ",\n".join(rest) + "\n}", note
-
-
-def _dumped(value: Any, indent: int | None = None) -> str:
-    try:
-        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError):
-        return json.dumps(_plain(value), indent=indent, ensure_ascii=False)
-
-
-def _plain(value: Any) -> Any:
-    """The value with null for numbers, and text for other things, that JSON cannot say."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)

@@ -307,6 +307,11 @@ def _checked(data: memoryview, where: str) -> tuple[dict[str, Any], dict[str, Pa
     return manifest, parts
 
 
+def padded_bytes(*blocks: int) -> int:
+    """The size of a bundle whose blocks have these sizes."""
+    return sum(map(_aligned, blocks))
+
+
 def _aligned(offset: int) -> int:
     return -(-offset // ALIGN) * ALIGN
 
@@ -336,6 +341,32 @@ def write_bundle(
     Raises:
         EdgeError: the file cannot be written.
     """
+    blocks = bundle_blocks(
+        signature=signature,
+        payloads=payloads,
+        golden=golden,
+        history=history,
+        notes=notes,
+        names=names,
+        processing=processing,
+    )
+    with atomic_write(path) as work, work.open("wb") as file:
+        for block in blocks:
+            file.write(block)
+            file.write(bytes(_aligned(file.tell()) - file.tell()))
+
+
+def bundle_blocks(
+    *,
+    signature: Signature,
+    payloads: Sequence[tuple[Payload, bytes]],
+    golden: Golden,
+    history: Sequence[Step],
+    notes: Mapping[str, Any],
+    names: Mapping[str, str] | None = None,
+    processing: Processing | None = None,
+) -> tuple[bytes, ...]:
+    """What `write_bundle` writes, before each block is padded: header and manifest, then parts."""
     contents: dict[str, bytes] = {payload.part: data for payload, data in payloads}
     index, golden_parts = pack(golden)
     contents |= golden_parts
@@ -351,13 +382,9 @@ def write_bundle(
         contents[PROCESSING] = _deflate(processing.to_json())
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
     text = _with_places(manifest, contents, digests)
-    end = _aligned(HEADER.size + len(text))
-    length = end + sum(_aligned(len(data)) for data in contents.values())
+    length = padded_bytes(HEADER.size + len(text), *map(len, contents.values()))
     header = HEADER.pack(MAGIC, VERSION, 0, length, len(text), hashlib.sha256(text).digest())
-    with atomic_write(path) as work, work.open("wb") as file:
-        for block in (header + text, *contents.values()):
-            file.write(block)
-            file.write(bytes(_aligned(file.tell()) - file.tell()))
+    return (header + text, *contents.values())
 
 
 def _with_places(

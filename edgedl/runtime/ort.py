@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,6 +15,7 @@ import onnxruntime
 
 from edgedl.core.errors import EngineFailed, WrongInput
 from edgedl.core.model import Signature, Tensor
+from edgedl.runtime.expand import expand
 from edgedl.runtime.session import InputCheck, Operator, Session, closed
 
 FATAL_ONLY = 4
@@ -27,6 +29,8 @@ DTYPES = {
 CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 KERNEL = "_kernel_time"
 WARM_CALLS = 10
+# In a smaller model, looking for stored weights takes longer than onnxruntime takes to fold them.
+LEAST_EXPANDED_BYTES = 1 << 20
 
 Event = Mapping[str, Any]
 
@@ -82,19 +86,38 @@ def _options(threads: int | None) -> onnxruntime.SessionOptions:
     return options
 
 
+class _Holding(onnxruntime.InferenceSession):
+    """A session of weights that lie in arrays of ours, which live as long as it does."""
+
+    def __init__(self, weights: Sequence[onnxruntime.OrtValue], *words: Any, **more: Any) -> None:
+        super().__init__(*words, **more)
+        self._weights = weights
+
+
 def _engine(
     model: bytes | str | Path,
-    options: onnxruntime.SessionOptions,
+    options: Callable[[], onnxruntime.SessionOptions],
     settings: Mapping[str, Any],
 ) -> onnxruntime.InferenceSession:
+    """A session; of a payload's bytes with weights that are stored in 8 bits expanded beforehand,
+    unless onnxruntime does not take them so."""
+    more: dict[str, Any] = {
+        "providers": ["CPUExecutionProvider"],
+        "disabled_optimizers": settings.get("unfused"),
+    }
+    lean: bytes | str | Path = model
+    weights: dict[str, np.ndarray] = {}
+    if isinstance(model, bytes) and len(model) >= LEAST_EXPANDED_BYTES:
+        lean, weights = expand(model)
+    if weights:
+        with contextlib.suppress(Exception):
+            held = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+            given = options()
+            given.add_external_initializers(list(weights), held)
+            return _Holding(held, lean, given, **more)
     source = str(model) if isinstance(model, Path) else model
     try:
-        return onnxruntime.InferenceSession(
-            source,
-            options,
-            providers=["CPUExecutionProvider"],
-            disabled_optimizers=settings.get("unfused"),
-        )
+        return onnxruntime.InferenceSession(source, options(), **more)
     except Exception as error:
         raise EngineFailed(f"onnxruntime refuses the model: {_reason(error)}") from error
 
@@ -232,8 +255,11 @@ class OrtEngine:
     def open_model(
         self, model: bytes | str | Path, *, settings: Mapping[str, Any], threads: int | None = None
     ) -> OrtSession:
-        options = _options(threads)
-        options.enable_mem_pattern = settings.get("memory_pattern", True)
+        def options() -> onnxruntime.SessionOptions:
+            made = _options(threads)
+            made.enable_mem_pattern = settings.get("memory_pattern", True)
+            return made
+
         kind = ReusingSession if settings.get("reuse_outputs") else OrtSession
         return kind(_engine(model, options, settings))
 
@@ -253,9 +279,13 @@ class OrtEngine:
         and a QuantizeLinear, told from the order of execution and the shapes.
         """
         with tempfile.TemporaryDirectory() as folder:
-            options = _options(threads)
-            options.enable_profiling = True
-            options.profile_file_prefix = str(Path(folder) / "profile")
+
+            def options() -> onnxruntime.SessionOptions:
+                made = _options(threads)
+                made.enable_profiling = True
+                made.profile_file_prefix = str(Path(folder) / "profile")
+                return made
+
             session = _engine(model, options, settings)
             for _ in range(runs if runs == 1 else WARM_CALLS + runs):
                 session.run(None, dict(feed))

@@ -49,7 +49,9 @@ class Candidate:
         method: how the ranges of its plan were found.
         means: what its biases were corrected with, None where they were not.
         exact: nodes in float whose weights are stored as they were.
-        costs: the table that its plan was found in, empty where rules made it.
+        costs: the table that its plan was found in, or beside which it was tried.
+        origin: `rules` where its plan is all that the rules allow, `costs` where measured costs
+            placed it.
     """
 
     engine: str
@@ -65,6 +67,7 @@ class Candidate:
     means: Means | None = None
     exact: tuple[str, ...] = ()
     costs: tuple[Cost, ...] = ()
+    origin: Literal["", "rules", "costs"] = ""
 
     @property
     def name(self) -> str:

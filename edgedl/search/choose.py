@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,15 +24,22 @@ HEAT = 4
 HOPELESS = 1.15
 SAME_OPERATORS = 0.05
 SECONDS_EACH = 0.4
+BUSY = 0.05
+
+Measured = tuple[Trial, Comparison, Candidate]
 
 
 @dataclass(frozen=True, eq=False)
 class Timed:
-    """Candidates' median latencies in milliseconds, by name, and those that did not open."""
+    """Candidates' median latencies in milliseconds, by name, and those that did not open.
+
+    `noise_floor` is how far the first differed from itself meanwhile, in the middle of the heats.
+    """
 
     candidates: tuple[Candidate, ...]
     latency_ms: Mapping[str, float]
     refusals: tuple[Refusal, ...]
+    noise_floor: float = 0.0
 
 
 def time_candidates(
@@ -46,7 +53,8 @@ def time_candidates(
 
     Each latency is the first one's median times the median of the rounds' ratios to it, so that a
     machine whose speed drifts ranks all the same, and no more than a heat is in memory at once.
-    What was found on this machine before to be 15 % slower than the best is not timed again.
+    What was found on this machine in the last 30 days to be 15 % slower than the best is not timed
+    again.
 
     Raises:
         EngineFailed: none of them opens.
@@ -72,18 +80,21 @@ def time_candidates(
     ratios |= {name: known[name] for name in hopeless}
     waiting = [candidate for candidate in rest if candidate.name not in hopeless]
     times_ms: list[float] = []
+    floors: list[float] = []
     with first:
         for start in range(0, len(waiting) or 1, HEAT - 1):
             heat = waiting[start : start + HEAT - 1]
-            found, first_ms, failed = _heat(first, heat, feeds, threads, seed, progress)
-            times_ms.append(first_ms)
+            found, compared, failed = _heat(first, heat, feeds, threads, seed, progress)
+            times_ms.append(float(np.median(compared.processes[0].medians_ns(""))) / 1e6)
+            floors.append(compared.noise_floor)
             refusals += failed
             ratios |= found
             kept.add((c, found[c.name]) for c in heat if c.name in found)
     reference_ms = float(np.median(times_ms))
     lasted = tuple(c for c in candidates if c.name in ratios)
     _level(lasted, ratios)
-    return Timed(lasted, {n: r * reference_ms for n, r in ratios.items()}, tuple(refusals))
+    latency_ms = {n: r * reference_ms for n, r in ratios.items()}
+    return Timed(lasted, latency_ms, tuple(refusals), float(np.median(floors)))
 
 
 def _level(candidates: Sequence[Candidate], ratios: dict[str, float]) -> None:
@@ -106,8 +117,8 @@ def _heat(
     threads: int,
     seed: int,
     progress: Progress,
-) -> tuple[dict[str, float], float, list[Refusal]]:
-    """Ratios to the first by name, the first's milliseconds, and what did not open or run."""
+) -> tuple[dict[str, float], Comparison, list[Refusal]]:
+    """Ratios to the first by name, the comparison, and what did not open or run."""
     sessions: dict[str, Session] = {"": first}
     refusals: list[Refusal] = []
     try:
@@ -132,7 +143,7 @@ def _heat(
     [rounds] = found.processes
     own = rounds.medians_ns("")
     ratios = {name: float(np.median(rounds.medians_ns(name) / own)) for name in sessions if name}
-    return ratios, float(np.median(own)) / 1e6, refusals
+    return ratios, found, refusals
 
 
 def judge_promising(
@@ -145,7 +156,7 @@ def judge_promising(
     keep: Callable[[Trial], None] = lambda _: None,
 ) -> tuple[list[Trial], list[Refusal]]:
     """Candidates compared with float, the fastest first, until one keeps every limit, and all that
-    are as fast as it within 1 %.
+    are as fast as it within 1 %, or within the noise of a busy machine.
 
     Args:
         keep: is given the best trial so far, each time that it is another.
@@ -167,32 +178,37 @@ def judge_promising(
         except EdgeError as error:
             refusals.append(Refusal(candidate.name, error.message))
             continue
-        now = rank(trials, timed.latency_ms, limits, ask)[0]
+        now = rank(trials, timed.latency_ms, limits, ask, timed.noise_floor)[0]
         if now is not best:
             best = now
             keep(best)
         if enough == np.inf and troubles(trials[-1], timed.latency_ms, limits) == (0, 0):
-            enough = (1 + TIE) * latency
+            enough = (1 + (timed.noise_floor if timed.noise_floor > BUSY else TIE)) * latency
     return trials, refusals
 
 
 def troubles(trial: Trial, latency_ms: Mapping[str, float], limits: Limits) -> tuple[int, int]:
     """Whether the answers have nothing to do with float's, and how many limits are broken."""
     candidate, same = trial.candidate, trial.agreement
-    broken = limits.broken(trial.drop, latency_ms[candidate.name], candidate.model.bytes)
+    broken = limits.broken_by(trial, latency_ms[candidate.name])
     lost = same.cosine < UNRELATED and (same.top1 is None or same.top1 < 0.5)
     return int(lost), len(broken)
 
 
 def rank(
-    every: Sequence[Trial], latency_ms: Mapping[str, float], limits: Limits, ask: Ask = "int8"
+    every: Sequence[Trial],
+    latency_ms: Mapping[str, float],
+    limits: Limits,
+    ask: Ask = "int8",
+    noise_floor: float = 0.0,
 ) -> list[Trial]:
     """The trials that may ship, best first: of those that were asked for, the ones that break the
     fewest limits.
 
     The fastest is first; of those within 1 % of it, the smallest, and of those within 10 % of its
     size, the one that answers most like float. Answers that have nothing to do with float's are
-    left out where any others are there.
+    left out where any others are there. On a machine that was too busy to tell them apart, the plan
+    of the rules stands before one that was placed by costs, which were measured there, too.
 
     Raises:
         Unsupported: nothing that was asked for runs here.
@@ -214,7 +230,21 @@ def rank(
     smallest = min(trial.candidate.model.bytes for trial in near)
     near = [trial for trial in near if trial.candidate.model.bytes <= (1 + ALIKE) * smallest]
     near.sort(key=lambda trial: -trial.agreement.sqnr_db)
-    return [*near, *(trial for trial in able if trial not in near)]
+    order = [*near, *(trial for trial in able if trial not in near)]
+    rules = next((t for t in order if stands_in(t, order[0], latency_ms, noise_floor)), None)
+    return order if rules is None else [rules, *(trial for trial in order if trial is not rules)]
+
+
+def stands_in(
+    trial: Trial, placed: Trial, latency_ms: Mapping[str, float], noise_floor: float
+) -> bool:
+    """Whether a trial is the rules' plan for the engine of one that was placed by costs, and no
+    slower than that by more than the noise of a machine that is too busy to measure on."""
+    one, other = trial.candidate, placed.candidate
+    if noise_floor <= BUSY or (one.origin, other.origin) != ("rules", "costs"):
+        return False
+    slower = latency_ms[one.name] / latency_ms[other.name] - 1
+    return one.engine == other.engine and slower <= noise_floor
 
 
 def confirm(
@@ -225,17 +255,22 @@ def confirm(
     seconds: float,
     seed: int,
     progress: Progress,
-) -> tuple[Trial, Comparison, Candidate]:
+    latency_ms: Mapping[str, float],
+) -> Measured:
     """The first in order that is not slower than its engine's float32 model, measured at length, on
     new rounds in fresh processes.
 
-    Where all of them are slower, which only limits can bring about, the first.
+    Where all of them are slower, which only limits can bring about, the first. Where the machine
+    was too busy to tell, and the rules' plan stands in for one that was placed, that.
+
+    Args:
+        latency_ms: what the candidates took before, by name.
 
     Returns:
         The trial, the comparison of `baseline` and `result`, and the baseline.
     """
-    found: list[tuple[Trial, Comparison, Candidate]] = []
-    for trial in order:
+
+    def measured(trial: Trial) -> Measured:
         baseline = baseline_of(trial.candidate, candidates)
         outcome = contest(
             [_contestant("baseline", baseline), _contestant("result", trial.candidate)],
@@ -247,12 +282,35 @@ def confirm(
             cores=lambda: idle_cores(threads),
             progress=progress,
         )
-        comparison = must(outcome, hint="`edgedl bench` it; the engine may be out of memory")
-        found.append((trial, comparison, baseline))
-        slower = comparison.ratio("baseline", "result").verdict(comparison.noise_floor) == "slower"
-        if not slower or trial.candidate is baseline:
-            return found[-1]
+        hint = "`edgedl bench` it; the engine may be out of memory"
+        return trial, must(outcome, hint=hint), baseline
+
+    return decided(iter(order), measured, latency_ms)
+
+
+def decided(
+    order: Iterator[Trial],
+    measured: Callable[[Trial], Measured],
+    latency_ms: Mapping[str, float],
+) -> Measured:
+    """What `confirm` gives, by whatever measures a trial beside its baseline."""
+    found: list[Measured] = []
+    for trial in order:
+        found.append(measured(trial))
+        if not _lost(found[-1]):
+            noise = found[-1][1].noise_floor
+            if noise <= BUSY or trial.candidate.origin != "costs":
+                return found[-1]
+            rules = next((t for t in order if stands_in(t, trial, latency_ms, noise)), None)
+            other = found[-1] if rules is None else measured(rules)
+            return found[-1] if _lost(other) else other
     return found[0]
+
+
+def _lost(found: Measured) -> bool:
+    trial, comparison, baseline = found
+    verdict = comparison.ratio("baseline", "result").verdict(comparison.noise_floor)
+    return verdict == "slower" and trial.candidate is not baseline
 
 
 def _contestant(name: str, candidate: Candidate) -> Contestant:

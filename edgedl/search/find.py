@@ -73,11 +73,11 @@ def find(
         if more:
             timed = _with_more(timed, [trial.candidate for trial in more], ways, feeds, seed)
             trials += [t for t in more if t.candidate.name in timed.latency_ms]
-            best = rank(trials, timed.latency_ms, ways.limits, ways.ask)[0]
+            best = rank(trials, timed.latency_ms, ways.limits, ways.ask, timed.noise_floor)[0]
             if best in more:
                 keep(best)
         refusals += failed
-    order = rank(trials, timed.latency_ms, ways.limits, ways.ask)
+    order = rank(trials, timed.latency_ms, ways.limits, ways.ask, timed.noise_floor)
     return Search(tuple(order), tuple(trials), timed, (*timed.refusals, *refusals))
 
 
@@ -97,6 +97,7 @@ def _with_more(
         (*timed.candidates, *late.candidates[1:]),
         {**{name: drift * ms for name, ms in late.latency_ms.items()}, **timed.latency_ms},
         (*timed.refusals, *late.refusals),
+        max(timed.noise_floor, late.noise_floor),
     )
 
 
@@ -144,7 +145,8 @@ def in_order(search: Search, ways: Ways) -> Iterator[Trial]:
             with contextlib.suppress(EdgeError):
                 every.append(judge(candidate, ways.expected, ways.threads))
     taken = {trial.candidate.name for trial in search.order}
-    ranked = rank(every, search.timed.latency_ms, ways.limits, ways.ask)
+    timed = search.timed
+    ranked = rank(every, timed.latency_ms, ways.limits, ways.ask, timed.noise_floor)
     yield from (trial for trial in ranked if trial.candidate.name not in taken)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,19 +23,41 @@ LEAST_US = 1.0
 BACK_TO_FLOAT = "put back to float: among the most harmful to the answers"
 
 
+def _model_bytes(candidate: Candidate) -> int:
+    return candidate.model.bytes
+
+
 @dataclass(frozen=True)
 class Limits:
-    """What the result must keep: a loss of the metric (a fraction), milliseconds, bytes."""
+    """What the result must keep: a loss of the metric (a fraction), milliseconds, bytes.
+
+    Attributes:
+        bundle_bytes: how large a candidate's bundle will be, which is asked under `max_bytes`.
+    """
 
     max_drop: float | None = None
     max_latency_ms: float | None = None
     max_bytes: int | None = None
+    bundle_bytes: Callable[[Candidate], int] = _model_bytes
 
-    def broken(self, drop: float, latency_ms: float, size: int) -> tuple[str, ...]:
-        """Sentences about the limits that these figures break, as a drop does that is no number."""
+    def broken_by(self, trial: Trial, latency_ms: float) -> tuple[str, ...]:
+        """Sentences about the limits that a candidate breaks."""
+        size = 0 if self.max_bytes is None else self.bundle_bytes(trial.candidate)
+        return self.broken(trial.drop, latency_ms, size)
+
+    def broken(
+        self, drop: float, latency_ms: float, size: int, about_drop: str = ""
+    ) -> tuple[str, ...]:
+        """Sentences about the limits that these figures break, as a drop does that is no number.
+
+        Args:
+            about_drop: what is to be said of the drop where it breaks its limit.
+        """
         found = []
         if self.max_drop is not None and not drop <= self.max_drop + 1e-12:
-            found.append(f"drop {100 * drop:.2f} % is over --max-drop {100 * self.max_drop:g}%")
+            found.append(
+                f"drop {100 * drop:.2f} % is over --max-drop {100 * self.max_drop:g}%{about_drop}"
+            )
         if self.max_latency_ms is not None and latency_ms > self.max_latency_ms:
             limit = format_ms(self.max_latency_ms)
             found.append(f"latency {format_ms(latency_ms)} is over --max-latency {limit}")
@@ -42,8 +65,65 @@ class Limits:
             given, limit = format_bytes(size), format_bytes(self.max_bytes)
             if given == limit:
                 given, limit = f"{size} B", f"{self.max_bytes} B"
-            found.append(f"{given} is over --max-bytes {limit}")
+            found.append(f"a bundle of {given} is over --max-bytes {limit}")
         return tuple(found)
+
+
+@dataclass(frozen=True)
+class Drop:
+    """How far the metric fell, where the choice was made and on the samples of the report.
+
+    Attributes:
+        chosen: the drop on the `chosen_samples` that the choice was made on.
+        reported: the drop on the `samples` of the report, `interval` its 95 % interval, None where
+            nothing can be said.
+    """
+
+    chosen: float
+    chosen_samples: int
+    reported: float
+    samples: int
+    interval: tuple[float, float] | None
+
+    @property
+    def about(self) -> str:
+        """What stands behind the drop of the report, where that breaks a limit."""
+        words = f" on {_samples(self.samples)} of the report{self._range()}"
+        kept = (
+            f"; on the {_samples(self.chosen_samples)} of the choice it was {_percent(self.chosen)}"
+        )
+        return words + kept
+
+    def doubt(self, max_drop: float | None) -> str | None:
+        """That the limit may be broken, or need not be, for all that so few samples tell."""
+        if max_drop is None or self.interval is None or math.isnan(self.reported):
+            return None
+        low, high = self.interval
+        limit = f"--max-drop {100 * max_drop:g}%"
+        if self.reported <= max_drop < high:
+            what = f"keeps {limit}, and may break it on others"
+        elif low <= max_drop < self.reported and self.chosen <= max_drop:
+            what = f"breaks {limit}, which the choice kept: so few samples cannot tell"
+        else:
+            return None
+        return (
+            f"the drop of {_percent(self.reported)} on {_samples(self.samples)}{self._range()}"
+            f" {what}; more samples tell more exactly (--test)"
+        )
+
+    def _range(self) -> str:
+        if self.interval is None:
+            return ""
+        low, high = (100 * end for end in self.interval)
+        return f" (95 % interval {low:.2f} to {high:.2f} %)"
+
+
+def _samples(count: int) -> str:
+    return f"{count} sample{'s' * (count != 1)}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f} %"
 
 
 def by_harm(

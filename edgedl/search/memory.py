@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from statistics import median
 from typing import Any
 
@@ -18,6 +19,7 @@ from edgedl.runtime.session import Session
 from edgedl.search.candidates import Candidate, Reference, Trial, try_out
 
 LATEST = 5
+MOST_AGE_SECONDS = 30 * 86_400
 MOST_CRASHES = 2
 MACHINE = ("processor", "architecture", "isa", "usable_cores", "isa_cap")
 
@@ -100,9 +102,19 @@ def judge(candidate: Candidate, expected: Reference, threads: int | None) -> Tri
 
 
 class Latencies:
-    """Ratios of candidates' times to one reference's, of earlier runs on this machine."""
+    """Ratios of candidates' times to one reference's, of the last 30 days on this machine.
 
-    def __init__(self, reference: Candidate, threads: int, shapes: Mapping[str, Any]) -> None:
+    They belong to the versions of edgedl and of both engines. What is older counts no more: systems
+    and firmware change, and nothing tells that they did.
+    """
+
+    def __init__(
+        self,
+        reference: Candidate,
+        threads: int,
+        shapes: Mapping[str, Any],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._ledger = Ledger.of(
             "latency",
             reference=key_of_candidate(reference),
@@ -110,19 +122,23 @@ class Latencies:
             threads=threads,
             shapes=dict(shapes),
         )
+        self._clock = clock
         self._seen: dict[str, list[float]] = {}
+        now = clock()
         for row in self._ledger.rows():
             with contextlib.suppress(KeyError, TypeError, ValueError):
-                self._seen.setdefault(row["candidate"], []).append(float(row["ratio"]))
+                if abs(now - float(row["at"])) <= MOST_AGE_SECONDS:
+                    self._seen.setdefault(row["candidate"], []).append(float(row["ratio"]))
 
     def ratio(self, candidate: Candidate) -> float | None:
-        """Its time over the reference's, None where it was never timed."""
+        """Its time over the reference's, None where it was not timed of late."""
         seen = self._seen.get(key_of_candidate(candidate), [])[-LATEST:]
         return median(seen) if seen else None
 
     def add(self, found: Iterable[tuple[Candidate, float]]) -> None:
         """Keep what was measured now."""
+        at = round(self._clock())
         rows = [(key_of_candidate(candidate), ratio) for candidate, ratio in found]
         for name, ratio in rows:
             self._seen.setdefault(name, []).append(ratio)
-        self._ledger.add({"candidate": name, "ratio": ratio} for name, ratio in rows)
+        self._ledger.add({"candidate": name, "ratio": ratio, "at": at} for name, ratio in rows)

@@ -151,7 +151,7 @@ def _int8(
     rests = {full.label: full.settings}
     rests |= {f"{full.label}, {label}": s for label, s in built.rests().items()}
     for label, settings in rests.items():
-        whole = replace(full, label=label, settings=settings)
+        whole = replace(full, label=label, settings=settings, origin="rules")
         try:
             found = place_by_cost(bench, whole, histograms, len(ways.calibration))
         except EdgeError as error:
@@ -161,7 +161,7 @@ def _int8(
             return
         yield whole.with_costs(found.costs)
         if found.candidate is not whole:
-            yield found.candidate.with_costs(found.costs)
+            yield replace(found.candidate.with_costs(found.costs), origin="costs")
         if found.float_share < WORTH_REDUCING:
             return
 

@@ -9,6 +9,7 @@ from edgedl.core.units import format_ms
 from edgedl.passes.plan import Cost
 from edgedl.runtime.session import Operator
 from edgedl.search.candidates import Candidate
+from edgedl.search.choose import BUSY
 
 PRODUCTS = (
     "Conv", "Gemm", "MatMul", "FullyConnected", "Deconvolution", "Attention", "LSTM", "GRU", "RNN",
@@ -34,6 +35,27 @@ def reasons(
         found += _next(operators, total_us)
     found += _elsewhere(winner, latency_ms)
     return tuple(found)
+
+
+def too_busy(
+    winner: Candidate,
+    candidates: Sequence[Candidate],
+    latency_ms: Mapping[str, float],
+    noise_floor: float,
+) -> tuple[str, ...]:
+    """Why the rules' plan ships where one that was placed by costs seemed faster."""
+    placed = [c for c in candidates if (c.origin, c.engine) == ("costs", winner.engine)]
+    if winner.origin != "rules" or not placed or noise_floor <= BUSY:
+        return ()
+    fastest = min(placed, key=lambda candidate: latency_ms[candidate.name])
+    faster = 1 - latency_ms[fastest.name] / latency_ms[winner.name]
+    if not 0 < faster <= noise_floor:
+        return ()
+    return (
+        f"the rules' plan ships: `{fastest.label}` took {100 * faster:.1f} % less, and the machine"
+        f" was too busy to tell, since the same model differed from itself by"
+        f" {100 * noise_floor:.0f} %",
+    )
 
 
 def _costs(costs: Sequence[Cost]) -> list[str]:

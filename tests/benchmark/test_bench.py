@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import os
@@ -16,16 +17,18 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgedl import reports, verbs
-from edgedl.benchmark.bench import bench, number_twins
+from edgedl.benchmark.bench import bench, number_twins, spoiled
 from edgedl.benchmark.feeds import random_feeds
 from edgedl.benchmark.machine import energy_counters
 from edgedl.benchmark.nvml import Nvml
 from edgedl.benchmark.preflight import preflight
+from edgedl.benchmark.watch import invalid
 from edgedl.cli import main
 from edgedl.core.errors import BadOption, BadSamples, Unsupported
 from edgedl.core.model import Signature, Tensor
 from edgedl.core.samples import from_arrays, open_npz
 from edgedl.runtime import installed_engines
+from tests.benchmark.test_watch import STILL
 from tests.models import conv_net, gemm_net, saved
 
 ENGINE = installed_engines()[0]
@@ -252,7 +255,7 @@ def test_a_report_that_cannot_be_written_loses_no_figures(
     assert run(*words, "--report", tmp_path / "file", "--json") == 1
     out, err = capsys.readouterr()
     assert json.loads(out.splitlines()[-1])["rows"][0]["latency_ms"]["p50"] > 0
-    assert "cannot be made" in err
+    assert f"error: {tmp_path / 'file'}: the report cannot be written (" in err
 
 
 STEPPING = """
@@ -294,6 +297,73 @@ def test_a_clock_that_steps_is_an_error_that_keeps_every_figure(
     assert row["problem"] in (folder / "report.md").read_text()
     assert row["problem"].split(": ")[0] in (folder / "report.html").read_text()
     assert (folder / "samples.jsonl.gz").exists()
+
+
+STOPPED = """
+import pathlib, sys
+
+read, exists, calls = pathlib.Path.read_text, pathlib.Path.exists, iter(range(1, 10_000))
+kernel = {
+    "/proc/self/cgroup": lambda: "0::/",
+    "/sys/fs/cgroup/cpu.stat": lambda: f"nr_throttled {next(calls)}\\nthrottled_usec 5000",
+}
+pathlib.Path.exists = lambda self: str(self) in kernel or exists(self)
+pathlib.Path.read_text = lambda self, *words, **more: (
+    kernel[str(self)]() if str(self) in kernel else read(self, *words, **more)
+)
+from edgedl.cli import main
+
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("anyway", [False, True])
+def test_a_machine_that_is_stopped_midway_is_an_error_that_keeps_every_figure(
+    anyway: bool, tmp_path: Path
+) -> None:
+    path = net(tmp_path)
+    words = ["bench", path, "--target", ENGINE, "--seconds", 0.5, "--json"]
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED, *map(str, words), *(["--anyway"] if anyway else [])],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    [row] = json.loads(done.stdout.splitlines()[-1])["rows"]
+    assert not row["valid"]
+    assert "the processor quota stopped the process" in row["problem"]
+    assert row["latency_ms"]["p50"] > 0
+    assert done.returncode == (0 if anyway else 1), done.stderr
+    assert ("error: the processor quota stopped the process" in done.stderr) is not anyway
+    last = done.stderr.splitlines()[-1]
+    expected = (
+        f"hint: with a larger quota, as in `docker run --cpus`, run it again: edgedl bench {path}"
+    )
+    assert (last == expected) is not anyway
+
+
+@pytest.mark.parametrize(
+    ("change", "hint"),
+    [
+        ({"throttles": {"core": 2}}, "cooled down"),
+        ({"clock_fall": 0.2, "clock_core": 0}, "cooled down"),
+        ({"firmware": 4}, "cooled down"),
+        ({"gpu_slowdowns": ("heat",)}, "cooled down"),
+        ({"quota_stops": 3}, "a larger quota"),
+        ({"clock_step_s": -3.0}, "`timedatectl`"),
+    ],
+)
+def test_whatever_makes_rows_invalid_is_an_error_with_a_way_out(
+    change: dict[str, Any], hint: str
+) -> None:
+    assert spoiled(STILL, ["a b.onnx"]) is None
+    seen = dataclasses.replace(STILL, **change)
+    error = spoiled(seen, ["a b.onnx"])
+    assert error is not None
+    assert error.exit_status == 1
+    assert error.message == f"{invalid(seen)}; no figure of this run is valid"
+    assert hint in (error.hint or "")
+    assert (error.hint or "").endswith("run it again: edgedl bench 'a b.onnx'")
 
 
 @pytest.mark.skipif(bool(energy_counters()), reason="this machine would spend a minute on it")

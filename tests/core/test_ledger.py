@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -116,3 +117,32 @@ def test_processes_that_write_at_once_lose_nothing(ledger: Ledger) -> None:
     found = [(row["name"], row["number"]) for row in ledger.rows()]
     for name in "ab":
         assert [n for one, n in found if one == name] == [n for n in range(40) for _ in range(3)]
+
+
+def test_a_file_that_grew_too_long_keeps_its_latest_lines(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "one.jsonl", most_bytes=1000)
+    for number in range(200):
+        ledger.add([{"number": number}])
+        found = [row["number"] for row in ledger.rows()]
+        assert found == list(range(found[0], number + 1))
+        assert ledger.path.stat().st_size <= 1000
+    assert 20 < len(found) < 70
+    ledger.add([{"number": number} for number in range(200, 400)])
+    assert [row["number"] for row in ledger.rows()][-20:] == list(range(380, 400))
+    assert ledger.path.stat().st_size <= 500
+    assert [path.name for path in tmp_path.iterdir()] == ["one.jsonl"]
+
+
+def test_a_file_that_nothing_was_added_to_for_half_a_year_goes(tmp_path: Path) -> None:
+    old, late, new = (Ledger(tmp_path / f"{name}.jsonl") for name in ("old", "late", "new"))
+    old.add(ROWS)
+    late.add(ROWS)
+    for ledger, days in ((old, 181), (late, 179)):
+        then = ledger.path.stat().st_mtime - days * 86_400
+        os.utime(ledger.path, (then, then))
+    late.add(ROWS)
+    assert old.path.exists()  # only a new file tidies
+    new.add(ROWS)
+    assert not old.path.exists()
+    assert len(list(late.rows())) == 4
+    assert list(new.rows()) == ROWS

@@ -16,8 +16,10 @@ from edgedl.core.stats import (
     cosine,
     decibels,
     holm,
+    mean_interval,
     percentiles,
     pooled_ratio,
+    share_interval,
     student_quantile,
     student_within,
 )
@@ -256,3 +258,41 @@ def test_a_floor_above_the_whole_leaves_nothing_to_claim(floor: float) -> None:
     assert slower.p_value(floor) == 1
     assert slower.verdict(floor) == "inconclusive"
     assert slower.p_value(0.01) < 1
+
+
+def test_the_interval_of_a_drop_by_hand() -> None:
+    # Agresti and Min: cells of 8, 2, 1 and 9 become 8.5, 2.5, 1.5 and 9.5.
+    differences = np.asarray([0] * 17 + [1, 1, -1], float)
+    low, high = mean_interval(differences) or (0, 0)
+    mean, half = 1 / 22, 1.959964 * math.sqrt((2.5 + 1.5 - (2.5 - 1.5) ** 2 / 22) / 22**2)
+    assert (low, high) == pytest.approx((mean - half, mean + half), rel=1e-5)
+    # Where nothing differs, few samples say little and many say much.
+    few, many = mean_interval(np.zeros(10)), mean_interval(np.zeros(10_000))
+    assert few == pytest.approx((-1.959964 / 12, 1.959964 / 12), rel=1e-5)
+    assert many == pytest.approx((-1.96e-4, 1.96e-4), rel=1e-2)
+    # Student's for three differences: t of 2 degrees of freedom is 4.302653.
+    large = mean_interval(np.asarray([1.0, 2.0, 6.0]))
+    half = 4.302653 * math.sqrt(7 / 3)
+    assert large == pytest.approx((3 - half, 3 + half), rel=1e-5)
+    assert mean_interval(np.asarray([2.0])) is None
+    assert mean_interval(np.asarray([0.0, np.nan])) is None
+    assert mean_interval(np.zeros(0)) is None
+
+
+def test_the_interval_of_a_share_by_hand() -> None:
+    # Wilson's own figures for 9 of 10, as statistics texts give them.
+    assert share_interval(0.9, 10) == pytest.approx((0.5958, 0.9821), abs=1e-4)
+    assert share_interval(1.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+    assert share_interval(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+
+
+@pytest.mark.parametrize("losses", [0.0, 0.02, 0.2])
+def test_the_interval_of_a_drop_holds_the_truth_in_95_of_100(losses: float) -> None:
+    random = np.random.default_rng(0)
+    held = 0
+    for _ in range(500):
+        drawn = random.random(60)
+        found = mean_interval((drawn < losses).astype(float) - (drawn > 1 - losses / 2))
+        assert found is not None
+        held += found[0] <= losses / 2 <= found[1]
+    assert held >= 460

@@ -284,3 +284,26 @@ def test_a_signature_does_not_depend_on_names_or_weights(tmp_path: Path) -> None
     other = chosen(second, OPENVINO, tmp_path / "b").signatures
     assert list(one.values()) == list(other.values())
     assert set(one).isdisjoint(other)
+
+
+def test_operators_of_unknown_shapes_share_no_signature(tmp_path: Path) -> None:
+    """The second product has four times the work of the first; the graph does not tell."""
+
+    def net(rows: int | None, seed: int) -> onnx.ModelProto:
+        made = Sketch(seed)
+        first = made.node("MatMul", ["x", made.weight("one_w", 6, 6)], "one")
+        parts = made.node("Concat", [first] * 4, "more", axis=0)
+        made.node("MatMul", [parts, made.weight("two_w", 6, 6)], "logits", name="two")
+        return made.model([rows, 6], [None, 6])
+
+    found = []
+    for i, (rows, seed) in enumerate([(None, 0), (None, 0), (None, 1), (3, 0), (3, 1)]):
+        (tmp_path / str(i)).mkdir()
+        found.append(chosen(net(rows, seed), OPENVINO, tmp_path / str(i)).signatures)
+    dynamic, again, other, fixed, like_fixed = found
+    assert {"one", "two"} <= set(dynamic)
+    assert dynamic["one"] != dynamic["two"]
+    assert again == dynamic
+    assert set(other.values()).isdisjoint(dynamic.values())
+    assert fixed == like_fixed
+    assert set(fixed.values()).isdisjoint(dynamic.values())

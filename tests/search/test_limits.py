@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from edgedl.backends import backend
 from edgedl.passes.plan import Cost, Quantizer
 from edgedl.runtime import installed_engines
-from edgedl.search.limits import Limits, by_harm, relieve
+from edgedl.search.limits import Drop, Limits, by_harm, relieve
 from tests.models import residual_net
 from tests.search.small import counted, full_plan, ways
 
@@ -26,19 +27,53 @@ OPERATORS = ["conv1", "conv2", "sum", "conv3", "pooled", "fc"]
         (Limits(max_drop=0.01), ("drop 2.00 % is over --max-drop 1%",)),
         (Limits(max_drop=0.02 - 1e-13), ()),
         (Limits(max_latency_ms=3.5), ("latency 4 ms is over --max-latency 3.5 ms",)),
-        (Limits(max_bytes=1999), ("2000 B is over --max-bytes 1999 B",)),
+        (Limits(max_bytes=1999), ("a bundle of 2000 B is over --max-bytes 1999 B",)),
         (
             Limits(0.0, 1.0, 1000),
             (
                 "drop 2.00 % is over --max-drop 0%",
                 "latency 4 ms is over --max-latency 1 ms",
-                "2 kB is over --max-bytes 1 kB",
+                "a bundle of 2 kB is over --max-bytes 1 kB",
             ),
         ),
     ],
 )
 def test_limits_that_figures_break(limits: Limits, broken: tuple[str, ...]) -> None:
     assert limits.broken(0.02, 4.0, 2000) == broken
+
+
+def test_a_drop_that_the_choice_kept_and_the_report_breaks_says_so() -> None:
+    drop = Drop(0.0, 20, 0.05, 40, (-0.0212, 0.1231))
+    [sentence] = Limits(max_drop=0.01).broken(drop.reported, 1.0, 1, drop.about)
+    assert sentence == (
+        "drop 5.00 % is over --max-drop 1% on 40 samples of the report (95 % interval -2.12 to"
+        " 12.31 %); on the 20 samples of the choice it was 0.00 %"
+    )
+    assert drop.doubt(0.01) == (
+        "the drop of 5.00 % on 40 samples (95 % interval -2.12 to 12.31 %) breaks --max-drop 1%,"
+        " which the choice kept: so few samples cannot tell; more samples tell more exactly"
+        " (--test)"
+    )
+    assert drop.doubt(0.06) == (
+        "the drop of 5.00 % on 40 samples (95 % interval -2.12 to 12.31 %) keeps --max-drop 6%,"
+        " and may break it on others; more samples tell more exactly (--test)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("drop", "max_drop"),
+    [
+        (Drop(0.0, 20, 0.005, 4000, (0.001, 0.009)), 0.01),
+        (Drop(0.0, 20, 0.05, 4000, (0.04, 0.06)), 0.01),
+        (Drop(0.05, 20, 0.05, 40, (-0.02, 0.12)), 0.01),
+        (Drop(0.0, 20, 0.05, 40, (-0.02, 0.12)), None),
+        (Drop(0.0, 20, 0.05, 40, None), 0.01),
+        (Drop(0.0, 1, math.nan, 1, (0.0, 0.1)), 0.01),
+    ],
+    ids=["kept", "broken", "broken in both", "no limit", "no interval", "no number"],
+)
+def test_a_drop_that_is_clear_brings_no_doubt(drop: Drop, max_drop: float | None) -> None:
+    assert drop.doubt(max_drop) is None
 
 
 @pytest.mark.parametrize("engine", installed_engines())

@@ -217,10 +217,28 @@ def test_ratios_that_are_none_are_passed_over(pair: tuple[Candidate, Candidate])
     name = key_of_candidate(other)
     kept._ledger.add(
         [{"candidate": name}, {"ratio": 0.1}, {"candidate": name, "ratio": "fast"},
-         {"candidate": [name], "ratio": 0.2}, {"candidate": name, "ratio": None}]
+         {"candidate": [name], "ratio": 0.2}, {"candidate": name, "ratio": None},
+         {"candidate": name, "ratio": 0.2, "at": "noon"}]
     )  # fmt: skip
     kept.add([(other, 0.4)])
     assert Latencies(first, 1, SHAPES).ratio(other) == 0.4
+
+
+def test_ratios_are_forgotten_after_a_month(pair: tuple[Candidate, Candidate]) -> None:
+    first, other = pair
+    day = 86_400.0
+    Latencies(first, 1, SHAPES, clock=lambda: 100 * day).add([(other, 1.5)])
+    Latencies(first, 1, SHAPES, clock=lambda: 120 * day).add([(other, 1.3)])
+
+    def ratio(at_s: float) -> float | None:
+        return Latencies(first, 1, SHAPES, clock=lambda: at_s).ratio(other)
+
+    assert ratio(121 * day) == 1.4
+    assert ratio(130 * day) == 1.4
+    assert ratio(131 * day) == 1.3
+    assert ratio(151 * day) is None
+    # A clock that was set back is no reason to trust notes from its future.
+    assert ratio(60 * day) is None
 
 
 def test_keys_are_those_of_this_version_of_the_engine(case: tuple[Candidate, Reference]) -> None:
