@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edgedl.benchmark.accuracy import agreement, check_labels, metric_for, score
+from edgedl.benchmark.accuracy import check_labels, metric_for
 from edgedl.benchmark.compare import Comparison
 from edgedl.benchmark.machine import this_machine
 from edgedl.core.errors import EdgeError, Unsupported
@@ -33,7 +33,7 @@ from edgedl.inputs import (
 )
 from edgedl.passes.plan_file import fit, from_document, to_yaml
 from edgedl.passes.ranges import usual_method
-from edgedl.report.compressed import Accuracy, Choice, Compressed
+from edgedl.report.compressed import Choice, Compressed
 from edgedl.runtime import ENGINES, installed_engines
 from edgedl.runtime.process import Processing
 from edgedl.search.candidates import (
@@ -42,11 +42,11 @@ from edgedl.search.candidates import (
     Reference,
     Trial,
     reference,
-    without_labels,
 )
 from edgedl.search.choose import confirm
 from edgedl.search.find import Search, find, in_order
 from edgedl.search.limits import Limits
+from edgedl.search.outcome import MOST_AGREEMENT, outcome
 from edgedl.search.ready import (
     backends_of,
     float_session,
@@ -60,7 +60,6 @@ from edgedl.search.why import reasons
 from edgedl.ship import count_operators, precision_of, ship
 from edgedl.yamls import read_yaml
 
-MOST_AGREEMENT = 256
 MOST_FEEDS = 32
 MOST_PLAN_BYTES = 20_000_000
 
@@ -107,7 +106,9 @@ def compress(
             a folder of them; the bundle carries it. A bundle's own where `model` is one.
         shapes: dimensions to fix, by input.
         max_drop: the most that the metric may fall, as a fraction. Without labels, what may be
-            missing to a top-1 agreement of 1.
+            missing to float's own figure of a named metric, else to a top-1 agreement of 1.
+        metric: a name of `edgedl.benchmark.metrics.METRICS` with its settings, or `module:function`
+            of your own; where None, what the labels suggest.
         threads: processor threads that a call takes while it is timed.
         seconds: the budget of the last, decisive timing.
         force: quantize a model anew that is quantized already, its quantizers taken out first.
@@ -139,7 +140,7 @@ def compress(
     bound = kept(load_samples(samples, processing).bind(clean.signature))
     tested = None if test is None else kept(load_samples(test, processing).bind(clean.signature))
     groups = split(bound, tested, seed)
-    named = metric_for(groups.report, metric)
+    named = metric_for(groups.report, metric, None if processing is None else processing.boxes)
     compared = _first(groups.report, MOST_AGREEMENT)
     for group in (groups.calibration, groups.choice, groups.report if named else compared):
         read_ahead(group, progress)
@@ -154,6 +155,7 @@ def compress(
             doubts += _untried(processing, bound)
         if named is not None:
             check_labels(session, groups.report, named)
+            _ = expected.float_score  # a metric that fails is told of before anything is built
 
     if written is not None and planned is not None:
         written.read(lambda _: fit(planned, clean))
@@ -175,10 +177,8 @@ def compress(
     machine = this_machine().to_json()
     notes |= {"speedup": ratio.to_json(), "machine": machine}
     operators = ship(winner, groups.report, Path(output), threads, notes, processing)
-    alike, accuracy = _report_answers(
-        baseline, winner.candidate, groups.report, named, threads, progress
-    )
-    drop = accuracy.baseline - accuracy.result if accuracy else without_labels(alike)
+    judged = outcome(baseline, winner.candidate, groups.report, named, threads, progress)
+    alike = judged.agreement
     size = Path(output).stat().st_size
     result_ms = comparison.measurements["result"].latency_ms()
     p50_ms = float(np.median(comparison.measurements["result"].samples_ns)) / 1e6
@@ -197,7 +197,9 @@ def compress(
         verdict=ratio.verdict(comparison.noise_floor),
         noise_floor=comparison.noise_floor,
         agreement=alike,
-        accuracy=accuracy,
+        accuracy=judged.accuracy,
+        against_float=judged.against_float,
+        failed=judged.failed,
         operators=count_operators(operators),
         choices=_choices(search, limits, winner),
         float_reasons=_float_reasons(winner),
@@ -211,7 +213,7 @@ def compress(
             *_odd_answers(expected),
             *_late_doubts(winner, alike, comparison, ask),
         ),
-        broken=limits.broken(drop, p50_ms, size),
+        broken=limits.broken(judged.drop, p50_ms, size),
         seconds=perf_counter() - began,
         peak_rss_bytes=peak_rss_bytes(),
         machine=machine,
@@ -264,23 +266,6 @@ def _odd_answers(expected: Reference) -> list[str]:
 
 def _first(samples: Samples, most: int) -> Samples:
     return samples.take(range(min(most, len(samples))))
-
-
-def _report_answers(
-    baseline: Candidate,
-    result: Candidate,
-    samples: Samples,
-    metric: str | None,
-    threads: int,
-    progress: Progress,
-) -> tuple[Agreement, Accuracy | None]:
-    with baseline.open(threads) as before, result.open(threads) as after:
-        alike = agreement(before, after, _first(samples, MOST_AGREEMENT), progress)
-        if metric is None:
-            return alike, None
-        first = float(np.mean(score(before, samples, metric, progress)))
-        second = float(np.mean(score(after, samples, metric, progress)))
-    return alike, Accuracy(metric, first, second, len(samples))
 
 
 def _choices(search: Search, limits: Limits, winner: Trial) -> tuple[Choice, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import edgedl
+from edgedl.benchmark.metrics import metric_of
 from edgedl.core.errors import EngineFailed
 from edgedl.core.ledger import Ledger
 from edgedl.core.samples import Samples, from_arrays
@@ -32,7 +33,7 @@ def _empty_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def expected_of(candidate: Candidate, given: Samples, metric: str | None = None) -> Reference:
     with candidate.open(1) as session:
-        return reference(session, given, metric)
+        return reference(session, given, None if metric is None else metric_of(metric))
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ OTHERS: dict[str, Callable[[Candidate, Reference], tuple[Candidate, Reference, i
     "other threads": lambda c, e: (gone(c), e, 2),
     "fewer samples": lambda c, e: (gone(c), e.take(5), 1),
     "labels": lambda c, e: (gone(c), dataclasses.replace(e, labels=np.zeros(6)), 1),
-    "another metric": lambda c, e: (gone(c), dataclasses.replace(e, metric="top1"), 1),
+    "another metric": lambda c, e: (gone(c), dataclasses.replace(e, metric=metric_of("top1")), 1),
     "other answers": lambda c, e: (gone(c), dataclasses.replace(e, answers=e.answers[::-1]), 1),
     "other inputs": lambda c, e: (gone(c), dataclasses.replace(e, feeds=e.feeds[::-1]), 1),
 }
