@@ -60,7 +60,8 @@ class Boxes:
         objectness: whether a score of any object stands before those of the classes, as in
             `yolox` and `yolo-anchors` it always does.
         activation: what makes scores of the output's values.
-        background: the class that is none, left out; None where there is none.
+        background: the class that is none, left out, while others keep their places; None where
+            there is none.
         threshold: the least score.
         overlap: boxes of one class that overlap a more certain one by more, as intersection over
             union, are left out (greedy non-maximum suppression); 1 keeps all.
@@ -278,8 +279,9 @@ def _rows(arrays: Sequence[np.ndarray]) -> np.ndarray:
     shape: Sequence[int] = arrays[0].shape
     if len(arrays) != 1 or len(shape) < 2 or arrays[0].size != math.prod(shape[-2:]):
         raise _misfit(arrays, "one output of boxes by 4 + classes values, of one sample")
-    table = arrays[0].reshape(shape[-2:])
-    return table.T if table.shape[0] < table.shape[1] else table
+    height, width = shape[-2:]
+    table = arrays[0].reshape(height, width)
+    return table.T if height < width else table
 
 
 def _pair(arrays: Sequence[np.ndarray], wide: int = 4) -> tuple[np.ndarray, np.ndarray]:

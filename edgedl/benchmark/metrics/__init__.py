@@ -64,7 +64,8 @@ def metric_of(spec: str, boxes: Boxes | None = None) -> Metric:
             settings["boxes"] = boxes
         metric = replace(make(**settings), name=spec, key=f"{spec} {settings}")
     except BadValue as error:
-        raise BadOption(f"metric `{name}`: {error.message}", hint=error.hint) from error
+        hint = error.hint or f"settings are written {name}:key=value,key=value"
+        raise BadOption(f"metric `{name}`: {error.message}", hint=hint) from error
     twin = metric.without_labels
     return metric if twin is None else replace(metric, without_labels=replace(twin, name=spec))
 
