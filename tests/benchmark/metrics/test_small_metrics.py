@@ -251,7 +251,7 @@ def test_labels_that_do_not_fit(spec: str, output: Any, labels: Any, says: str) 
 def test_a_sample_that_does_not_fit_is_named_and_those_before_are_kept() -> None:
     answers = [{"y": np.zeros(2)}, {"y": np.zeros(2)}, {"y": np.zeros(3)}]
     given = [(answer, [0, 1], {}) for answer in answers]
-    with pytest.raises(MetricFailed, match="s.npz: metric `mse` failed on sample 44") as caught:
+    with pytest.raises(MetricFailed, match=r"s\.npz: metric `mse` failed on sample 44") as caught:
         metric_of("mse").rows(given, [12, 31, 44], "s.npz")
     assert caught.value.rows == (0.5, 0.5)
 
