@@ -167,7 +167,7 @@ def evaluate(
     """
     engine_name = engine_of_target(target)
     given, processing = open_inputs(samples, preprocess, models)
-    if processing is None and metric is not None:
+    if processing is None and (metric or "").partition(":")[0] == "detection":
         processing = find_processing(None, models)
     artifacts = [find_artifact(path, engine_name) for path in models]
     names = number_twins([str(artifact.path) for artifact in artifacts])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,13 @@ import onnx
 import pytest
 
 import edgedl
+from edgedl.benchmark.metrics import METRICS, metric_of
 from edgedl.core.samples import from_arrays
 from edgedl.inputs import split
 from edgedl.runtime import installed_engines
+from edgedl.runtime.boxes import Boxes
+from edgedl.runtime.process import Processing
+from edgedl.yamls import read_yaml
 from tests.models import Sketch, gemm_net, saved
 from tests.test_line import MODEL, ROOT, TEST, call
 
@@ -227,6 +232,24 @@ def test_what_cannot_be_ends_in_an_error_and_a_way_out(
     assert says in error
     assert "hint: " in error
     assert not text
+
+
+def test_the_readme_has_every_metric_and_its_settings_are_read(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text[text.index("## What counts as accuracy") : text.index("## The line")]
+    assert [name for name in METRICS if f"`{name}`" not in section] == []
+    block = section[section.index("    kind: image") :].partition("\n\n")[0]
+    (tmp_path / "spec.yaml").write_text(textwrap.dedent(block))
+    found = read_yaml(tmp_path / "spec.yaml").read(Processing.from_json)
+    assert found.boxes == Boxes("yolo", threshold=0.25, overlap=0.65)
+    for line in section.splitlines():
+        if "--metric" in line and line.startswith("    edgedl"):
+            assert metric_of(line.partition("--metric ")[2].split()[0]).without_labels
+    (tmp_path / "own.py").write_text(
+        textwrap.dedent(section[section.index("    def within") :].partition("\n\n")[0])
+    )
+    own = metric_of(f"{tmp_path / 'own.py'}:within_two_degrees")
+    assert own.rows([({"angle": np.array([[9.0]])}, 10.5, {})]) == [1.0]
 
 
 def test_the_reports_samples_are_no_others() -> None:
