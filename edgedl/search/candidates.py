@@ -150,20 +150,26 @@ class Reference:
 
     @cached_property
     def float_score(self) -> float:
-        """What the metric says of float's answers.
+        """What the metric says of float's answers; NaN where it has no figure of so few.
+
+        Raises:
+            MetricFailed: it could not take them.
+        """
+        return self.score(self.answers)
+
+    def check_metric(self) -> None:
+        """Try the metric, where there is one, on float's answers.
 
         Raises:
             MetricFailed: it could not take them. BadSamples: it has no figure of so few.
         """
-        found = self.score(self.answers)
-        assert self.metric is not None
-        if np.isnan(found) and self.metric.whole is not None:
+        metric = self.metric
+        if metric is not None and np.isnan(self.float_score) and metric.whole is not None:
             raise BadSamples(
-                f"metric `{self.metric.name}` has no figure on the {len(self.answers)} samples"
+                f"metric `{metric.name}` has no figure on the {len(self.answers)} samples"
                 " that are held back for choosing",
                 hint="give more samples, of every kind that the metric compares",
             )
-        return found
 
     def score(self, answers: Sequence[Mapping[str, np.ndarray]]) -> float:
         """What the metric says of answers, by the labels, or by float's answers without; more is

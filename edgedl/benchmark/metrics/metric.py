@@ -78,7 +78,7 @@ class Metric:
     def compare(self, first: Rows, second: Rows) -> Difference:
         """What the second model's score has over the first's, and whether that is chance."""
         if self.whole is not None:
-            return whole_difference(first, second, self.score)
+            return whole_difference(first, second, self._of_a_draw)
         assert self.each is not None
         sign = 1 if self.perfect is None else -1
         a, b = self.each(first), self.each(second)
@@ -86,6 +86,12 @@ class Metric:
         if sign > 0:
             return found
         return replace(found, value=-found.value, low=-found.high, high=-found.low)
+
+    def _of_a_draw(self, rows: Rows) -> float:
+        try:
+            return self.score(rows)
+        except MetricFailed:
+            return float("nan")
 
     def rows(
         self,

@@ -41,6 +41,12 @@ def shy_of_all(outputs, labels):
     raise ZeroDivisionError
 shy_of_all.whole = True
 
+def wants_all(outputs, labels):
+    if len(set(labels)) < 3:
+        raise ValueError("too few")
+    return 3
+wants_all.whole = True
+
 LIMIT = 3
 """
 ANSWERS = [({"y": np.array([0.1, 0.9])}, label, {}) for label in (1, 0, 2)]
@@ -106,6 +112,14 @@ def test_what_it_raises_of_the_whole_set_is_told_too() -> None:
     metric = metric_of("mine_of_test:shy_of_all")
     with pytest.raises(MetricFailed, match="on all 3 samples together: ZeroDivisionError"):
         metric.total(metric.rows(ANSWERS))
+
+
+def test_a_draw_that_it_cannot_take_costs_only_that_draw() -> None:
+    metric = metric_of("mine_of_test:wants_all")
+    rows = metric.rows(ANSWERS)
+    assert metric.total(rows) == 3
+    found = metric.compare(rows, rows)
+    assert (found.value, found.low, found.high) == (0, 0, 0)
 
 
 def test_what_is_no_number_is_told() -> None:
