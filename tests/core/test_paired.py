@@ -103,14 +103,29 @@ def test_a_figure_of_the_whole_set_is_computed_of_each_draw() -> None:
     assert not found.within_chance
 
 
+def test_the_whole_sets_interval_covers_the_true_difference_too() -> None:
+    random = np.random.default_rng(0)
+    covered = 0
+    for seed in range(40):
+        a = random.normal(0, 1, 60)
+        b = a + random.normal(0.2, 0.5, 60)
+        found = whole_difference(a.tolist(), b.tolist(), lambda rows: float(np.mean(rows)), seed)
+        covered += found.low <= 0.2 <= found.high
+    assert 34 <= covered < 40
+
+
 def test_draws_without_a_figure_are_left_out_and_none_at_all_says_nothing() -> None:
-    seldom = whole_difference([0, 1], [0, 1], lambda rows: float("nan") if 0 in rows else 1.0)
-    assert math.isnan(seldom.value)
-    assert (seldom.low, seldom.high) == (0, 0)
+    whole = [0, 1, 2, 3]
+    rest = whole_difference(whole, whole, lambda rows: float("nan") if len(set(rows)) == 1 else 1.0)
+    assert (rest.low, rest.value, rest.high) == (0, 0, 0)
     never = whole_difference([0], [0], lambda rows: float("nan"))
-    assert (never.low, never.high) == (-math.inf, math.inf)
+    assert math.isnan(never.value)
     assert never.within_chance
-    assert json.loads(json.dumps(never.to_json(), allow_nan=False))["low"] is None
+    assert json.loads(json.dumps(never.to_json(), allow_nan=False))["value"] is None
+    once = whole_difference(
+        [0, 1], [1, 0], lambda rows: float("nan") if rows[0] == rows[1] else rows[0]
+    )
+    assert once.low < 1 < once.high
 
 
 def test_json_says_it_in_a_word() -> None:

@@ -172,13 +172,13 @@ def mean_average_precision(rows: Rows) -> float:
     right, ignored = (
         np.concatenate([getattr(r, n) for r in rows], axis=1) for n in ("right", "ignored")
     )
-    order = np.argsort(-scores, kind="stable")
+    order = np.lexsort((-scores, classes))
     classes, right, ignored = classes[order], right[:, order], ignored[:, order]
-    found = [
-        average_precision(right[:, classes == kind], ignored[:, classes == kind], count)
-        for kind, count in sorted(true.items())
-        if count
-    ]
+    found = []
+    for kind, count in sorted(true.items()):
+        if count:
+            mine = slice(*np.searchsorted(classes, (kind, kind + 1)))
+            found.append(average_precision(right[:, mine], ignored[:, mine], count))
     return float(np.mean(found)) if found else float("nan")
 
 
