@@ -128,6 +128,14 @@ def test_draws_without_a_figure_are_left_out_and_none_at_all_says_nothing() -> N
     assert once.low < 1 < once.high
 
 
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+def test_figures_that_are_no_numbers_say_nothing(odd: float) -> None:
+    found = difference(np.array([1.0, odd]), np.array([odd, odd]))
+    assert math.isnan(found.value)
+    assert found.within_chance
+    assert difference(np.ones(2), np.array([odd, 1.0])).within_chance
+
+
 def test_json_says_it_in_a_word() -> None:
     found = Difference(-0.1, -0.2, -0.05, 0.01, "mcnemar", 9).to_json()
     assert found == {"value": -0.1, "low": -0.2, "high": -0.05, "p": 0.01, "test": "mcnemar",
