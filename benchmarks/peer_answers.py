@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from edgedl.benchmark.accuracy import METRICS, metric_for
+from edgedl.benchmark.accuracy import metric_for
 from edgedl.core.errors import EdgeError
 from edgedl.core.model import Signature, Tensor
 from edgedl.core.samples import Samples, open_npz
@@ -166,8 +166,7 @@ def accuracy(samples: Samples, answers: list[Answers]) -> float | None:
     metric, labels = metric_for(samples, None), samples.chosen_labels
     if metric is None or labels is None:
         return None
-    scores = [METRICS[metric](a, label) for a, label in zip(answers, labels, strict=True)]
-    return float(np.mean(scores))
+    return metric.score(metric.rows((a, y, {}) for a, y in zip(answers, labels, strict=True)))
 
 
 def write(path: Path, answers: list[Answers]) -> None:

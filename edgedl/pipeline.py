@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgedl.benchmark.accuracy import agreement, check_labels, metric_for, score
+from edgedl.benchmark.accuracy import check_labels, metric_for
 from edgedl.benchmark.compare import Comparison
 from edgedl.benchmark.machine import this_machine
 from edgedl.core.errors import Unsupported
@@ -19,7 +19,7 @@ from edgedl.core.kept import kept, read_ahead
 from edgedl.core.memory import peak_rss_bytes
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Arrays, Samples
-from edgedl.core.stats import Agreement, mean_interval, share_interval
+from edgedl.core.stats import Agreement
 from edgedl.core.store import check_writable
 from edgedl.core.target import target_of
 from edgedl.inputs import (
@@ -32,7 +32,7 @@ from edgedl.inputs import (
 )
 from edgedl.passes.plan_file import fit, from_document, to_yaml
 from edgedl.passes.ranges import usual_method
-from edgedl.report.compressed import Accuracy, Choice, Compressed
+from edgedl.report.compressed import Choice, Compressed
 from edgedl.runtime import ENGINES, installed_engines
 from edgedl.runtime.process import Processing
 from edgedl.search.candidates import (
@@ -41,11 +41,11 @@ from edgedl.search.candidates import (
     Reference,
     Trial,
     reference,
-    without_labels,
 )
 from edgedl.search.choose import BUSY, confirm
 from edgedl.search.find import Search, find, in_order
-from edgedl.search.limits import Drop, Limits
+from edgedl.search.limits import Limits
+from edgedl.search.outcome import MOST_AGREEMENT, outcome
 from edgedl.search.ready import (
     backends_of,
     float_session,
@@ -59,7 +59,6 @@ from edgedl.search.why import reasons, too_busy
 from edgedl.ship import bundle_sizes, count_operators, precision_of, ship
 from edgedl.yamls import read_yaml
 
-MOST_AGREEMENT = 256
 MOST_FEEDS = 32
 MOST_PLAN_BYTES = 20_000_000
 
@@ -106,7 +105,9 @@ def compress(
             a folder of them; the bundle carries it. A bundle's own where `model` is one.
         shapes: dimensions to fix, by input.
         max_drop: the most that the metric may fall, as a fraction. Without labels, what may be
-            missing to a top-1 agreement of 1.
+            missing to float's own figure of a named metric, else to a top-1 agreement of 1.
+        metric: a name of `edgedl.benchmark.metrics.METRICS` with its settings, or `module:function`
+            of your own; where None, what the labels suggest.
         threads: processor threads that a call takes while it is timed.
         seconds: the budget of the last, decisive timing.
         force: quantize a model anew that is quantized already, its quantizers taken out first.
@@ -137,7 +138,7 @@ def compress(
     bound = kept(load_samples(samples, processing).bind(clean.signature))
     tested = None if test is None else kept(load_samples(test, processing).bind(clean.signature))
     groups = split(bound, tested, seed)
-    named = metric_for(groups.report, metric)
+    named = metric_for(groups.report, metric, None if processing is None else processing.boxes)
     compared = _first(groups.report, MOST_AGREEMENT)
     for group in (groups.calibration, groups.choice, groups.report if named else compared):
         read_ahead(group, progress)
@@ -152,6 +153,7 @@ def compress(
             doubts += _untried(processing, bound)
         if named is not None:
             check_labels(session, groups.report, named)
+            expected.check_metric()
 
     if written is not None and planned is not None:
         written.read(lambda _: fit(planned, clean))
@@ -178,10 +180,8 @@ def compress(
     machine = this_machine().to_json()
     notes |= {"speedup": ratio.to_json(), "machine": machine}
     operators = ship(winner, groups.report, Path(output), threads, notes, processing)
-    alike, accuracy = _report_answers(
-        baseline, winner.candidate, groups.report, named, threads, progress
-    )
-    drop = _drop(winner, len(expected.feeds), alike, accuracy)
+    judged = outcome(baseline, winner.candidate, groups.report, named, threads, progress)
+    alike, drop = judged.agreement, judged.beside(winner.drop, len(expected.feeds))
     size = Path(output).stat().st_size
     result_ms = comparison.measurements["result"].latency_ms()
     p50_ms = float(np.median(comparison.measurements["result"].samples_ns)) / 1e6
@@ -200,7 +200,9 @@ def compress(
         verdict=ratio.verdict(comparison.noise_floor),
         noise_floor=comparison.noise_floor,
         agreement=alike,
-        accuracy=accuracy,
+        accuracy=judged.accuracy,
+        against_float=judged.against_float,
+        failed=judged.failed,
         operators=count_operators(operators),
         choices=_choices(search, limits, winner),
         float_reasons=_float_reasons(winner),
@@ -271,35 +273,6 @@ def _odd_answers(expected: Reference) -> list[str]:
 
 def _first(samples: Samples, most: int) -> Samples:
     return samples.take(range(min(most, len(samples))))
-
-
-def _report_answers(
-    baseline: Candidate,
-    result: Candidate,
-    samples: Samples,
-    metric: str | None,
-    threads: int,
-    progress: Progress,
-) -> tuple[Agreement, Accuracy | None]:
-    with baseline.open(threads) as before, result.open(threads) as after:
-        alike = agreement(before, after, _first(samples, MOST_AGREEMENT), progress)
-        if metric is None:
-            return alike, None
-        first = score(before, samples, metric, progress)
-        second = score(after, samples, metric, progress)
-    means = float(np.mean(first)), float(np.mean(second))
-    return alike, Accuracy(metric, *means, len(samples), mean_interval(first - second))
-
-
-def _drop(winner: Trial, chosen: int, alike: Agreement, accuracy: Accuracy | None) -> Drop:
-    """The drop on the report's samples beside the one on the `chosen` of the choice."""
-    if accuracy is not None:
-        return Drop(winner.drop, chosen, accuracy.drop, accuracy.samples, accuracy.interval)
-    interval = None
-    if alike.top1 is not None:
-        low, high = share_interval(alike.top1, alike.samples)
-        interval = 1 - high, 1 - low
-    return Drop(winner.drop, chosen, without_labels(alike), alike.samples, interval)
 
 
 def _choices(search: Search, limits: Limits, winner: Trial) -> tuple[Choice, ...]:

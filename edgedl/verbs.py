@@ -25,7 +25,13 @@ from edgedl.core.model import Model
 from edgedl.core.progress import Progress, silent
 from edgedl.core.registry import load, version
 from edgedl.core.store import atomic_write, check_writable, default_store
-from edgedl.inputs import ProcessingSource, SampleSource, load_model, open_inputs
+from edgedl.inputs import (
+    ProcessingSource,
+    SampleSource,
+    find_processing,
+    load_model,
+    open_inputs,
+)
 from edgedl.runtime import ENGINES, engine, installed_engines
 from edgedl.runtime.artifact import engine_of_target, find_artifact, find_model
 from edgedl.runtime.bundle import is_bundle, open_bundle
@@ -143,35 +149,51 @@ def evaluate(
 ) -> dict[str, Any]:
     """A metric of each model on labelled samples, and how alike it answers to the first.
 
+    Without labels, a named metric takes the first model's answers for them. A metric that fails at
+    some sample costs its model's row its figures; what the samples before make is in the row.
+
     Args:
+        metric: a name of `edgedl.benchmark.metrics.METRICS` with its settings, or `module:function`
+            of your own; where None, what the labels suggest.
         preprocess: what turns raw files into inputs, where samples are a folder of them; what the
             bundles carry where None.
 
     Returns:
-        `metric` and `rows`, each with `artifact`, `engine`, `value`, `samples`, `agreement`.
+        `metric`, `figure`, its name in its field, and `rows`, each with `artifact`, `engine`,
+        `value` (more is better), `figure` (in its usual direction), `samples`, `agreement`,
+        `difference` from the first, `against_first` without labels, and `failed`.
 
     Raises:
         EdgeError: a file is unsound, its engine is missing, or the samples do not fit.
     """
     engine_name = engine_of_target(target)
-    given, _ = open_inputs(samples, preprocess, models)
+    given, processing = open_inputs(samples, preprocess, models)
+    if processing is None and (metric or "").partition(":")[0] == "detection":
+        processing = find_processing(None, models)
     artifacts = [find_artifact(path, engine_name) for path in models]
     names = number_twins([str(artifact.path) for artifact in artifacts])
     named = dict(zip(names, artifacts, strict=True))
-    found = answered(named, given, metric, threads, progress)
-    metrics = [one.accuracy["metric"] for one in found.values() if one.accuracy is not None]
+    boxes = None if processing is None else processing.boxes
+    found = answered(named, given, metric, threads, progress, boxes=boxes)
+    told = [one.accuracy or one.against_first for one in found.values()]
+    nothing = {"metric": metric, "figure": {"name": None}}
+    first: Mapping[str, Any] = next((one for one in told if one is not None), nothing)
     rows = [
         {
             "artifact": name,
             "engine": artifact.engine,
             "precision": artifact.precision,
-            "value": one.accuracy["value"] if one.accuracy is not None else None,
+            "value": None if one.accuracy is None else one.accuracy["value"],
+            "figure": None if one.accuracy is None else one.accuracy["figure"]["value"],
             "samples": one.samples,
             "agreement": one.agreement,
+            "difference": one.difference,
+            "against_first": one.against_first,
+            "failed": None if one.failed is None else str(one.failed),
         }
         for (name, artifact), one in zip(named.items(), found.values(), strict=True)
     ]
-    return {"metric": metrics[0] if metrics else None, "rows": rows}
+    return {"metric": first["metric"], "figure": first["figure"]["name"], "rows": rows}
 
 
 def run(

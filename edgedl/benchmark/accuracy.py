@@ -2,110 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from edgedl.core.errors import BadOption, BadSamples, nearest
+from edgedl.benchmark.metrics import metric_of
+from edgedl.benchmark.metrics.metric import Answers, Metric
+from edgedl.core.errors import BadSamples
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
 from edgedl.core.stats import Agreement, AgreementMeter
+from edgedl.runtime.boxes import Boxes
 from edgedl.runtime.session import Session
 
-Answers = Mapping[str, np.ndarray]
-Metric = Callable[[Answers, np.ndarray], float]
 
-
-def top1(answers: Answers, label: np.ndarray) -> float:
-    """1 where the largest entry of the first output stands at the label, else 0."""
-    return float(int(np.argmax(_scores(answers))) == int(label))
-
-
-def top5(answers: Answers, label: np.ndarray) -> float:
-    """1 where the label is among the five largest entries of the first output, else 0."""
-    return float(int(label) in np.argsort(_scores(answers))[-5:])
-
-
-def mse(answers: Answers, label: np.ndarray) -> float:
-    """Minus the mean squared error of the first output, so that more is better."""
-    first = next(iter(answers.values()))
-    return -float(np.mean((first.ravel().astype(np.float64) - np.ravel(label)) ** 2))
-
-
-def _scores(answers: Answers) -> np.ndarray:
-    return next(iter(answers.values())).reshape(-1)
-
-
-METRICS: dict[str, Metric] = {"top1": top1, "top5": top5, "mse": mse}
-
-
-def metric_for(samples: Samples, name: str | None) -> str | None:
-    """The metric of this name, or the one that the labels suggest; None without labels.
+def metric_for(samples: Samples, spec: str | None, boxes: Boxes | None = None) -> Metric | None:
+    """The metric of this name and settings, or the one that the labels suggest; None without both.
 
     Raises:
-        BadOption: there is no such metric. BadSamples: a metric was named, but there are no labels.
+        BadOption: there is no such metric. BadSamples: it needs labels, and there are none.
     """
-    if name is not None and name not in METRICS:
-        raise BadOption(f"unknown metric `{name}`", hint=nearest(name, METRICS))
     labels = samples.chosen_labels
-    if labels is None:
-        if name is not None:
-            raise BadSamples(
-                f"metric `{name}` needs labels", where=samples.where, hint="add an array `labels`"
-            )
-        return None
-    if name is not None:
-        return name
-    return "top1" if np.issubdtype(labels.dtype, np.integer) and labels.ndim == 1 else "mse"
+    if spec is None:
+        if labels is None:
+            return None
+        classes = np.issubdtype(labels.dtype, np.integer) and labels.ndim == 1
+        return metric_of("top1" if classes else "mse")
+    metric = metric_of(spec, boxes)
+    if labels is None and metric.needs_labels and metric.without_labels is None:
+        raise BadSamples(
+            f"metric `{spec}` needs labels",
+            where=samples.where,
+            hint="add an array `labels`, or say `against_float = True` of your function",
+        )
+    return metric
+
+
+def has_truth(metric: Metric, samples: Samples) -> bool:
+    """Whether the samples say how well a model does, and not only how like float it answers."""
+    return samples.labels is not None or not metric.needs_labels
 
 
 def score(
-    session: Session, samples: Samples, metric: str, progress: Progress = silent
-) -> np.ndarray:
-    """The metric of every sample, float64 of shape [samples].
+    session: Session, samples: Samples, metric: Metric, progress: Progress = silent
+) -> list[Any]:
+    """The metric's row of every sample.
 
     Raises:
-        BadSamples: a label is not one of the classes.
+        MetricFailed: it could not take a sample.
     """
     labels = samples.chosen_labels
-    assert labels is not None
-    values = np.empty(len(samples))
-    for i, feed in enumerate(samples):
-        values[i] = METRICS[metric](session.run(feed), labels[i])
-        progress("scoring", i + 1, len(samples))
-    return values
+
+    def answered() -> Iterator[tuple[Answers, Any, Answers]]:
+        for i, feed in enumerate(samples):
+            yield session.run(feed), None if labels is None else labels[i], feed
+            progress("scoring", i + 1, len(samples))
+
+    return metric.rows(answered(), samples.rows.tolist(), samples.where)
 
 
-def check_labels(session: Session, samples: Samples, metric: str) -> None:
-    """Compare the labels with the first output.
+def score_against(
+    reference: Session,
+    session: Session,
+    samples: Samples,
+    metric: Metric,
+    progress: Progress = silent,
+) -> list[Any]:
+    """The rows of every sample without labels, with the reference's answers in their place.
 
     Raises:
-        BadSamples: class indices beyond the classes, or targets of another size.
+        MetricFailed: the metric could not take a sample.
+    """
+    assert metric.without_labels is not None
+
+    def answered() -> Iterator[tuple[Answers, Any, Answers]]:
+        for i, feed in enumerate(samples):
+            yield session.run(feed), reference.run(feed), feed
+            progress("scoring", i + 1, len(samples))
+
+    return metric.without_labels.rows(answered(), samples.rows.tolist(), samples.where)
+
+
+def check_labels(session: Session, samples: Samples, metric: Metric) -> None:
+    """Compare the labels with the first sample's outputs.
+
+    Raises:
+        BadSamples: class indices beyond the classes, or targets of another size or type.
+        WrongInput: the outputs are not what the metric reads.
     """
     labels = samples.chosen_labels
-    assert labels is not None
-    entries = next(iter(session.run(samples.feed(0)).values())).size
-    if metric in ("top1", "top5"):
-        if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1:
-            raise BadSamples(
-                f"metric `{metric}` needs one class index a sample, the labels are {labels.dtype}"
-                f" of shape {labels.shape}",
-                where=samples.where,
-                hint="save them as int64 of shape (samples,), or choose --metric mse",
-            )
-        if labels.min() < 0 or labels.max() >= entries:
-            raise BadSamples(
-                f"label {labels.max() if labels.max() >= entries else labels.min()} is outside the"
-                f" model's {entries} classes",
-                where=samples.where,
-                hint="labels are class indices from 0",
-            )
-    elif labels[0].size != entries:
-        raise BadSamples(
-            f"a label has {labels[0].size} values, the model's first output {entries}",
-            where=samples.where,
-            hint="one row of target values a sample",
-        )
+    if labels is None or metric.check is None:
+        return
+    try:
+        metric.check(labels, session.run(samples.feed(0)))
+    except BadSamples as error:
+        raise BadSamples(error.message, where=samples.where, hint=error.hint) from error
 
 
 def agreement(

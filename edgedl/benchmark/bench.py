@@ -21,6 +21,7 @@ from edgedl.benchmark.cores import idle_cores
 from edgedl.benchmark.feeds import common_signature, timing_feeds
 from edgedl.benchmark.machine import this_machine
 from edgedl.benchmark.measure import Feed
+from edgedl.benchmark.metrics import metric_of
 from edgedl.benchmark.nvml import gpu_slowdowns
 from edgedl.benchmark.preflight import preflight
 from edgedl.benchmark.result import BenchReport, Pair, Row
@@ -69,11 +70,15 @@ def bench(
             and no error says so.
 
     Raises:
-        BadOption: a shape is too dynamic for random inputs, or the artifacts take unlike inputs.
+        BadOption: a shape is too dynamic for random inputs, the artifacts take unlike inputs, or
+            there is no such metric.
         BadSamples: there are fewer than two. EngineFailed: an engine refuses every artifact.
         Unsupported: this process may not use as much of the processor as a call needs.
     """
     problems = preflight(threads, anyway=anyway)
+    boxes = None if postprocess is None else postprocess.boxes
+    if metric is not None:
+        metric_of(metric, boxes)
     artifacts = [find_artifact(path, engine) for path in paths]
     called = number_twins(names or [str(artifact.path) for artifact in artifacts])
     signature = common_signature(dict(zip(called, artifacts, strict=True)), threads)
@@ -125,9 +130,10 @@ def bench(
     if samples is not None:
         limits = {"most_scored": MOST_SCORED, "most_compared": MOST_COMPARED}
         try:
-            answers = answered(lasted, samples, metric, threads, progress, **limits)
+            answers = answered(lasted, samples, metric, threads, progress, boxes=boxes, **limits)
         except BadSamples as error:
             notes.append(f"neither accuracy nor agreement is known: {error}")
+    notes += [f"{name}: {one.failed}" for name, one in answers.items() if one.failed is not None]
     rows = tuple(
         _row(name, artifact, threads, found, alones.get(name), answers, failures, problem)
         for name, artifact in zip(called, artifacts, strict=True)

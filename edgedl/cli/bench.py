@@ -12,6 +12,7 @@ from edgedl.cli.options import (
     Bar,
     isa_option,
     json_option,
+    metric_option,
     parse_shapes,
     preprocess_option,
     print_json,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Budget of the rounds; of each further mode, too.",
 )
-@click.option("--metric", metavar="NAME", help="top1, top5 or mse; the labels suggest one.")
+@metric_option
 @click.option("--profile", is_flag=True, help="Time by operator, by the engine's own profiler.")
 @click.option("--throughput", is_flag=True, help="Samples a second by batch and streams.")
 @click.option("--batch", "batches", metavar="1,4,16", default="1,4,16", show_default=True)

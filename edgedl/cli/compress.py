@@ -10,6 +10,7 @@ from edgedl.cli.options import (
     Bar,
     isa_option,
     json_option,
+    metric_option,
     parse_shapes,
     preprocess_option,
     print_json,
@@ -18,7 +19,7 @@ from edgedl.cli.options import (
     target_option,
     threads_option,
 )
-from edgedl.core.errors import BadOption
+from edgedl.core.errors import BadOption, MetricFailed
 from edgedl.core.units import parse_bytes, parse_drop, parse_ms
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 @click.option("--max-drop", metavar="1%", help="The most that accuracy, or agreement, may fall.")
 @click.option("--max-latency", metavar="5ms", help="The longest that a call may take, p50.")
 @click.option("--max-bytes", metavar="2MB", help="The largest that the bundle may be.")
-@click.option("--metric", metavar="NAME", help="top1, top5 or mse; the labels suggest one.")
+@metric_option
 @threads_option
 @isa_option
 @click.option(
@@ -135,4 +136,6 @@ def command(
         from edgedl import reports
 
         reports.write_compressed(result, report)
+    if result.failed is not None:
+        raise MetricFailed(str(result.failed), hint=f"{output} is written, and all else is sound")
     return 3 if result.broken else 0

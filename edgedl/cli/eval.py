@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from edgedl.cli.options import (
     Bar,
     json_option,
+    metric_option,
     preprocess_option,
     print_json,
     samples_option,
     target_option,
 )
-from edgedl.core.errors import BadOption
+from edgedl.core.errors import BadOption, MetricFailed
 from edgedl.report.table import table
 
 
@@ -21,7 +24,7 @@ from edgedl.report.table import table
 @samples_option
 @preprocess_option
 @target_option
-@click.option("--metric", metavar="NAME", help="top1, top5 or mse; the labels suggest one.")
+@metric_option
 @json_option
 def command(
     models: tuple[str, ...],
@@ -43,14 +46,32 @@ def command(
         found = verbs.evaluate(
             models, samples, preprocess=preprocess, target=target, metric=metric, progress=bar
         )
-    rows = [["artifact", "engine", found["metric"] or "", "against the first"]]
-    for row in found["rows"]:
-        value = "" if row["value"] is None else f"{row['value']:.4f}"
-        same = row["agreement"]
-        alike = "" if same is None else f"cosine {same['cosine']:.4f}, {same['sqnr_db']:.1f} dB"
-        if same is not None and same["top1"] is not None:
-            alike = f"top-1 {same['top1']:.3f}, {alike}"
-        rows.append([row["artifact"], row["engine"], value, alike])
+    rows = [["artifact", "engine", found["figure"] or "", "against the first"]]
+    rows += [[row["artifact"], row["engine"], _figure(row), _alike(row)] for row in found["rows"]]
     click.echo(table(rows, right=(2,)), err=as_json)
     if as_json:
         print_json(found)
+    failed = next((row["failed"] for row in found["rows"] if row["failed"] is not None), None)
+    if failed is not None:
+        hint = "what could be computed stands above; mend the metric or the labels of that sample"
+        raise MetricFailed(failed, hint=hint)
+
+
+def _figure(row: dict[str, Any]) -> str:
+    if row["figure"] is not None:
+        return f"{row['figure']:.4f}{' (in part)' * (row['failed'] is not None)}"
+    twin = row["against_first"]
+    return "" if twin is None else f"{twin['figure']['value']:.4f}"
+
+
+def _alike(row: dict[str, Any]) -> str:
+    same, change = row["agreement"], row["difference"]
+    parts = []
+    if change is not None:
+        p = "" if change["p"] is None else f", McNemar's p {change['p']:.2g}"
+        parts.append(f"{'within' if change['within_chance'] else 'beyond'} chance{p}")
+    if same is not None and same["top1"] is not None:
+        parts.append(f"top-1 {same['top1']:.3f}")
+    if same is not None:
+        parts.append(f"cosine {same['cosine']:.4f}, {same['sqnr_db']:.1f} dB")
+    return ", ".join(parts)

@@ -37,6 +37,12 @@ shape_option = click.option(
     metavar="NAME=1x3x224x224",
     help="Fix an input's dimensions.",
 )
+metric_option = click.option(
+    "--metric",
+    metavar="NAME[:key=value,...]",
+    help="top1, mse, detection, segmentation, ctc ..., or FILE.py:function; the labels suggest"
+    " top1 or mse.",
+)
 target_option = click.option("--target", metavar="NAME", help="cpu, onnxruntime or openvino.")
 
 

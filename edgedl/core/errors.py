@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 MOST_LISTED = 20
 
@@ -77,6 +78,21 @@ class WrongInput(EdgeError):
 
 class WrongAnswers(EdgeError):
     """A model answers differently from what it promised."""
+
+
+class MetricFailed(EdgeError):
+    """A metric could not take a sample; `rows` holds what it made of those before."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        where: str | None = None,
+        hint: str | None = None,
+        rows: Sequence[Any] = (),
+    ) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.rows = rows
 
 
 class LimitBroken(EdgeError):

@@ -55,7 +55,8 @@ def _main(rows: Sequence[Document]) -> str:
 def _answers(row: Document) -> str:
     accuracy, agreement = row.get("accuracy"), row.get("agreement")
     if accuracy is not None:
-        return f"{accuracy['metric']} {accuracy['value']:.4f}"
+        figure = accuracy.get("figure") or {"name": accuracy["metric"], "value": accuracy["value"]}
+        return f"{figure['name']} {figure['value']:.4f}"
     return "" if agreement is None else f"cosine {agreement['cosine']:.4f}"
 
 

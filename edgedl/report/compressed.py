@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgedl.core.errors import MetricFailed
+from edgedl.core.paired import Difference
 from edgedl.core.stats import Agreement, Interval, Verdict
 from edgedl.core.units import format_bytes, format_ms
 from edgedl.report.table import table
@@ -18,28 +20,85 @@ from edgedl.report.table import table
 class Accuracy:
     """A metric of the float model and of the result, on samples that no choice was made on.
 
-    `interval` is the 95 % interval of the drop, None where nothing can be said.
+    Attributes:
+        baseline, result: scores, of which more is better.
+        figure: what the metric's figure is called.
+        perfect: None where the score is the figure; else the score of an error of 0.
+        difference: what the result's score has over the baseline's.
     """
 
     metric: str
     baseline: float
     result: float
     samples: int
-    interval: tuple[float, float] | None = None
+    figure: str
+    perfect: float | None
+    difference: Difference
 
-    @property
-    def drop(self) -> float:
-        """How far the result is below float."""
-        return self.baseline - self.result
+    def shown(self, score: float) -> float:
+        """A score in the field's usual direction."""
+        return score if self.perfect is None else self.perfect - score
 
     def to_json(self) -> dict[str, Any]:
         return {
             "metric": self.metric,
             "baseline": _finite(self.baseline),
             "result": _finite(self.result),
+            "drop": _finite(self.baseline - self.result),
+            "samples": self.samples,
+            "figure": {
+                "name": self.figure,
+                "lower_is_better": self.perfect is not None,
+                "baseline": _finite(self.shown(self.baseline)),
+                "result": _finite(self.shown(self.result)),
+            },
+            "difference": self.difference.to_json(),
+        }
+
+    def row(self) -> list[str]:
+        """The line of the page: two figures, what the second has over the first, and whether that
+        is chance."""
+        change = self.difference
+        sign = 1 if self.perfect is None else -1
+        low, high = sorted((sign * change.low, sign * change.high))
+        error = self.perfect not in (None, 1)
+        form, unit, factor = ("+.4g", "", 1) if error else ("+.2f", " points", 100)
+        p = "" if change.p is None else f", McNemar's p {change.p:.2g}"
+        said = "within chance" if change.within_chance else "beyond chance"
+        return [
+            self.figure,
+            f"{self.shown(self.baseline):.4f}",
+            f"{self.shown(self.result):.4f}",
+            f"{factor * sign * change.value:{form}}{unit} [{factor * low:{form}},"
+            f" {factor * high:{form}}] on {self.samples} samples: {said}{p}",
+        ]
+
+
+@dataclass(frozen=True)
+class AgainstFloat:
+    """A metric's twin without labels: `value`, called `figure`, with float's answers for labels.
+
+    `score` is the value, turned so that more is better, and `perfect` that of float itself.
+    """
+
+    metric: str
+    figure: str
+    value: float
+    score: float
+    perfect: float
+    samples: int
+
+    @property
+    def drop(self) -> float:
+        """What is missing to answers like float's."""
+        return self.perfect - self.score
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "metric": self.metric,
+            "figure": self.figure,
+            "value": _finite(self.value),
             "drop": _finite(self.drop),
-            "drop_low": None if self.interval is None else self.interval[0],
-            "drop_high": None if self.interval is None else self.interval[1],
             "samples": self.samples,
         }
 
@@ -71,6 +130,8 @@ class Compressed:
     """The result of `compress`. Latencies are in milliseconds, by percentile.
 
     Attributes:
+        against_float: a named metric without labels, with float's answers in their place.
+        failed: why the named metric gave nothing here, although all else is sound.
         broken: limits that could not be kept, a sentence each; empty where all hold.
         float_reasons: how many operators stayed float, by operator and reason.
         why: sentences about what was won, what it costs, and what would help next.
@@ -104,6 +165,8 @@ class Compressed:
     seconds: float
     peak_rss_bytes: int | None
     machine: Mapping[str, Any]
+    against_float: AgainstFloat | None = None
+    failed: MetricFailed | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The contract's document."""
@@ -120,6 +183,8 @@ class Compressed:
             "noise_floor": self.noise_floor,
             "agreement": self.agreement.to_json(),
             "accuracy": None if self.accuracy is None else self.accuracy.to_json(),
+            "against_float": None if self.against_float is None else self.against_float.to_json(),
+            "metric_failed": None if self.failed is None else str(self.failed),
             "operators": dict(self.operators),
             "tried": [choice.to_json() for choice in self.choices],
             "stayed_float": [
@@ -144,14 +209,11 @@ class Compressed:
             ["latency p50", _ms(self.baseline_ms), _ms(self.result_ms), self._speed()],
         ]
         if self.accuracy is not None:
-            rows.append(
-                [
-                    self.accuracy.metric,
-                    f"{self.accuracy.baseline:.4f}",
-                    f"{self.accuracy.result:.4f}",
-                    _points(self.accuracy),
-                ]
-            )
+            rows.append(self.accuracy.row())
+        if self.against_float is not None:
+            twin = self.against_float
+            note = f"against float's answers, on {twin.samples} samples"
+            rows.append([twin.figure, "", f"{twin.value:.4f}", note])
         rows.append(["agreement", "", *_agreement(self.agreement)])
         computed = ", ".join(f"{count} {kind}" for kind, count in self.operators.items() if count)
         rows.append(["operators", "", self.precision, computed])
@@ -200,14 +262,6 @@ class Compressed:
 def _finite(value: float | None) -> float | None:
     """The figure, None where JSON has none for it."""
     return value if value is not None and math.isfinite(value) else None
-
-
-def _points(accuracy: Accuracy) -> str:
-    words = f"{-100 * accuracy.drop:+.2f} points"
-    if accuracy.interval is not None:
-        low, high = (-100 * end for end in reversed(accuracy.interval))
-        words += f" [{low:+.2f}, {high:+.2f}]"
-    return f"{words} on {accuracy.samples} samples"
 
 
 def _smaller(ratio: float) -> str:

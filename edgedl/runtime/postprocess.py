@@ -1,4 +1,4 @@
-"""Outputs to answers: probabilities, the best class, the best few by name."""
+"""Outputs to answers: probabilities, the best class, the best few by name, boxes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from edgedl.core.errors import BadValue, WrongInput, nearest
+from edgedl.runtime.activations import sigmoid, softmax
+from edgedl.runtime.boxes import Boxes
 
-KINDS = ("softmax", "sigmoid", "argmax", "top-k")
+KINDS = ("softmax", "sigmoid", "argmax", "top-k", "boxes")
 
 
 @dataclass(frozen=True)
@@ -28,21 +30,24 @@ class Postprocess:
 
     Attributes:
         kind: `softmax` and `sigmoid` give float32 of the output's shape, `argmax` int64 without
-            the axis, `top-k` a tuple of guesses, the best first, for the one sample of a call.
+            the axis, `top-k` a tuple of guesses, the best first, for the one sample of a call,
+            `boxes` what was detected in it.
         output: the output that is taken; the first where None.
         axis: that of the classes.
         k: how many guesses; all where there are fewer classes.
         activation: for `top-k`, what makes scores of the output's values, which are taken as they
             are where it is None.
         labels: the names of the classes in order, or none.
+        boxes: for `boxes`, how the outputs hold them.
     """
 
-    kind: Literal["softmax", "sigmoid", "argmax", "top-k"]
+    kind: Literal["softmax", "sigmoid", "argmax", "top-k", "boxes"]
     output: str | None = None
     axis: int = -1
     k: int = 5
     activation: Literal["softmax", "sigmoid"] | None = None
     labels: tuple[str, ...] = ()
+    boxes: Boxes | None = None
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -53,6 +58,9 @@ class Postprocess:
         if self.kind == "top-k" and self.axis != -1:
             message = "`top-k` takes the last axis"
             raise BadValue(message, keys=("axis",), hint="leave `axis` out")
+        if (self.kind == "boxes") != (self.boxes is not None):
+            message = "`kind: boxes` and `boxes: {format: ...}` go together"
+            raise BadValue(message, keys=("boxes",), hint="give both, or none")
         if len(set(self.labels)) != len(self.labels):
             raise BadValue("two labels have one name", keys=("labels",), hint="name them apart")
 
@@ -61,8 +69,10 @@ class Postprocess:
 
         Raises:
             WrongInput: there is no such output or axis, or `top-k` meets several samples, or
-                another number of classes than of labels.
+                another number of classes than of labels, or no boxes are in the outputs.
         """
+        if self.boxes is not None:
+            return self.boxes.decode(outputs)
         name = self.output or next(iter(outputs), "")
         if name not in outputs:
             raise WrongInput(f"`{name}` is not an output", hint=nearest(name, outputs))
@@ -92,16 +102,3 @@ class Postprocess:
         return tuple(
             Guess(int(i), self.labels[i] if self.labels else None, float(scores[i])) for i in best
         )
-
-
-def softmax(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """exp(x) over its sum along an axis, float32 of the same shape."""
-    values = np.asarray(values, np.float32)
-    powers = np.exp(values - values.max(axis=axis, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=axis, keepdims=True))
-
-
-def sigmoid(values: np.ndarray) -> np.ndarray:
-    """1 / (1 + exp(-x)), float32 of the same shape."""
-    half = np.asarray(values, np.float32) / 2
-    return np.asarray(np.tanh(half) / 2 + np.float32(0.5))

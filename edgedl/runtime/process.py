@@ -13,6 +13,7 @@ import numpy as np
 from edgedl.core.errors import BadSamples, BadValue, nearest
 from edgedl.core.fields import from_plain, to_plain
 from edgedl.core.model import Signature, Tensor
+from edgedl.runtime.boxes import Boxes
 from edgedl.runtime.image import Image
 from edgedl.runtime.postprocess import Postprocess
 from edgedl.runtime.sound import Sound
@@ -101,6 +102,11 @@ class Processing:
             hint = nearest(output, outputs)
             raise BadSamples(f"the model has no output `{output}` to post-process", hint=hint)
         return Processing(preprocess, replace(self.postprocess, output=output))
+
+    @property
+    def boxes(self) -> Boxes | None:
+        """How the outputs hold boxes, where they do."""
+        return None if self.postprocess is None else self.postprocess.boxes
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON: the pre-processing's settings, and `postprocess` beside them."""

@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from edgedl.backends import Backend
-from edgedl.benchmark.accuracy import METRICS
+from edgedl.benchmark.metrics.metric import Metric
+from edgedl.core.errors import BadSamples
 from edgedl.core.model import Model
 from edgedl.core.samples import Samples
 from edgedl.core.stats import Agreement, AgreementMeter
@@ -103,8 +104,9 @@ class Candidate:
 class Trial:
     """A candidate and its answers on the samples that choices are made on.
 
-    `drop` is the metric's loss against float with labels; without, 1 minus top-1 agreement, or 1
-    minus cosine where no output has classes.
+    `drop` is the metric's loss against float with labels; without, what a named metric misses to
+    answers like float's, else 1 minus top-1 agreement, or 1 minus cosine where no output has
+    classes.
     """
 
     candidate: Candidate
@@ -122,12 +124,16 @@ class Refusal:
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Float answers to the samples that choices are made on, and their labels."""
+    """Float answers to the samples that choices are made on, and their labels.
+
+    `numbers` are the samples' places in their file.
+    """
 
     feeds: tuple[Mapping[str, np.ndarray], ...]
     answers: tuple[Mapping[str, np.ndarray], ...]
     labels: np.ndarray | None
-    metric: str | None
+    metric: Metric | None
+    numbers: tuple[int, ...] | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -143,15 +149,49 @@ class Reference:
     def take(self, count: int) -> Reference:
         """The first `count` samples."""
         labels = None if self.labels is None else self.labels[:count]
-        return Reference(self.feeds[:count], self.answers[:count], labels, self.metric)
+        numbers = None if self.numbers is None else self.numbers[:count]
+        feeds, answers = self.feeds[:count], self.answers[:count]
+        return Reference(feeds, answers, labels, self.metric, numbers)
+
+    @cached_property
+    def float_score(self) -> float:
+        """What the metric says of float's answers; NaN where it has no figure of so few.
+
+        Raises:
+            MetricFailed: it could not take them.
+        """
+        return self.score(self.answers)
+
+    def check_metric(self) -> None:
+        """Try the metric, where there is one, on float's answers.
+
+        Raises:
+            MetricFailed: it could not take them. BadSamples: it has no figure of so few.
+        """
+        metric = self.metric
+        if metric is not None and np.isnan(self.float_score) and metric.whole is not None:
+            raise BadSamples(
+                f"metric `{metric.name}` has no figure on the {len(self.answers)} samples"
+                " that are held back for choosing",
+                hint="give more samples, of every kind that the metric compares",
+            )
 
     def score(self, answers: Sequence[Mapping[str, np.ndarray]]) -> float:
-        assert self.metric is not None
-        assert self.labels is not None
-        measure = METRICS[self.metric]
-        return float(
-            np.mean([measure(a, label) for a, label in zip(answers, self.labels, strict=True)])
-        )
+        """What the metric says of answers, by the labels, or by float's answers without; more is
+        better.
+
+        Raises:
+            MetricFailed: it could not take them.
+        """
+        metric: Metric | None = self.metric
+        truth: Sequence[Any] | np.ndarray | None = self.labels
+        assert metric is not None
+        if truth is None and metric.needs_labels:
+            metric, truth = metric.without_labels, self.answers
+            assert metric is not None
+        labels = [None] * len(answers) if truth is None else truth
+        rows = metric.rows(zip(answers, labels, self.feeds, strict=True), self.numbers)
+        return metric.score(rows)
 
 
 def shipped_settings(settings: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
@@ -166,7 +206,7 @@ def shipped_settings(settings: Mapping[str, Any], names: Mapping[str, str]) -> d
     return {**settings, OTHER_KERNELS: [shorter.get(n, n) for n in settings[OTHER_KERNELS]]}
 
 
-def reference(session: Session, samples: Samples, metric: str | None) -> Reference:
+def reference(session: Session, samples: Samples, metric: Metric | None) -> Reference:
     """Float answers to as many samples as 64 MiB of answers allow, four at least."""
     feeds: list[Mapping[str, np.ndarray]] = []
     answers: list[Mapping[str, np.ndarray]] = []
@@ -179,7 +219,11 @@ def reference(session: Session, samples: Samples, metric: str | None) -> Referen
             break
     labels = samples.chosen_labels
     return Reference(
-        tuple(feeds), tuple(answers), None if labels is None else labels[: len(feeds)], metric
+        tuple(feeds),
+        tuple(answers),
+        None if labels is None else labels[: len(feeds)],
+        metric,
+        tuple(samples.rows[: len(feeds)].tolist()),
     )
 
 
@@ -188,6 +232,7 @@ def try_out(candidate: Candidate, expected: Reference, threads: int | None) -> T
 
     Raises:
         EngineFailed: the engine refuses the model, or fails while it runs.
+        MetricFailed: the metric could not take its answers.
     """
     meter = AgreementMeter()
     answers = []
@@ -197,14 +242,14 @@ def try_out(candidate: Candidate, expected: Reference, threads: int | None) -> T
             meter.add(wanted, answers[-1])
     found = meter.result()
     if expected.metric is not None:
-        drop = expected.score(expected.answers) - expected.score(answers)
+        drop = expected.float_score - expected.score(answers)
     else:
         drop = without_labels(found)
     return Trial(candidate, found, drop)
 
 
 def without_labels(alike: Agreement) -> float:
-    """What stands for the metric's drop where there are no labels."""
+    """What stands for the metric's drop where there are no labels, and no metric was named."""
     return 1 - (alike.cosine if alike.top1 is None else alike.top1)
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from edgedl.core.errors import BadSamples, BadValue
 from edgedl.core.model import Signature, Tensor
+from edgedl.runtime.boxes import Boxes
 from edgedl.runtime.image import CHANNELS, LAYOUTS, Image, Resize
 from edgedl.runtime.postprocess import KINDS as ANSWERS
 from edgedl.runtime.postprocess import Postprocess
@@ -63,17 +64,33 @@ SOUNDS = st.builds(
     layout=st.sampled_from(["nt", "nct", "ntc", "t", "ct", "tc"]),
     input=NAMES,
 )
-AFTER = st.builds(
-    Postprocess,
-    kind=st.sampled_from([kind for kind in ANSWERS if kind != "top-k"]),
-    output=NAMES,
-    axis=st.integers(-4, 4),
-    labels=st.lists(st.text(), unique=True, max_size=4).map(tuple),
-) | st.builds(
-    Postprocess,
-    kind=st.just("top-k"),
-    k=st.integers(1, 99),
-    activation=st.sampled_from([None, "softmax", "sigmoid"]),
+BOXES = st.builds(
+    Boxes,
+    format=st.just("ssd"),
+    outputs=st.lists(st.text(), max_size=2).map(tuple),
+    size=st.tuples(SIDES, SIDES),
+    strides=st.just((8, 16)),
+    anchors=st.tuples(*[st.tuples(NUMBERS, NUMBERS)] * 2),
+    variances=st.tuples(NUMBERS, NUMBERS),
+    activation=st.sampled_from(["none", "sigmoid", "softmax"]),
+    background=st.none() | st.integers(0, 90),
+    threshold=NUMBERS,
+)
+AFTER = (
+    st.builds(
+        Postprocess,
+        kind=st.sampled_from([kind for kind in ANSWERS if kind not in ("top-k", "boxes")]),
+        output=NAMES,
+        axis=st.integers(-4, 4),
+        labels=st.lists(st.text(), unique=True, max_size=4).map(tuple),
+    )
+    | st.builds(
+        Postprocess,
+        kind=st.just("top-k"),
+        k=st.integers(1, 99),
+        activation=st.sampled_from([None, "softmax", "sigmoid"]),
+    )
+    | st.builds(Postprocess, kind=st.just("boxes"), boxes=BOXES)
 )
 PROCESSINGS = st.builds(Processing, images() | SOUNDS, st.none() | AFTER)
 

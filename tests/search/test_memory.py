@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import edgedl
-from edgedl.core.errors import EngineFailed
+from edgedl.benchmark.metrics import metric_of
+from edgedl.core.errors import BadSamples, EngineFailed
 from edgedl.core.ledger import Ledger
 from edgedl.core.samples import Samples, from_arrays
 from edgedl.runtime import engine, installed_engines
@@ -32,7 +33,7 @@ def _empty_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def expected_of(candidate: Candidate, given: Samples, metric: str | None = None) -> Reference:
     with candidate.open(1) as session:
-        return reference(session, given, metric)
+        return reference(session, given, None if metric is None else metric_of(metric))
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ OTHERS: dict[str, Callable[[Candidate, Reference], tuple[Candidate, Reference, i
     "other threads": lambda c, e: (gone(c), e, 2),
     "fewer samples": lambda c, e: (gone(c), e.take(5), 1),
     "labels": lambda c, e: (gone(c), dataclasses.replace(e, labels=np.zeros(6)), 1),
-    "another metric": lambda c, e: (gone(c), dataclasses.replace(e, metric="top1"), 1),
+    "another metric": lambda c, e: (gone(c), dataclasses.replace(e, metric=metric_of("top1")), 1),
     "other answers": lambda c, e: (gone(c), dataclasses.replace(e, answers=e.answers[::-1]), 1),
     "other inputs": lambda c, e: (gone(c), dataclasses.replace(e, feeds=e.feeds[::-1]), 1),
 }
@@ -124,6 +125,37 @@ def test_a_row_that_is_none_is_passed_over(
     found = judge(candidate, expected, 1)
     assert found == try_out(candidate, expected, 1)
     assert len(list(kept.rows())) == 2
+
+
+def test_a_metric_without_a_figure_of_few_samples_still_lets_them_be_compared(
+    case: tuple[Candidate, Reference],
+) -> None:
+    candidate, expected = case
+    labels = np.array([0, 0, 1, 0, 1, 1])
+    told = dataclasses.replace(expected, labels=labels, metric=metric_of("auc"))
+    told.check_metric()
+    assert not math.isnan(judge(candidate, told, 1).drop)
+    few = judge(candidate, told.take(2), 1)
+    assert math.isnan(few.drop)
+    assert few.agreement.cosine > 0.9
+    with pytest.raises(BadSamples, match="no figure on the 2 samples"):
+        told.take(2).check_metric()
+
+
+def test_float_stands_in_for_labels_that_are_not_there(
+    case: tuple[Candidate, Reference],
+) -> None:
+    candidate, expected = case
+    for name in ("mse", "recall@1", "top1"):
+        told = dataclasses.replace(expected, metric=metric_of(name))
+        same = told.score(told.answers)
+        assert same == told.float_score == (0 if name == "mse" else 1)
+    told = dataclasses.replace(expected, metric=metric_of("mse"))
+    with candidate.open(1) as session:
+        answers = [session.run(feed) for feed in told.feeds]
+    pairs = zip(told.answers, answers, strict=True)
+    error = np.mean([np.mean((a["logits"] - b["logits"]) ** 2) for a, b in pairs])
+    assert judge(candidate, told, 1).drop == pytest.approx(error, rel=1e-5)
 
 
 def test_the_metrics_loss_is_kept_too(tmp_path: Path) -> None:

@@ -1,0 +1,18 @@
+"""What makes scores of a network's values."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def softmax(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """exp(x) over its sum along an axis, float32 of the same shape."""
+    values = np.asarray(values, np.float32)
+    powers = np.exp(values - values.max(axis=axis, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=axis, keepdims=True))
+
+
+def sigmoid(values: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)), float32 of the same shape."""
+    half = np.asarray(values, np.float32) / 2
+    return np.asarray(np.tanh(half) / 2 + np.float32(0.5))
