@@ -251,7 +251,7 @@ def int8_candidate(
     decided = replace(
         decided,
         shifted=tuple(n for n in decided.weights if n in shifted),
-        narrow=tuple(n for n in decided.weights if n in narrow),
+        narrow=tuple(n for n in decided.int8 if n in narrow),
     )
     corrected = (CorrectBias(decided, means),) if means is not None else ()
     stored = WeightOnly(keep_float=tuple(sorted(exact)))
