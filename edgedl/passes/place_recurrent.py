@@ -32,14 +32,18 @@ def place_recurrent(
         largest: the largest code of a weight.
     """
     if scheme.own_lstm:
-        _as_own_operator(graph, node, largest)
+        as_own_operator(graph, node, node.name or "", largest)
     else:
         _between_quantizers(graph, node, activations, largest)
 
 
-def _as_own_operator(graph: ir.Graph, node: ir.Node, largest: int) -> None:
-    """onnxruntime's DynamicQuantizeLSTM: it quantizes input and state in each call, and its weights
-    (directions, columns, gates) have a scale for each gate's row."""
+def as_own_operator(graph: ir.Graph, node: ir.Node, stem: str, largest: int = LARGEST_CODE) -> None:
+    """Make of an LSTM onnxruntime's DynamicQuantizeLSTM: it quantizes input and state in each call,
+    and its weights (directions, columns, gates) have a scale for each gate's row.
+
+    Args:
+        stem: what the names of its constants begin with.
+    """
     parts = []
     for position, letter in ((W, "W"), (R, "R")):
         array = fixed(node.inputs[position])
@@ -48,11 +52,10 @@ def _as_own_operator(graph: ir.Graph, node: ir.Node, largest: int) -> None:
         codes, scales = rounded(array.reshape(-1, columns), 0, largest)
         stored = np.ascontiguousarray(codes.reshape(array.shape).transpose(0, 2, 1))
         scales = scales.reshape(directions, rows)
-        stem = f"{node.name}_{letter}"
-        node.replace_input_with(position, constant(graph, f"{stem}_int8", stored))
+        node.replace_input_with(position, constant(graph, f"{stem}_{letter}_int8", stored))
         parts += [
-            constant(graph, f"{stem}_scale", scales),
-            constant(graph, f"{stem}_zero_point", np.zeros(scales.shape, np.int8)),
+            constant(graph, f"{stem}_{letter}_scale", scales),
+            constant(graph, f"{stem}_{letter}_zero_point", np.zeros(scales.shape, np.int8)),
         ]
     node.resize_inputs(OWN_OPERATOR_INPUTS)
     for position, part in enumerate(parts, OWN_OPERATOR_INPUTS - len(parts)):
@@ -69,7 +72,9 @@ def _between_quantizers(
 
     The kernel knows one scale for input and state and one for each row of W and R together. The
     input's codes are therefore read with the state's scale, and W is multiplied by what they lose.
-    A bidirectional operator is written as two, since OpenVINO 2026.4 leaves it in float.
+    The gates of a unit share their scale: OpenVINO 2026.4 brings the gates of an LSTM into its own
+    order, and leaves their scales. A bidirectional operator is written as two, since OpenVINO
+    2026.4 leaves it in float.
     """
     data = node.inputs[X]
     assert data is not None
@@ -151,7 +156,10 @@ def _one_way(
             output.name, output.type = whole.name and f"{whole.name}_{way}", whole.type
         graph.insert_before(node, [one])
     first, second = (_rows(node.inputs[position], number) for position in (W, R))
-    codes, row_scales = rounded(np.concatenate([first * factor, second], axis=1), 0, largest)
+    rows = np.concatenate([first * factor, second], axis=1)
+    units, gates = second.shape[1], second.shape[0] // second.shape[1]
+    codes, unit_scales = rounded(rows.reshape(gates, units, -1), 1, largest)
+    codes, row_scales = codes.reshape(rows.shape), np.tile(unit_scales, gates)
     scale = constant(graph, f"{one.name}_weights_scale", row_scales)
     zero = constant(graph, f"{one.name}_weights_zero_point", np.zeros(row_scales.shape, np.int8))
     edge = first.shape[1]

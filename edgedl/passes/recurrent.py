@@ -44,6 +44,12 @@ def fixed(value: ir.Value | None) -> np.ndarray | None:
     return value.const_value.numpy()
 
 
+def weights_of(node: ir.Node) -> list[np.ndarray]:
+    """Its constant weights W and R, (rows of all gates and directions, columns)."""
+    arrays = [fixed(operand(node, position)) for position in (W, R)]
+    return [array.reshape(-1, array.shape[-1]) for array in arrays if array is not None]
+
+
 def why_float(node: ir.Node, scheme: Scheme) -> str | None:
     """Why a recurrent operator stays float; None where the engine's int8 kernel takes it."""
     if node.op_type not in scheme.operators:

@@ -228,6 +228,12 @@ def tensors_to_watch(clean: Model, schemes: Sequence[Scheme]) -> list[str]:
     return [name for name in order if name in wanted]
 
 
+def has_choices(clean: Model, schemes: Sequence[Scheme]) -> bool:
+    """Whether one of these schemes puts anything into int8."""
+    graph = read(clean.path)
+    return any(d.precision == "int8" for s in schemes for d in layout(graph, s).decisions)
+
+
 def int8_candidate(
     backend: Backend,
     clean: Model,
