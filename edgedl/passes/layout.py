@@ -116,8 +116,8 @@ def layout(
         if (d := decisions.get(node.name or "")) and d.precision == "int8"
     ]
     groups, readers = _quantized_tensors(chosen, facts, scheme)
-    for value in _of_recurrent(chosen, scheme):
-        groups.setdefault(value.name or "", value.name or "")
+    for value, like in _of_recurrent(chosen, scheme):
+        groups.setdefault(value.name or "", groups.get(like.name or "", like.name or ""))
         readers.setdefault(value.name or "", ())
     tables = tuple(
         node.name or ""
@@ -331,10 +331,10 @@ def _quantized_tensors(
     return {name: find(name) for name in names}, {name: readers[name] for name in names}
 
 
-def _of_recurrent(chosen: list[ir.Node], scheme: Scheme) -> list[ir.Value]:
-    """Tensors that are quantized for one recurrent operator alone, which else compute in float as
-    far as other operators are concerned."""
-    return [value for node in chosen if is_recurrent(node) for value in own_tensors(node, scheme)]
+def _of_recurrent(chosen: list[ir.Node], scheme: Scheme) -> list[tuple[ir.Value, ir.Value]]:
+    """Tensors that are quantized for one recurrent operator alone, which reads and makes float as
+    far as other operators are concerned; and the tensor whose scale each of them shares."""
+    return [pair for node in chosen if is_recurrent(node) for pair in own_tensors(node, scheme)]
 
 
 def _carried(value: ir.Value, made: Collection[str], scheme: Scheme) -> bool:

@@ -94,8 +94,10 @@ def _between_quantizers(
     for one in made:
         one.replace_input_with(X, read)
         initial = operand(one, INITIAL_H)
-        if initial is not None and fixed(initial) is None:
-            stem = f"{one.name}_initial"
+        stem = f"{one.name}_initial"
+        if initial is not None and (given := fixed(initial)) is not None:
+            one.replace_input_with(INITIAL_H, constant(graph, stem, given))
+        elif initial is not None:
             quantized = _quantized(one, initial, stem, scales[1], scales[1], zero)
             one.replace_input_with(INITIAL_H, quantized)
     if len(made) > 1:

@@ -101,7 +101,7 @@ def plan(
             node.name or ""
             for node in graph.graph
             if node.name in int8_recurrent(found.decisions)
-            and broken & {value.name for value in own_tensors(node, rules)}
+            and broken & {value.name for value, _ in own_tensors(node, rules)}
         } or {
             d.node
             for d in found.decisions

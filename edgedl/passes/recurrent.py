@@ -37,8 +37,29 @@ def operand(node: ir.Node, position: int) -> ir.Value | None:
     return node.inputs[position] if position < len(node.inputs) else None
 
 
+def _filling(value: ir.Value | None) -> np.ndarray | None:
+    """The one value that ConstantOfShape fills a tensor with, seen through Slice and Expand."""
+    maker = value.producer() if value is not None else None
+    while (
+        maker is not None and maker.op_type in ("Slice", "Expand") and maker.inputs[0] is not None
+    ):
+        maker = maker.inputs[0].producer()
+    if maker is None or maker.op_type != "ConstantOfShape" or maker.domain not in ("", "ai.onnx"):
+        return None
+    told = maker.attributes.get("value")
+    return np.zeros((), np.float32) if told is None else told.as_tensor().numpy().reshape(())
+
+
 def fixed(value: ir.Value | None) -> np.ndarray | None:
-    """The array of a constant operand, None where it is computed or left out."""
+    """The array of a constant operand, None where it is computed or left out.
+
+    What is filled with one value is constant where its shape is: first states often are zeros in
+    as many rows as the input has.
+    """
+    filling = _filling(value)
+    if filling is not None and value is not None and value.shape is not None:
+        shape = [size for size in value.shape if isinstance(size, int)]
+        return np.full(shape, filling) if len(shape) == len(value.shape) else None
     if value is None or value.const_value is None or value.is_graph_input():
         return None
     return value.const_value.numpy()
@@ -89,11 +110,16 @@ def _why_not_quantized(node: ir.Node) -> str | None:
     return None
 
 
-def own_tensors(node: ir.Node, scheme: Scheme) -> list[ir.Value]:
-    """The tensors whose ranges an int8 recurrent operator needs, quantized for it alone: what it
-    reads, and its state; none where the kernel quantizes in each call."""
-    if scheme.own_lstm:
+def own_tensors(node: ir.Node, scheme: Scheme) -> list[tuple[ir.Value, ir.Value]]:
+    """The tensors whose ranges an int8 recurrent operator needs, quantized for it alone, each with
+    the one whose scale it shares: what it reads, its states, and with those the first. None where
+    the kernel quantizes in each call."""
+    data, states, first = operand(node, X), node.outputs[0], operand(node, INITIAL_H)
+    if scheme.own_lstm or data is None:
         return []
-    initial = operand(node, INITIAL_H)
-    found = [operand(node, X), initial if fixed(initial) is None else None, *node.outputs[:1]]
-    return [value for value in found if value is not None and value.name]
+    found = [(data, data)]
+    if states.name:
+        found.append((states, states))
+    if first is not None and fixed(first) is None:
+        found.append((first, states if states.name else first))
+    return found
