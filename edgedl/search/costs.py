@@ -79,7 +79,7 @@ def spend(
     }
     fused: dict[str, str] = {}
     known = found.owners.keys() - names.keys()
-    sequences = _sequences((kernel.name for kernel in kernels), found.sequences)
+    sequences = sequences_by_kernel((kernel.name for kernel in kernels), found.sequences)
     for kernel in kernels:
         if kernel.kind in LAYOUT and not kernel.layers:
             spent["rest"][""] += kernel.us or 0.0
@@ -89,7 +89,9 @@ def spend(
         computed = found.computed_by(said)
         if computed:
             spent["operators"][computed[0]] += kernel.us or 0.0
-            fused |= dict.fromkeys(computed[1:], computed[0])
+            # No kernel computes a sequence as well: it only quantizes what that one reads.
+            others = (node for node in computed[1:] if node not in found.sequences)
+            fused |= dict.fromkeys(others, computed[0])
             continue
         apart = kernel.precision == "conversion"
         kind, tensor = _conversion(said, tensors) if apart else ("rest", "")
@@ -122,7 +124,7 @@ def _original(
     return frozenset(found)
 
 
-def _sequences(kernels: Iterable[str], nodes: Sequence[str]) -> dict[str, frozenset[str]]:
+def sequences_by_kernel(kernels: Iterable[str], nodes: Sequence[str]) -> dict[str, frozenset[str]]:
     """The recurrent operators that kernels stand for whose engine names them by number, and not as
     the model does; none where there are more or fewer than in the model.
 
