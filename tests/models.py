@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgedl.core.model import Model, Signature
 from edgedl.core.samples import Samples, from_arrays
 from edgedl.passes.graph import open_model
+from tests.sequences import classifier
 
 Shape = Sequence[int | str | None]
 
@@ -271,6 +272,7 @@ NETS: dict[str, Callable[[], onnx.ModelProto]] = {
     "if": if_net,
     "old": old_net,
     "batchnorm": batchnorm_net,
+    "recurrent": lambda: classifier(32, 24, 8),
 }
 
 

@@ -48,6 +48,8 @@ class Scheme:
         bias_apart: whether a Gemm must leave its float bias to an Add behind it, because the
             engine's integer Gemm takes none.
         own_gelu: whether GELU is written as the engine's own operator.
+        own_lstm: whether an int8 LSTM is written as the engine's own operator, which quantizes what
+            it reads in each call; else it stands between quantizers.
         dynamic: whether the engine has fast kernels for activations quantized in each call.
         shift: operators for which the engine takes another kernel where the weights' zero point
             is not 0: onnxruntime's int8 convolutions, by up to 1.17x faster or 2x slower.
@@ -65,6 +67,7 @@ class Scheme:
     skewed: frozenset[str] = frozenset()
     bias_apart: bool = False
     own_gelu: bool = False
+    own_lstm: bool = False
     dynamic: bool = False
     shift: frozenset[str] = frozenset()
 
@@ -75,11 +78,12 @@ ONNXRUNTIME = Scheme(
     outputs=True,
     bias_apart=True,
     own_gelu=True,
+    own_lstm=True,
     dynamic=True,
     shift=frozenset({"Conv"}),
     optional_outputs=frozenset({"MatMul", "Gemm"}),
     operators=PRODUCTS
-    | {"Add", "Mul", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Concat"},
+    | {"Add", "Mul", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Concat", "LSTM"},
     moves=MOVES - {"Concat", "Pad", "Tile", "Expand", "DepthToSpace", "SpaceToDepth"},
 )
 OPENVINO = Scheme(
@@ -89,7 +93,7 @@ OPENVINO = Scheme(
     outputs=False,
     carries=True,
     operators=PRODUCTS
-    | {"ConvTranspose", "Add", "Mul", "AveragePool", "GlobalAveragePool", "Concat"},
+    | {"ConvTranspose", "Add", "Mul", "AveragePool", "GlobalAveragePool", "Concat", "LSTM", "GRU"},
     moves=MOVES,
 )
 ONNXRUNTIME_SIGNED = replace(

@@ -13,6 +13,7 @@ from edgedl.core.model import Model
 from edgedl.core.target import Scheme
 from edgedl.passes.graph import read, shape_of
 from edgedl.passes.layout import Facts, computed_operands, is_move, layout
+from edgedl.passes.recurrent import QUANTIZER_PARTS, is_recurrent
 
 MAIN = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 # What placing adds to the name of a Gemm that it writes as a product and the addition of its bias.
@@ -50,13 +51,16 @@ class Choices:
             an operator is like no other, and the digest is of its model and its name as well.
         owners: the operator that a kernel stands for which bears one of these names: of a node, of
             a tensor that the node makes, or of what engines compute together with it.
-        crossings: in graph order.
+        crossings: in graph order. Operators of a sequence are in none of them: what they quantize
+            they quantize for themselves, and that belongs to what they take.
+        sequences: all recurrent operators in graph order, once for each direction.
     """
 
     operators: Mapping[str, str]
     signatures: Mapping[str, str]
     owners: Mapping[str, str]
     crossings: tuple[Crossing, ...]
+    sequences: tuple[str, ...] = ()
 
     def computed_by(self, names: frozenset[str]) -> list[str]:
         """The operators that a kernel computes which bears these names, the one that does most of
@@ -77,20 +81,32 @@ def choices(model: Model, scheme: Scheme) -> Choices:
     owners = {name: name for name in chosen}
     for name, node in chosen.items():
         made = [*node.outputs, facts.result(node)]
-        makers |= {value.name or "": name for value in made}
+        if not is_recurrent(node):
+            makers |= {value.name or "": name for value in made}
         together = [facts.result(node).producer(), _bias(node, facts)]
         names = [value.name for value in made]
         for one in together:
             names += [one.name, one.outputs[0].name] if one is not None else []
         names += [name + part for part in GEMM_PARTS if node.op_type == "Gemm"]
+        names += [name + part for part in QUANTIZER_PARTS if is_recurrent(node)]
         for owned in names:
             owners.setdefault(owned or name, name)
+    between = {name: node for name, node in chosen.items() if not is_recurrent(node)}
     return Choices(
         operators={name: node.op_type for name, node in chosen.items()},
         signatures={name: _signature(node, facts, model.digest) for name, node in chosen.items()},
         owners=owners,
-        crossings=_crossings(chosen, makers, facts, scheme),
+        crossings=_crossings(between, makers, facts, scheme),
+        sequences=tuple(name for node in facts.nodes for name in _directions(node)),
     )
+
+
+def _directions(node: ir.Node) -> list[str]:
+    """The name of a recurrent operator for each of its directions."""
+    if not is_recurrent(node):
+        return []
+    both = node.attributes.get_string("direction", "forward") == "bidirectional"
+    return [node.name or ""] * (2 if both else 1)
 
 
 def _bias(node: ir.Node, facts: Facts) -> ir.Node | None:

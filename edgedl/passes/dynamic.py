@@ -10,7 +10,10 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from edgedl.core.model import Model
+from edgedl.core.target import ONNXRUNTIME
 from edgedl.passes.graph import constant, drop_unused_initializers, rewrite
+from edgedl.passes.place_recurrent import as_own_operator
+from edgedl.passes.recurrent import is_recurrent, weights_of, why_float
 from edgedl.passes.scales import rounded
 
 FLAGS = {"transA": 0, "alpha": 1.0, "beta": 1.0}
@@ -19,13 +22,14 @@ FLAGS = {"transA": 0, "alpha": 1.0, "beta": 1.0}
 @dataclass(frozen=True)
 class Dynamic:
     """Matrix products with constant weights in int8: DynamicQuantizeLinear, MatMulInteger and the
-    scales, as ONNX defines them, which onnxruntime fuses into one kernel.
+    scales, as ONNX defines them, which onnxruntime fuses into one kernel; and LSTMs as its
+    DynamicQuantizeLSTM, but for those in the bodies of `If` and `Loop`.
 
     No samples are needed, and no range can be wrong; looking for each range costs time in every
     call. Weights have a scale for each output column.
 
     Attributes:
-        least_elements: products with smaller weights stay float.
+        least_elements: products and LSTMs with smaller weights stay float.
     """
 
     name: ClassVar[str] = "dynamic"
@@ -38,6 +42,9 @@ class Dynamic:
     def edit(self, graph: ir.Model) -> None:
         quantized: dict[ir.Value, tuple[ir.Value, ir.Value, ir.Value]] = {}
         for number, node in enumerate(list(graph.graph.all_nodes())):
+            if node.graph is graph.graph and self._is_sequence(node):
+                as_own_operator(graph.graph, node, f"dynamic_{number}")
+                continue
             weight = self._weight(node)
             if weight is None:
                 continue
@@ -49,6 +56,11 @@ class Dynamic:
         common.RemoveUnusedNodesPass()(graph)
         drop_unused_initializers(graph)
         common.TopologicalSortPass()(graph)
+
+    def _is_sequence(self, node: ir.Node) -> bool:
+        """Whether it is an LSTM that onnxruntime's int8 operator takes."""
+        large = is_recurrent(node) and sum(w.size for w in weights_of(node)) >= self.least_elements
+        return large and why_float(node, ONNXRUNTIME) is None
 
     def _weight(self, node: ir.Node) -> np.ndarray | None:
         """A product's constant weights, input channels first; None where it stays as it is."""

@@ -30,8 +30,9 @@ FILE_NAME = "model.onnx"
 DATA_SUFFIX = ".data"
 LEAST_IR_VERSION = 8
 QUANTIZED = frozenset(
-    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
-)
+    {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeLSTM",
+     "ConvInteger", "MatMulInteger"}
+)  # fmt: skip
 MOST_BYTES = (1 << 31) - (1 << 20)
 
 

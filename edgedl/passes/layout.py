@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from edgedl.core.target import Scheme
 from edgedl.passes.plan import Decision
+from edgedl.passes.recurrent import is_recurrent, own_tensors, why_float
 
 Extent = Literal["full", "products", "gemms"]
 EXTENTS: tuple[Extent, ...] = ("full", "products", "gemms")
@@ -117,6 +118,9 @@ def layout(
         if (d := decisions.get(node.name or "")) and d.precision == "int8"
     ]
     groups, readers = _quantized_tensors(chosen, facts, scheme)
+    for value, like in _of_recurrent(chosen, scheme):
+        groups.setdefault(value.name or "", groups.get(like.name or "", like.name or ""))
+        readers.setdefault(value.name or "", ())
     tables = tuple(
         node.name or ""
         for node in facts.nodes
@@ -154,8 +158,9 @@ def _judge(
 ) -> tuple[Literal["int8", "float"], str] | None:
     if node.op_type in SUBGRAPH_HOLDERS:
         return "float", "operators inside its bodies are left alone"
-    if node.op_type in ("LSTM", "GRU", "RNN"):
-        return "float", "recurrent operators have no static int8 kernel here"
+    if is_recurrent(node):
+        kept = keep_float.get(node.name or "") or why_float(node, scheme)
+        return ("float", kept) if kept else ("int8", "recurrent, with constant weights")
     if node.domain not in ("", "ai.onnx") or node.op_type not in scheme.operators:
         return ("float", f"{scheme.name} has no int8 kernel for it") if _is_product(node) else None
     if (node.name or "") in keep_float:
@@ -239,7 +244,7 @@ def _made_in_int8(
     while producer is not None:
         decision = decisions.get(producer.name or "")
         if decision is not None:
-            return decision.precision == "int8"
+            return decision.precision == "int8" and not is_recurrent(producer)
         if facts.clips_at_zero(producer) or is_move(producer, scheme):
             first = producer.inputs[0]
             producer = first.producer() if first is not None else None
@@ -298,6 +303,7 @@ def _quantized_tensors(
 ) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
     quantized: dict[str, ir.Value] = {}
     made: set[str] = set()
+    chosen = [node for node in chosen if not is_recurrent(node)]
     for node in chosen:
         for value in computed_operands(node, facts):
             quantized[value.name or ""] = value
@@ -345,7 +351,9 @@ def _quantized_tensors(
     names = sorted(quantized, key=lambda name: order.get(name, -1))
     if scheme.carries:
         names = [n for n in names if not _moved_from_one(quantized[n], quantized, scheme)]
-    return {name: find(name) for name in names}, {name: readers[name] for name in names}
+    first: dict[str, str] = {}
+    groups = {name: first.setdefault(find(name), name) for name in names}
+    return groups, {name: readers[name] for name in names}
 
 
 def _moved_from_one(value: ir.Value, quantized: Collection[str], scheme: Scheme) -> bool:
@@ -354,6 +362,12 @@ def _moved_from_one(value: ir.Value, quantized: Collection[str], scheme: Scheme)
     if producer is None or producer.op_type == "Concat" or not is_move(producer, scheme):
         return False
     return producer.inputs[0] is not None and producer.inputs[0].name in quantized
+
+
+def _of_recurrent(chosen: list[ir.Node], scheme: Scheme) -> list[tuple[ir.Value, ir.Value]]:
+    """Tensors that are quantized for one recurrent operator alone, which reads and makes float as
+    far as other operators are concerned; and the tensor whose scale each of them shares."""
+    return [pair for node in chosen if is_recurrent(node) for pair in own_tensors(node, scheme)]
 
 
 def _carried(value: ir.Value, made: Collection[str], scheme: Scheme) -> bool:

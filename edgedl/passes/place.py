@@ -13,7 +13,9 @@ from edgedl.core.errors import BadOption, nearest
 from edgedl.core.model import Model
 from edgedl.core.target import SCHEMES
 from edgedl.passes.graph import constant, rewrite
+from edgedl.passes.place_recurrent import place_recurrent
 from edgedl.passes.plan import Plan, Quantizer
+from edgedl.passes.recurrent import int8_recurrent
 from edgedl.passes.regroup import MICROSOFT, gelu_operators
 from edgedl.passes.scales import LARGEST_CODE, LARGEST_OF_7_BITS, rounded
 
@@ -61,6 +63,9 @@ class Place:
         for name in self.plan.tables:
             _store_table(graph.graph, nodes[name])
         scheme = SCHEMES[self.plan.scheme]
+        for name in int8_recurrent(self.plan.decisions):
+            largest = LARGEST_OF_7_BITS if name in self.plan.narrow else LARGEST_CODE
+            place_recurrent(graph.graph, nodes[name], scheme, self.plan.activations, largest)
         if scheme.bias_apart:
             for name in self.plan.weights:
                 _set_bias_apart(graph.graph, nodes[name])

@@ -17,6 +17,7 @@ from edgedl.passes.graph import read
 from edgedl.passes.layout import Layout, layout
 from edgedl.passes.plan import Cost, Plan, Quantizer, State
 from edgedl.passes.ranges import METHODS, Method
+from edgedl.passes.recurrent import int8_recurrent
 from edgedl.passes.scales import SMALLEST_SCALE
 
 BY_HAND = "the plan says so"
@@ -209,9 +210,10 @@ def fit(plan: PlanFile, model: Model) -> Layout:
         if name not in tensors:
             message = f"the model has no tensor `{name}`"
             raise BadValue(message, keys=("scales", name), hint=nearest(name, found.tensors))
+    sequences = int8_recurrent(found.decisions)
     for part, names in (("shifted", plan.shifted), ("narrow", plan.narrow)):
         for name in names:
-            if name not in found.weights:
+            if name not in found.weights and not (part == "narrow" and name in sequences):
                 message = f"`{name}` has no int8 weights"
                 raise BadValue(message, keys=(part,), hint="leave it out")
     nodes = {node.name or "" for node in graph.graph.all_nodes()}

@@ -17,6 +17,7 @@ from edgedl.passes.layout import EXTENTS, Extent, layout
 from edgedl.passes.place import Place
 from edgedl.passes.plan import Plan
 from edgedl.passes.ranges import METHODS, Histogram, Method, Methods
+from edgedl.passes.recurrent import int8_recurrent, own_tensors
 from edgedl.passes.scales import decide, not_finite
 
 
@@ -96,6 +97,11 @@ def plan(
             for name in broken
             for node in found.readers[name]
             if any(d.node == node and d.precision == "int8" for d in found.decisions)
+        } | {
+            node.name or ""
+            for node in graph.graph
+            if node.name in int8_recurrent(found.decisions)
+            and broken & {value.name for value, _ in own_tensors(node, rules)}
         } or {
             d.node
             for d in found.decisions

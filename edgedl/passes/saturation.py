@@ -17,6 +17,7 @@ from edgedl.core.model import Model
 from edgedl.passes.graph import read
 from edgedl.passes.plan import Plan, Quantizer
 from edgedl.passes.ranges import Histogram
+from edgedl.passes.recurrent import int8_recurrent, weights_of
 from edgedl.passes.scales import rounded
 
 LEAST, MOST = -(1 << 15), (1 << 15) - 1
@@ -64,12 +65,19 @@ def at_risk(plan: Plan, model: Model, histograms: Mapping[str, Histogram]) -> di
 
     Weights are paired along their input channels; the codes that meet them are drawn from their
     tensor's histogram as if neighbours were independent. Depthwise convolutions add single
-    products, and do not overflow.
+    products, and do not overflow. What an LSTM or GRU multiplies is not known before it runs: of
+    its pairs those count that could overflow.
     """
     rng = np.random.default_rng(0)
     found: dict[str, float] = {}
+    sequences = int8_recurrent(plan.decisions)
     for node in read(model.path).graph:
         data = node.inputs[0] if node.inputs else None
+        if node.name in sequences:
+            could = [_could_overflow(_neighbours(rounded(w, 0)[0])) for w in weights_of(node)]
+            if (share := float(np.concatenate(could).mean())) > 0:
+                found[node.name or ""] = share
+            continue
         name, reads = node.name or "", (data.name or "" if data is not None else "")
         if name not in plan.weights or reads not in plan.activations:
             continue
@@ -79,7 +87,7 @@ def at_risk(plan: Plan, model: Model, histograms: Mapping[str, Histogram]) -> di
         assert weight.const_value is not None
         codes, _ = rounded(weight.const_value.numpy(), axis)
         pairs = _pairs(node, codes)
-        worst = np.abs(pairs.astype(np.int64)).sum(axis=1) * 255 > MOST
+        worst = _could_overflow(pairs)
         if not worst.any():
             continue
         risky = pairs[worst].astype(np.int64)
@@ -98,10 +106,19 @@ def _pairs(node: ir.Node, codes: np.ndarray) -> np.ndarray:
     summed = 1 if node.op_type == "Conv" else 0
     if node.op_type == "Gemm" and "transB" in node.attributes:
         summed = node.attributes["transB"].as_int()
-    lines = np.moveaxis(codes, summed, -1)
+    return _neighbours(np.moveaxis(codes, summed, -1))
+
+
+def _neighbours(lines: np.ndarray) -> np.ndarray:
+    """Neighbours along the last axis, (pairs, 2)."""
     lines = lines.reshape(-1, lines.shape[-1])
     even = lines.shape[1] // 2 * 2
     return lines[:, :even].reshape(-1, 2)
+
+
+def _could_overflow(pairs: np.ndarray) -> np.ndarray:
+    """Which pairs of weights overflow where both codes are the largest, (pairs,)."""
+    return np.asarray(np.abs(pairs.astype(np.int64)).sum(axis=1) * 255 > MOST)
 
 
 def _draw(

@@ -11,9 +11,9 @@ import onnx_ir.passes.common as common
 
 from edgedl.core.model import Model
 from edgedl.passes.graph import constant, drop_unused_initializers, rewrite
+from edgedl.passes.recurrent import RECURRENT
 from edgedl.passes.scales import SMALLEST_SCALE
 
-RECURRENT = ("LSTM", "GRU", "RNN")
 POSITIONS = {
     "Conv": (1,),
     "ConvTranspose": (1,),

@@ -290,6 +290,12 @@ def tensors_to_watch(clean: Model, schemes: Sequence[Scheme]) -> list[str]:
     return [name for name in order if name in wanted]
 
 
+def has_choices(clean: Model, schemes: Sequence[Scheme]) -> bool:
+    """Whether one of these schemes puts anything into int8."""
+    graph = read(clean.path)
+    return any(d.precision == "int8" for s in schemes for d in layout(graph, s).decisions)
+
+
 def int8_candidate(
     backend: Backend,
     clean: Model,
@@ -313,7 +319,7 @@ def int8_candidate(
     decided = replace(
         decided,
         shifted=tuple(n for n in decided.weights if n in shifted),
-        narrow=tuple(n for n in decided.weights if n in narrow),
+        narrow=tuple(n for n in decided.int8 if n in narrow),
     )
     corrected = (CorrectBias(decided, means),) if means is not None else ()
     stored = WeightOnly(keep_float=tuple(sorted(exact)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
@@ -25,6 +25,8 @@ STATES = ("float", "int8", "shifted")
 WORD = re.compile(r"[A-Za-z0-9.]+")
 # Put between two operators by OpenVINO, whose names make its own: it stands for neither.
 LAYOUT = frozenset({"Reorder"})
+# What OpenVINO calls a recurrent operator; it counts up as it reads the graph.
+SEQUENCE = re.compile(r"(?:LSTM|GRU|RNN)Sequence_(\d+)")
 MOST_ROWS = 15
 
 
@@ -77,15 +79,19 @@ def spend(
     }
     fused: dict[str, str] = {}
     known = found.owners.keys() - names.keys()
+    sequences = sequences_by_kernel((kernel.name for kernel in kernels), found.sequences)
     for kernel in kernels:
         if kernel.kind in LAYOUT and not kernel.layers:
             spent["rest"][""] += kernel.us or 0.0
             continue
         said = original_names((kernel.name, *kernel.layers), names, known)
+        said |= sequences.get(kernel.name, frozenset())
         computed = found.computed_by(said)
         if computed:
             spent["operators"][computed[0]] += kernel.us or 0.0
-            fused |= dict.fromkeys(computed[1:], computed[0])
+            # No kernel computes a sequence as well: it only quantizes what that one reads.
+            others = (node for node in computed[1:] if node not in found.sequences)
+            fused |= dict.fromkeys(others, computed[0])
             continue
         apart = kernel.precision == "conversion"
         kind, tensor = _conversion(said, tensors) if apart else ("rest", "")
@@ -116,6 +122,20 @@ def original_names(
         found |= {names[word] for word in WORD.findall(text) if word in names}
         found |= _longest(text.removeprefix("fused "), known)
     return frozenset(found)
+
+
+def sequences_by_kernel(kernels: Iterable[str], nodes: Sequence[str]) -> dict[str, frozenset[str]]:
+    """The recurrent operators that kernels stand for whose engine names them by number, and not as
+    the model does; none where there are more or fewer than in the model.
+
+    Args:
+        nodes: the model's recurrent operators in graph order, once for each direction.
+    """
+    numbers = {name: int(m[1]) for name in kernels if (m := SEQUENCE.fullmatch(name))}
+    if len(numbers) != len(nodes):
+        return {}
+    order = sorted(numbers, key=lambda name: numbers[name])
+    return {name: frozenset({node}) for name, node in zip(order, nodes, strict=True)}
 
 
 def _longest(text: str, known: Collection[str]) -> set[str]:

@@ -15,6 +15,7 @@ from edgedl.core.units import format_bytes, format_ms
 from edgedl.passes.graph import read
 from edgedl.passes.plan import Cost, Plan
 from edgedl.passes.ranges import Grid, Histogram, Range, noise_to_signal
+from edgedl.passes.recurrent import is_recurrent, weights_of
 from edgedl.passes.scales import rounded, spread
 from edgedl.search.candidates import Candidate, Reference, Trial, int8_candidate
 from edgedl.search.memory import judge
@@ -152,6 +153,9 @@ def by_harm(
             assert weight is not None
             assert weight.const_value is not None
             total += _weight_noise(weight.const_value.numpy(), axis)
+        if is_recurrent(node):
+            total += sum(spans.get(value.name or "", 0.0) for value in node.outputs)
+            total += sum(_weight_noise(weight, 0) for weight in weights_of(node))
         noise[node.name] = total
     price = {
         cost.node: max(LEAST_US, (cost.float_us or 0.0) - (cost.int8_us or 0.0)) for cost in costs

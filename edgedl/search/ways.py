@@ -32,6 +32,7 @@ from edgedl.search.candidates import (
     Refusal,
     dynamic_candidate,
     float_candidates,
+    has_choices,
     narrower,
     tensors_to_watch,
 )
@@ -82,29 +83,33 @@ def gather(backends: Sequence[Backend], ways: Ways) -> Gathered:
         ]
     if ways.ask in ("int8", "auto", "dynamic") and not quantized_already(ways.clean):
         found += [one for built in backends if (one := dynamic_candidate(built, ways.clean))]
-    histograms: Mapping[str, Histogram] = {}
+    histograms: Mapping[str, Histogram] | None = None
     if ways.plan is not None:
         found += [_planned(built, ways, ways.plan) for built in backends]
     if ways.ask in ("int8", "auto"):
         histograms, refusal = _histograms(backends, ways)
         found += [refusal] if refusal else []
-    for built in backends if histograms else ():
-        found += _int8(built, ways, histograms)
+    for built in backends if histograms is not None else ():
+        found += _int8(built, ways, histograms or {})
     candidates = [one for one in found if isinstance(one, Candidate)]
     for built in backends:
         candidates += _variants(built, ways, candidates)
     refusals = tuple(one for one in found if isinstance(one, Refusal))
-    return Gathered(tuple(candidates), refusals, histograms)
+    return Gathered(tuple(candidates), refusals, histograms or {})
 
 
 def _histograms(
     backends: Sequence[Backend], ways: Ways
-) -> tuple[Mapping[str, Histogram], Refusal | None]:
+) -> tuple[Mapping[str, Histogram] | None, Refusal | None]:
+    """What was counted, which may be nothing; None where int8 is out of the question, and why."""
     if quantized_already(ways.clean):
-        return {}, Refusal("int8", "the model is quantized already, and left as it is (--force)")
-    watched = tensors_to_watch(ways.clean, [s for b in backends for s in (b.scheme, *b.schemes)])
+        return None, Refusal("int8", "the model is quantized already, and left as it is (--force)")
+    schemes = [s for b in backends for s in (b.scheme, *b.schemes)]
+    watched = tensors_to_watch(ways.clean, schemes)
+    if not watched and not has_choices(ways.clean, schemes):
+        return None, Refusal("int8", "no operator of the graph has an int8 kernel here")
     if not watched:
-        return {}, Refusal("int8", "no operator of the graph has an int8 kernel here")
+        return {}, None
     need = forecast(ways.clean, watched, ways.calibration)
     ways.progress(f"calibrating, about {format_bytes(need.peak_bytes)} needed", 0, 1)
     return _counted(ways, watched), None

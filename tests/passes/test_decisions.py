@@ -29,12 +29,15 @@ EVERYWHERE = {
     "if": "conv1 pooled",
     "old": "conv1 product",
     "batchnorm": "conv1 conv2 fc",
+    "recurrent": "mixed out",
 }
 ELSEWHERE = {
     # onnxruntime adds integers only where both are; the sum's other operand is the float input.
     ("onnxruntime", "attention"): "query key value scores mixed projected fc",
     # Its integer conv has integer outputs, and the model's own output stays float.
     ("onnxruntime", "image"): "conv1",
+    # OpenVINO's has batches of 1, which nobody knows before shapes are inferred.
+    ("onnxruntime", "recurrent"): "mixed both last out",
     # TensorRT's concat moves codes, it computes nothing.
     ("tensorrt", "concat"): "left right conv3 pooled fc",
 }

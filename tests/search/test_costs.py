@@ -19,8 +19,9 @@ from edgedl.passes.plan import Cost, Decision, Plan
 from edgedl.passes.shapes import Shapes
 from edgedl.runtime import installed_engines
 from edgedl.search.candidates import Candidate, int8_candidate, tensors_to_watch
-from edgedl.search.costs import CostTable, Spent, spend
+from edgedl.search.costs import CostTable, Spent, sequences_by_kernel, spend
 from tests.models import NETS, Sketch, feeds, residual_net, samples, saved
+from tests.sequences import classifier
 
 INSTALLED = installed_engines()
 # Computed within another's kernel without a word of it: a sum that onnxruntime adds to a product
@@ -106,6 +107,25 @@ def test_names_like_those_that_ship_are_not_mixed_up(engine: str, tmp_path: Path
     for spent in (as_float, int8):
         assert spent.fused == {}
         assert len(set(found.operators) - set(spent.operators)) <= 1
+
+
+@pytest.mark.parametrize("engine", INSTALLED)
+def test_the_time_of_a_sequence_is_that_of_all_its_directions(engine: str, tmp_path: Path) -> None:
+    """OpenVINO calls its kernels LSTMSequence_123; the quantizer in front belongs to them."""
+    _, as_float, int8, plan = both(classifier(64, 24, 30), engine, tmp_path)
+    assert {"both", "last"} <= set(plan.int8)
+    for spent in (as_float, int8):
+        assert spent.operators["both"] > spent.operators["last"] / 2 > 0
+        assert spent.operators["both"] + spent.operators["last"] > spent.total_us / 2
+    assert "wide" not in {*int8.quantize, *int8.dequantize}
+
+
+def test_kernels_with_numbers_for_names_are_told_in_order() -> None:
+    names = ["LSTMSequence_9", "other", "GRUSequence_11", "LSTMSequence_10", "LSTMSequence_9_y"]
+    one, two, three = ({name} for name in ("one", "two", "three"))
+    found = sequences_by_kernel(names, ["one", "two", "three"])
+    assert found == {"LSTMSequence_9": one, "LSTMSequence_10": two, "GRUSequence_11": three}
+    assert sequences_by_kernel(names, ["one", "two"]) == {}
 
 
 def test_an_engine_that_tells_nothing_of_the_operators_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from edgedl.runtime import installed_engines
 from edgedl.search.limits import Drop, Limits, by_harm, relieve
 from tests.models import residual_net
 from tests.search.small import counted, full_plan, ways
+from tests.sequences import classifier
 
 ENGINE = installed_engines()[0]
 OPERATORS = ["conv1", "conv2", "sum", "conv3", "pooled", "fc"]
@@ -92,6 +93,18 @@ def test_the_most_harmful_for_a_microsecond_come_first(engine: str, tmp_path: Pa
     assert by_harm(plan, at.clean, histograms, costs) == rest
     costs[0] = Cost("conv1", "Conv", 1e9, 1.0, "int8")
     assert by_harm(plan, at.clean, histograms, costs) == [*rest[1:], "conv1"]
+
+
+@pytest.mark.parametrize("engine", installed_engines())
+def test_sequences_harm_by_their_weights_and_states(engine: str, tmp_path: Path) -> None:
+    at = ways(classifier(16, 24, 6), tmp_path, engine)
+    histograms = counted(at.clean, engine)
+    plan = full_plan(at.clean, engine, histograms).plan
+    assert plan is not None
+    assert {"both", "last"} <= set(by_harm(plan, at.clean, histograms))
+    costs = [Cost(name, "LSTM", 1.0, 1e6, "int8") for name in plan.int8 if name != "last"]
+    costs.append(Cost("last", "LSTM", 1e6, 1.0, "int8"))
+    assert by_harm(plan, at.clean, histograms, costs)[-1] == "last"
 
 
 def test_more_and_more_operators_go_back_until_the_drop_holds(tmp_path: Path) -> None:
