@@ -22,6 +22,7 @@ from edgedl.core.registry import version
 from edgedl.core.samples import Samples
 from edgedl.core.store import Store, default_store, key_of
 from edgedl.core.units import format_bytes
+from edgedl.passes.mapped import keep_mapped, without_weights
 from edgedl.passes.sound import check_sound
 
 HISTORY_KEY = "edgedl.history"
@@ -67,9 +68,9 @@ def open_model(path: str | Path) -> Model:
 
 
 def read(path: Path) -> ir.Model:
-    """The graph in an ONNX file; external data stays on disk, memory-mapped on use."""
+    """The graph in an ONNX file; large weights stay on disk, memory-mapped on use."""
     try:
-        proto = onnx.load_model_from_string(path.read_bytes())
+        proto = onnx.load_model_from_string(without_weights(path))
     except FileNotFoundError as error:
         raise BadModel(
             "no such file", where=str(path), hint="give the path of an ONNX file"
@@ -92,6 +93,7 @@ def read(path: Path) -> ir.Model:
             f"damaged ({first_line(error)})", where=str(path), hint="export it again"
         ) from error
     ir.external_data.set_base_dir(graph.graph, path.parent)
+    keep_mapped(graph)
     _check_external(graph, path)
     return graph
 
@@ -148,7 +150,8 @@ def _external_tensors(graph: ir.Model) -> Iterator[ir.ExternalTensor]:
 
 def external_files(graph: ir.Model, path: Path) -> tuple[Path, ...]:
     """The external data files of a graph read from `path`, in order of name."""
-    return tuple(sorted({path.parent / tensor.location for tensor in _external_tensors(graph)}))
+    beside = {path.parent / tensor.location for tensor in _external_tensors(graph)}
+    return tuple(sorted(beside - {path}))
 
 
 def signature_of(graph: ir.Model, where: str) -> Signature:
@@ -301,7 +304,11 @@ def write(graph: ir.Model, path: Path) -> None:
 
 
 def write_beside(graph: ir.Model, model: Model, path: Path) -> None:
-    """Save an edited graph that shares the external data of `model`, which it was read from."""
+    """Save an edited graph that shares the external data of `model`, which it was read from;
+    weights inside that are written anew."""
+    if any(tensor.path == str(model.path) for tensor in _external_tensors(graph)):
+        write(graph, path)
+        return
     for file in model.files[1:]:
         link = path.parent / file.relative_to(model.path.parent)
         link.parent.mkdir(parents=True, exist_ok=True)
