@@ -75,7 +75,7 @@ class Candidate:
 
     def with_costs(self, costs: Sequence[Cost]) -> Candidate:
         """The same with a table of costs, which says what this candidate's own plan chose."""
-        int8 = self.plan.int8 if self.plan is not None else ()
+        int8 = set(self.plan.int8 if self.plan is not None else ())
         return replace(
             self,
             costs=tuple(
