@@ -11,7 +11,7 @@ import onnx_ir.passes.common as common
 
 from edgedl.core.model import Model
 from edgedl.passes.graph import constant, drop_unused_initializers, rewrite
-from edgedl.passes.scales import rounded
+from edgedl.passes.scales import finite, rounded
 
 FLAGS = {"transA": 0, "alpha": 1.0, "beta": 1.0}
 
@@ -62,7 +62,7 @@ class Dynamic:
             return None
         if tensor.dtype != ir.DataType.FLOAT or len(tensor.shape) != 2:
             return None
-        if tensor.size < self.least_elements or not np.isfinite(tensor.numpy()).all():
+        if tensor.size < self.least_elements or not finite(tensor.numpy()):
             return None
         if node.op_type == "Gemm" and any(
             _value(node, n, usual) != usual for n, usual in FLAGS.items()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -262,6 +264,7 @@ def rewrite(model: Model, *edits: Edit, store: Store | None = None) -> Model:
         steps.append(Step(edit.name, settings_of(edit), source, versions()))
         source = key_of(step=steps[-1].to_json())
     history = (*model.history, *steps)
+    signatures: list[Signature] = []
 
     def build(folder: Path) -> None:
         graph = read(model.path)
@@ -280,11 +283,17 @@ def rewrite(model: Model, *edits: Edit, store: Store | None = None) -> Model:
             [step.to_json() for step in history], sort_keys=True
         )
         write(graph, folder / FILE_NAME)
+        signatures.append(signature_of(graph, str(model.path)))
+        _forget_weights(graph)
 
     folder = (store or default_store()).make(
         key_of(model=model.digest, steps=[step.to_json() for step in steps]), build
     )
-    return open_model(folder / FILE_NAME)
+    path = folder / FILE_NAME
+    if not signatures:
+        return open_model(path)
+    files = (path, *(file for file in (folder / (FILE_NAME + DATA_SUFFIX),) if file.exists()))
+    return Model(path, sha256(files), signatures[0], history, files)
 
 
 def write(graph: ir.Model, path: Path) -> None:
@@ -309,14 +318,42 @@ def write_beside(graph: ir.Model, model: Model, path: Path) -> None:
     if any(tensor.path == str(model.path) for tensor in _external_tensors(graph)):
         write(graph, path)
         return
+    _link(model, path.parent)
+    ir.save(graph, path)
+
+
+def _link(model: Model, folder: Path) -> None:
+    """The model's external data under the same names in another folder, copied only where its
+    files cannot have two names."""
     for file in model.files[1:]:
-        link = path.parent / file.relative_to(model.path.parent)
+        link = folder / file.relative_to(model.path.parent)
         link.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(file, link)
         except OSError:
             shutil.copyfile(file, link)
-    ir.save(graph, path)
+
+
+@contextmanager
+def short_named(model: Model) -> Iterator[tuple[Path, dict[str, str]]]:
+    """The model as `to_ship` writes it, but for weights that lie in files of their own: the path of
+    an ONNX file that is there as long as the context, and names by their short ones."""
+    graph, names = _shortened(model)
+    with tempfile.TemporaryDirectory(prefix=".short-", dir=model.path.parent) as folder:
+        path = Path(folder) / FILE_NAME
+        if any(tensor.path == str(model.path) for tensor in _external_tensors(graph)):
+            ir.external_data.load_to_model(graph)
+        _link(model, path.parent)
+        path.write_bytes(_serialized(graph))
+        del graph
+        yield path, names
+
+
+def too_large(model: Model) -> str | None:
+    """Why a model cannot be one ONNX file; None where it can."""
+    if model.bytes < MOST_BYTES:
+        return None
+    return f"the model has {format_bytes(model.bytes)}, an ONNX file holds 2 GiB at most"
 
 
 def to_ship(model: Model) -> tuple[bytes, dict[str, str]]:
@@ -328,20 +365,33 @@ def to_ship(model: Model) -> tuple[bytes, dict[str, str]]:
     Raises:
         Unsupported: it passes the 2 GiB that one file may have.
     """
-    if model.bytes >= MOST_BYTES:
+    if problem := too_large(model):
         raise Unsupported(
-            f"the model has {format_bytes(model.bytes)}, an ONNX file holds 2 GiB at most",
-            where=str(model.path),
-            hint="compress it in parts, or prune it first",
+            problem, where=str(model.path), hint="compress it in parts, or prune it first"
         )
-    graph = read(model.path)
+    graph, names = _shortened(model)
     ir.external_data.load_to_model(graph)
+    return _serialized(graph), names
+
+
+def _shortened(model: Model) -> tuple[ir.Model, dict[str, str]]:
+    graph = read(model.path)
     graph.metadata_props.pop(HISTORY_KEY, None)
-    names = {} if any(True for _ in graph.graph.subgraphs()) else _shorten(graph.graph)
+    return graph, {} if any(True for _ in graph.graph.subgraphs()) else _shorten(graph.graph)
+
+
+def _serialized(graph: ir.Model) -> bytes:
     proto = ir.to_proto(graph)
+    _forget_weights(graph)
     del proto.graph.value_info[:]
     data: bytes = proto.SerializeToString(deterministic=True)
-    return data, names
+    return data
+
+
+def _forget_weights(graph: ir.Model) -> None:
+    """Let go of a graph's weights, which lie in cycles of references until these are collected."""
+    for value in graph.graph.initializers.values():
+        value.const_value = None
 
 
 def _shorten(graph: ir.Graph) -> dict[str, str]:

@@ -132,7 +132,7 @@ class Mapped(ir.ExternalTensor):
             tensor.offset,
             tensor.length,
             tensor.dtype,
-            shape=tensor.shape,  # type: ignore[arg-type]
+            shape=tensor.shape,
             name=tensor.name,
             doc_string=tensor.doc_string,
             metadata_props=dict(tensor.metadata_props),
@@ -154,12 +154,12 @@ class Mapped(ir.ExternalTensor):
 
     def _load(self) -> None:
         if self.size == 0 or self.dtype.bitwidth < 8:
-            super()._load()
+            super()._load()  # type: ignore[no-untyped-call]
             return
         path = self.path
         if path not in self._maps:
             self._check_path_containment()
-            with open(path, "rb") as file:
+            with Path(path).open("rb") as file:
                 self._maps[path] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self.raw = self._maps[path]
         dtype = np.dtype(self.dtype.numpy()).newbyteorder("<")

@@ -70,6 +70,7 @@ class Histogram:
         count: values seen.
         low, high: least and largest value seen; 0 before the first.
         not_finite: NaN and infinities seen, counted nowhere else.
+        ranges: what `find_range` found in these counts, by its settings.
     """
 
     def __init__(self) -> None:
@@ -81,6 +82,7 @@ class Histogram:
         self._first_octave = 0
         self._pending: list[np.ndarray] = []
         self._pending_elements = 0
+        self.ranges: dict[tuple[object, ...], Range] = {}
 
     def to_array(self) -> np.ndarray:
         """Everything in it as int64, which `from_array` reads."""
@@ -107,6 +109,7 @@ class Histogram:
         flat = np.ascontiguousarray(values, dtype="<f4").reshape(-1)
         if not flat.size:
             return
+        self.ranges.clear()
         low, high = float(flat.min()), float(flat.max())
         if not (np.isfinite(low) and np.isfinite(high)):
             finite = flat[np.isfinite(flat)]
@@ -202,6 +205,13 @@ def find_range(
     the clipping with the least expected squared error of rounding and clipping together, as in
     Sakr et al., Optimal Clipping and Magnitude-aware Differentiation, ICML 2022.
     """
+    key = (method, grid, percentile)
+    if key not in histogram.ranges:
+        histogram.ranges[key] = _find_range(histogram, method, grid, percentile)
+    return histogram.ranges[key]
+
+
+def _find_range(histogram: Histogram, method: Method, grid: Grid, percentile: float) -> Range:
     if histogram.count == 0:
         return Range(0.0, 0.0)
     full = Range(min(0.0, float(histogram.low)), max(0.0, float(histogram.high)))

@@ -79,11 +79,11 @@ def at_risk(plan: Plan, model: Model, histograms: Mapping[str, Histogram]) -> di
         assert weight.const_value is not None
         codes, _ = rounded(weight.const_value.numpy(), axis)
         pairs = _pairs(node, codes)
-        worst = np.abs(pairs.astype(np.int64)).sum(axis=1) * 255 > MOST
+        worst = np.abs(pairs.astype(np.int16)).sum(axis=1, dtype=np.int32) * 255 > MOST
         if not worst.any():
             continue
-        risky = pairs[worst].astype(np.int64)
-        some = risky[rng.integers(0, len(risky), min(len(risky), PAIRS_TRIED))]
+        risky = pairs[worst]
+        some = risky[rng.integers(0, len(risky), min(len(risky), PAIRS_TRIED))].astype(np.int64)
         shape = (len(some), DRAWS, 2)
         drawn = _draw(histograms[reads], plan.activations[reads], shape, rng)
         sums = np.einsum("pdi,pi->pd", drawn, some)

@@ -11,7 +11,7 @@ import onnx_ir.passes.common as common
 
 from edgedl.core.model import Model
 from edgedl.passes.graph import constant, drop_unused_initializers, rewrite
-from edgedl.passes.scales import SMALLEST_SCALE
+from edgedl.passes.scales import LARGEST_CODE, SMALLEST_SCALE, codes_of, finite, largest_magnitude
 
 RECURRENT = ("LSTM", "GRU", "RNN")
 POSITIONS = {
@@ -75,7 +75,7 @@ class WeightOnly:
             and tensor.dtype == ir.DataType.FLOAT
             and len(tensor.shape) >= 2
             and tensor.size >= self.least_elements
-            and bool(np.isfinite(tensor.numpy()).all())
+            and finite(tensor.numpy())
         )
 
 
@@ -109,10 +109,10 @@ def _store(weight: ir.Value, kept: tuple[int, ...]) -> ir.Value:
     assert weight.const_value is not None
     array = weight.const_value.numpy()
     others = tuple(axis for axis in range(array.ndim) if axis not in kept)
-    largest = np.abs(array).max(axis=others, keepdims=True).astype(np.float64)
+    largest = largest_magnitude(array, others, keepdims=True).astype(np.float64)
     scales = np.where(largest > 0, np.maximum(largest / 127, SMALLEST_SCALE), 1.0)
     scales = scales.astype(np.float32)
-    codes = np.clip(np.rint(array / scales), -127, 127).astype(np.int8)
+    codes = codes_of(array, scales, LARGEST_CODE)
     stem = f"{weight.name}_stored{''.join(map(str, kept))}"
     stored, scale = constant(graph, f"{stem}_int8", codes), constant(graph, f"{stem}_scale", scales)
     widened = _made(weight, f"{stem}_int32", "Cast", [stored], ir.DataType.INT32)

@@ -18,7 +18,7 @@ from edgedl.core.stats import Agreement, AgreementMeter
 from edgedl.core.target import Scheme
 from edgedl.passes.correct import CorrectBias, Means
 from edgedl.passes.dynamic import Dynamic
-from edgedl.passes.graph import read, rewrite
+from edgedl.passes.graph import read, rewrite, too_large
 from edgedl.passes.layout import EXTENTS, Extent, layout
 from edgedl.passes.place import Place
 from edgedl.passes.plan import Cost, Plan
@@ -68,6 +68,11 @@ class Candidate:
     def name(self) -> str:
         return f"{self.engine} {self.label}"
 
+    @property
+    def unfit(self) -> str | None:
+        """Why it cannot ship, whatever is asked for; None where it can."""
+        return too_large(self.model)
+
     def open(self, threads: int | None) -> Session:
         return engine(self.engine).open_model(
             self.model.path, settings=self.settings, threads=threads
@@ -85,6 +90,8 @@ class Candidate:
 
     def answers(self, ask: Ask) -> bool:
         """Whether it may ship where this was asked for."""
+        if self.unfit is not None:
+            return False
         if ask == "weights":
             return self.stored
         if ask == "dynamic":

@@ -21,6 +21,7 @@ TIE = 0.01
 ALIKE = 0.1
 UNRELATED = 0.6
 HEAT = 4
+HEAT_BYTES = 64_000_000
 HOPELESS = 1.15
 SAME_OPERATORS = 0.05
 SECONDS_EACH = 0.4
@@ -73,8 +74,7 @@ def time_candidates(
     waiting = [candidate for candidate in rest if candidate.name not in hopeless]
     times_ms: list[float] = []
     with first:
-        for start in range(0, len(waiting) or 1, HEAT - 1):
-            heat = waiting[start : start + HEAT - 1]
+        for heat in _heats(waiting, reference.model.bytes):
             found, first_ms, failed = _heat(first, heat, feeds, threads, seed, progress)
             times_ms.append(first_ms)
             refusals += failed
@@ -84,6 +84,21 @@ def time_candidates(
     lasted = tuple(c for c in candidates if c.name in ratios)
     _level(lasted, ratios)
     return Timed(lasted, {n: r * reference_ms for n, r in ratios.items()}, tuple(refusals))
+
+
+def _heats(waiting: Sequence[Candidate], float_bytes: int) -> list[list[Candidate]]:
+    """Candidates a heat, one empty heat where there are none: three at most, and no more than take
+    64 MB or as much as the float model together, which is open beside them."""
+    heats: list[list[Candidate]] = [[]]
+    used = 0
+    for candidate in waiting:
+        size = float_bytes if candidate.stored else candidate.model.bytes
+        if heats[-1] and (len(heats[-1]) == HEAT - 1 or used + size > max(HEAT_BYTES, float_bytes)):
+            heats.append([])
+            used = 0
+        heats[-1].append(candidate)
+        used += size
+    return heats
 
 
 def _level(candidates: Sequence[Candidate], ratios: dict[str, float]) -> None:

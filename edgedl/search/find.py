@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgedl.backends import Backend
-from edgedl.core.errors import EdgeError, EngineFailed
-from edgedl.search.candidates import Refusal, Trial
+from edgedl.core.errors import EdgeError, EngineFailed, Unsupported
+from edgedl.search.candidates import Candidate, Refusal, Trial
 from edgedl.search.choose import Timed, judge_promising, rank, time_candidates
 from edgedl.search.limits import relieve
 from edgedl.search.memory import judge
@@ -47,6 +47,7 @@ def find(
     """
     made = gather(backends, ways)
     timed = time_candidates(made.candidates, feeds, ways.threads, seed, ways.progress)
+    _check_one_fits(timed.candidates)
     trials, refused = judge_promising(
         timed, ways.expected, ways.limits, ways.ask, ways.threads, ways.progress, keep
     )
@@ -76,6 +77,13 @@ def find(
         refusals += failed
     order = rank(trials, timed.latency_ms, ways.limits, ways.ask)
     return Search(tuple(order), tuple(trials), timed, tuple(refusals))
+
+
+def _check_one_fits(candidates: Sequence[Candidate]) -> None:
+    """Say why nothing can ship where every candidate is too large for one file."""
+    reasons = [candidate.unfit for candidate in candidates]
+    if all(reasons) and reasons[0]:
+        raise Unsupported(reasons[0], hint="compress it in parts, or prune it first")
 
 
 def in_order(search: Search, ways: Ways) -> Iterator[Trial]:

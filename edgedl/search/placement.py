@@ -83,8 +83,8 @@ def place_by_cost(
         calibrated: how many samples the histograms count.
 
     Raises:
-        EngineFailed: the engine refuses a model. Unsupported: one passes 2 GiB, or the engine does
-            not tell which operators its kernels stand for.
+        EngineFailed: the engine refuses a model. Unsupported: the engine does not tell which
+            operators its kernels stand for.
     """
     assert full.plan is not None
     assert full.method is not None
