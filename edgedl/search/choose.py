@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -73,9 +74,16 @@ def time_candidates(
     ratios |= {name: known[name] for name in hopeless}
     waiting = [candidate for candidate in rest if candidate.name not in hopeless]
     times_ms: list[float] = []
-    with first:
+    # What is large is opened again for each heat, behind the others: while a model is opened, its
+    # engine takes several times what it keeps.
+    large = reference.model.bytes > HEAT_BYTES
+    with contextlib.nullcontext() if large else first:
+        if large:
+            first.close()
         for heat in _heats(waiting, reference.model.bytes):
-            found, first_ms, failed = _heat(first, heat, feeds, threads, seed, progress)
+            found, first_ms, failed = _heat(
+                reference if large else first, heat, feeds, threads, seed, progress
+            )
             times_ms.append(first_ms)
             refusals += failed
             ratios |= found
@@ -115,38 +123,40 @@ def _level(candidates: Sequence[Candidate], ratios: dict[str, float]) -> None:
 
 
 def _heat(
-    first: Session,
+    reference: Candidate | Session,
     heat: Sequence[Candidate],
     feeds: Sequence[Mapping[str, np.ndarray]],
     threads: int,
     seed: int,
     progress: Progress,
 ) -> tuple[dict[str, float], float, list[Refusal]]:
-    """Ratios to the first by name, the first's milliseconds, and what did not open or run."""
-    sessions: dict[str, Session] = {"": first}
+    """Ratios to the reference by name, its milliseconds, and what did not open or run.
+
+    Args:
+        reference: its session, or what is opened once all others are open.
+    """
     refusals: list[Refusal] = []
-    try:
+    with contextlib.ExitStack() as stack:
+        others: dict[str, Session] = {}
         for candidate in heat:
             progress(f"timing {candidate.name}", 0, 1)
             try:
                 with careful(candidate):
-                    sessions[candidate.name] = candidate.open(threads)
-                    sessions[candidate.name].run(feeds[0])
+                    session = stack.enter_context(candidate.open(threads))
+                    session.run(feeds[0])
+                others[candidate.name] = session
             except EdgeError as error:
                 refusals.append(Refusal(candidate.name, error.message))
-                if candidate.name in sessions:
-                    sessions.pop(candidate.name).close()
+        if isinstance(reference, Candidate):
+            reference = stack.enter_context(reference.open(threads))
+        sessions: dict[str, Session] = {"": reference, **others}
         seconds = SECONDS_EACH * len(sessions)
         found = compare(
             sessions, feeds, seconds=seconds, least_rounds=8, seed=seed, progress=progress
         )
-    finally:
-        for name, session in sessions.items():
-            if name:
-                session.close()
     [rounds] = found.processes
     own = rounds.medians_ns("")
-    ratios = {name: float(np.median(rounds.medians_ns(name) / own)) for name in sessions if name}
+    ratios = {name: float(np.median(rounds.medians_ns(name) / own)) for name in others}
     return ratios, float(np.median(own)) / 1e6, refusals
 
 
