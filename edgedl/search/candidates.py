@@ -204,7 +204,7 @@ def float_candidates(backend: Backend, given: Model, clean: Model) -> Iterator[C
     float32, *reduced = backend.floats()
     settings = backend.settings(float32)
     yield Candidate(backend.engine, float32, "float32, as given", given, settings, as_given=True)
-    stored = rewrite(clean, WeightOnly())
+    stored = rewrite(clean, WeightOnly(directly=backend.scheme.direct))
     for precision in (float32, *reduced):
         label = "float32, cleaned" if precision == float32 else precision
         settings = backend.settings(precision)
@@ -219,7 +219,7 @@ def dynamic_candidate(backend: Backend, clean: Model) -> Candidate | None:
     kernels for that, or the model's weights are not in such products for the most part."""
     if not backend.scheme.dynamic:
         return None
-    model = rewrite(clean, Dynamic(), WeightOnly())
+    model = rewrite(clean, Dynamic(), WeightOnly(directly=backend.scheme.direct))
     if clean.bytes - rewrite(clean, Dynamic()).bytes < WORTHWHILE * clean.bytes:
         return None
     settings = backend.settings("int8")
@@ -261,7 +261,7 @@ def int8_candidate(
         narrow=tuple(n for n in decided.weights if n in narrow),
     )
     corrected = (CorrectBias(decided, means),) if means is not None else ()
-    stored = WeightOnly(keep_float=tuple(sorted(exact)))
+    stored = WeightOnly(keep_float=tuple(sorted(exact)), directly=backend.scheme.direct)
     model = rewrite(clean, *corrected, Place(decided), stored)
     settings = backend.settings("int8") if settings is None else settings
     return Candidate(
