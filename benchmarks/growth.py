@@ -1,6 +1,6 @@
 """How the cost of `edgedl compress --int8` grows with samples, operators and parameters.
 
-    python benchmarks/growth.py [--engine onnxruntime] [--threads 1] [--limit 900]
+    python benchmarks/growth.py [--engine onnxruntime] [--threads 1] [--limit 900] [--memory 20]
         [--samples 32 256 2048] [--operators 100 300 1000 5000] [--parameters 1e6 1e7 1e8 1e9]
 
 Every point is a model made for it, a process of its own and an empty store: seconds from start to
@@ -8,7 +8,8 @@ end, and the most memory that the process held. Plain inference is the float32 m
 engine over the same samples, once, in a process of its own. Models: for samples and operators,
 blocks of two small convolutions or two Gemms with a residual; for parameters, eight layers of
 Gemm and Relu, their weights in a file of external data beyond 1 GiB. What does not end within the
-limit is written down as such. Writes `benchmarks/results/growth.json`, `growth.md` and
+limits of time and memory, or cannot be made, is written down as such. Writes
+`benchmarks/results/growth.json`, `growth.md` and
 `growth.png` point after point; a point that is run again replaces the old one, and an axis named
 without values is left out.
 """
@@ -76,36 +77,52 @@ def measure(axis: str, value: int, given: argparse.Namespace) -> dict[str, Any]:
         Path(given.work).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="growth-", dir=given.work) as scratch:
         folder = Path(scratch)
-        model, samples = make(axis, value, folder)
-        graph = onnx.load(model, load_external_data=False).graph
-        files = [path for path in folder.iterdir() if path != samples]
-        row = {
+        row: dict[str, Any] = {
             "axis": axis,
             "value": value,
             "engine": given.engine,
             "threads": given.threads,
             "samples": value if axis == "samples" else SAMPLES,
+            "limit_seconds": given.limit,
+        }
+        try:
+            model, samples = make(axis, value, folder)
+        except (OSError, MemoryError) as error:
+            said = error.strerror if isinstance(error, OSError) else "out of memory"
+            none = {"seconds": 0.0, "peak_rss_bytes": 0}
+            failed = {**none, "problem": f"the model could not be made ({said})"}
+            return {
+                **row,
+                "operators": 0,
+                "parameters": 0,
+                "bytes": 0,
+                **dict.fromkeys(("plain", "compress"), failed),
+            }
+        graph = onnx.load(model, load_external_data=False).graph
+        files = [path for path in folder.iterdir() if path != samples]
+        row |= {
             "operators": len(graph.node),
             "parameters": sum(math.prod(tensor.dims) for tensor in graph.initializer),
             "bytes": sum(path.stat().st_size for path in files),
-            "limit_seconds": given.limit,
         }
         common = [str(model), str(samples), given.engine, str(given.threads)]
-        row["plain"] = _run([sys.executable, __file__, "--plain", *common], given.limit, folder)
+        row["plain"] = _run([sys.executable, __file__, "--plain", *common], given, folder)
         command = [sys.executable, "-m", "edgedl", "compress", str(model), "--int8", "--json"]
         command += ["--samples", str(samples), "--target", given.engine]
         command += ["--threads", str(given.threads), "--seconds", str(given.seconds)]
         command += ["-o", str(folder / "out.edl")]
-        row["compress"] = _run(command, given.limit, folder)
+        row["compress"] = _run(command, given, folder)
     return row
 
 
-def _run(command: Sequence[str], limit: float, folder: Path) -> dict[str, Any]:
+def _run(command: Sequence[str], given: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    left = limit_of_memory()
+    most = min((n for n in (left, given.memory and int(1e9 * given.memory)) if n), default=None)
     with tempfile.TemporaryDirectory(prefix="store-", dir=folder) as store:
         done: Finished = watched(
             command,
-            limit_seconds=limit,
-            limit_bytes=limit_of_memory(),
+            limit_seconds=given.limit,
+            limit_bytes=most,
             environment={**os.environ, "EDGEDL_STORE": store},
             accepted=(0, BROKEN_LIMIT),
         )
@@ -156,6 +173,7 @@ def main() -> None:
     parser.add_argument("--engine", choices=["onnxruntime", "openvino"], default="onnxruntime")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--limit", type=float, default=900.0, help="seconds for one point")
+    parser.add_argument("--memory", type=float, help="GB for one point; else what the machine has")
     parser.add_argument("--seconds", type=float, default=3.0, help="of the last timing in compress")
     parser.add_argument("--work", type=Path, help="where models are made; 30 GB for the largest")
     parser.add_argument("--results", type=Path, default=RESULTS, help="where to write")

@@ -282,7 +282,8 @@ def _choices(search: Search, limits: Limits, winner: Trial) -> tuple[Choice, ...
         milliseconds = search.timed.latency_ms[candidate.name]
         trial = trials.get(candidate.name)
         broken = limits.broken_by(trial, milliseconds) if trial else ()
-        outcome = "ships" if trial is winner else "; ".join(broken)
+        unfit = (candidate.unfit,) if candidate.unfit else ()
+        outcome = "ships" if trial is winner else "; ".join((*unfit, *broken))
         rows.append(
             Choice(
                 candidate.name,

@@ -16,7 +16,7 @@ from edgedl.core.samples import Samples
 from edgedl.passes.calibrate import watching
 from edgedl.passes.graph import constant, read, rewrite
 from edgedl.passes.plan import Plan
-from edgedl.passes.scales import LARGEST_CODE, LARGEST_OF_7_BITS, rounded, spread
+from edgedl.passes.scales import LARGEST_CODE, LARGEST_OF_7_BITS, blocks, rounded, rows_of, spread
 
 MOST_SAMPLES = 32
 
@@ -96,26 +96,36 @@ class CorrectBias:
                 continue
             largest = LARGEST_OF_7_BITS if node.name in self.plan.narrow else LARGEST_CODE
             codes, scales = rounded(weight.const_value.numpy(), axis, largest)
-            real = codes * spread(scales, axis, codes.ndim).astype(np.float64)
-            shift = _shift(node, real - weight.const_value.numpy(), means)
+            factors = spread(scales, axis, codes.ndim).astype(np.float64)
+            shift = _shift(node, weight.const_value.numpy(), codes, factors, means)
             if shift is not None and np.isfinite(shift).all():
                 _move_bias(graph.graph, node, -shift)
 
 
-def _shift(node: ir.Node, error: np.ndarray, means: np.ndarray) -> np.ndarray | None:
+def _shift(
+    node: ir.Node, weight: np.ndarray, codes: np.ndarray, factors: np.ndarray, means: np.ndarray
+) -> np.ndarray | None:
     """What the weights' error adds to the mean of each output channel, float64."""
+    errors = (
+        (rows, codes[rows] * rows_of(factors, rows) - weight[rows]) for rows in blocks(weight.shape)
+    )
     if node.op_type == "Conv":
+        channels, inside = weight.shape[:2]
         groups = node.attributes.get_int("group", 1)
-        taps = error.reshape(error.shape[0], error.shape[1], -1).sum(axis=2)
-        if means.size != groups * error.shape[1] or error.shape[0] % groups:
+        if means.size != groups * inside or channels % groups:
             return None
-        read_by = np.repeat(means.reshape(groups, -1), error.shape[0] // groups, axis=0)
-        return np.asarray((taps * read_by).sum(axis=1))
-    if node.op_type not in ("Gemm", "MatMul") or error.ndim != 2:
+        read_by = np.repeat(means.reshape(groups, -1), channels // groups, axis=0)
+        taps = ((rows, error.reshape(len(error), inside, -1).sum(axis=2)) for rows, error in errors)
+        return np.concatenate([(sums * read_by[rows]).sum(axis=1) for rows, sums in taps])
+    if node.op_type not in ("Gemm", "MatMul") or weight.ndim != 2:
         return None
     if node.op_type == "Gemm" and _flag(node, "transB"):
-        error = error.T
-    return np.asarray(means @ error) if means.size == error.shape[0] else None
+        if means.size != weight.shape[1]:
+            return None
+        return np.concatenate([means @ error.T for _, error in errors])
+    if means.size != weight.shape[0]:
+        return None
+    return np.asarray(sum(means[rows] @ error for rows, error in errors))
 
 
 def _flag(node: ir.Node, name: str) -> bool:

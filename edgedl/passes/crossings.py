@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import onnx_ir as ir
 
@@ -66,8 +67,13 @@ class Choices:
         """The operators that a kernel computes which bears these names, the one that does most of
         the work first."""
         found = {self.owners[name] for name in names if name in self.owners}
-        order = [name for name in self.operators if name in found]
-        return sorted(order, key=lambda name: self.operators[name] not in MAIN)
+        return sorted(
+            found, key=lambda name: (self.operators[name] not in MAIN, self._places[name])
+        )
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.operators)}
 
 
 def choices(model: Model, scheme: Scheme) -> Choices:

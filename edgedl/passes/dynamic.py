@@ -14,7 +14,7 @@ from edgedl.core.target import ONNXRUNTIME
 from edgedl.passes.graph import constant, drop_unused_initializers, rewrite
 from edgedl.passes.place_recurrent import as_own_operator
 from edgedl.passes.recurrent import is_recurrent, weights_of, why_float
-from edgedl.passes.scales import rounded
+from edgedl.passes.scales import finite, rounded
 
 FLAGS = {"transA": 0, "alpha": 1.0, "beta": 1.0}
 
@@ -74,7 +74,7 @@ class Dynamic:
             return None
         if tensor.dtype != ir.DataType.FLOAT or len(tensor.shape) != 2:
             return None
-        if tensor.size < self.least_elements or not np.isfinite(tensor.numpy()).all():
+        if tensor.size < self.least_elements or not finite(tensor.numpy()):
             return None
         if node.op_type == "Gemm" and any(
             _value(node, n, usual) != usual for n, usual in FLAGS.items()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -22,6 +24,7 @@ from edgedl.core.registry import version
 from edgedl.core.samples import Samples
 from edgedl.core.store import Store, default_store, key_of
 from edgedl.core.units import format_bytes
+from edgedl.passes.mapped import keep_mapped, without_weights
 from edgedl.passes.sound import check_sound
 
 HISTORY_KEY = "edgedl.history"
@@ -68,9 +71,9 @@ def open_model(path: str | Path) -> Model:
 
 
 def read(path: Path) -> ir.Model:
-    """The graph in an ONNX file; external data stays on disk, memory-mapped on use."""
+    """The graph in an ONNX file; large weights stay on disk, memory-mapped on use."""
     try:
-        proto = onnx.load_model_from_string(path.read_bytes())
+        proto = onnx.load_model_from_string(without_weights(path))
     except FileNotFoundError as error:
         raise BadModel(
             "no such file", where=str(path), hint="give the path of an ONNX file"
@@ -93,6 +96,7 @@ def read(path: Path) -> ir.Model:
             f"damaged ({first_line(error)})", where=str(path), hint="export it again"
         ) from error
     ir.external_data.set_base_dir(graph.graph, path.parent)
+    keep_mapped(graph)
     _check_external(graph, path)
     return graph
 
@@ -149,7 +153,8 @@ def _external_tensors(graph: ir.Model) -> Iterator[ir.ExternalTensor]:
 
 def external_files(graph: ir.Model, path: Path) -> tuple[Path, ...]:
     """The external data files of a graph read from `path`, in order of name."""
-    return tuple(sorted({path.parent / tensor.location for tensor in _external_tensors(graph)}))
+    beside = {path.parent / tensor.location for tensor in _external_tensors(graph)}
+    return tuple(sorted(beside - {path}))
 
 
 def signature_of(graph: ir.Model, where: str) -> Signature:
@@ -260,6 +265,7 @@ def rewrite(model: Model, *edits: Edit, store: Store | None = None) -> Model:
         steps.append(Step(edit.name, settings_of(edit), source, versions()))
         source = key_of(step=steps[-1].to_json())
     history = (*model.history, *steps)
+    signatures: list[Signature] = []
 
     def build(folder: Path) -> None:
         graph = read(model.path)
@@ -278,11 +284,17 @@ def rewrite(model: Model, *edits: Edit, store: Store | None = None) -> Model:
             [step.to_json() for step in history], sort_keys=True
         )
         write(graph, folder / FILE_NAME)
+        signatures.append(signature_of(graph, str(model.path)))
+        _forget_weights(graph)
 
     folder = (store or default_store()).make(
         key_of(model=model.digest, steps=[step.to_json() for step in steps]), build
     )
-    return open_model(folder / FILE_NAME)
+    path = folder / FILE_NAME
+    if not signatures:
+        return open_model(path)
+    files = (path, *(file for file in (folder / (FILE_NAME + DATA_SUFFIX),) if file.exists()))
+    return Model(path, sha256(files), signatures[0], history, files)
 
 
 def write(graph: ir.Model, path: Path) -> None:
@@ -302,15 +314,47 @@ def write(graph: ir.Model, path: Path) -> None:
 
 
 def write_beside(graph: ir.Model, model: Model, path: Path) -> None:
-    """Save an edited graph that shares the external data of `model`, which it was read from."""
+    """Save an edited graph that shares the external data of `model`, which it was read from;
+    weights inside that are written anew."""
+    if any(tensor.path == str(model.path) for tensor in _external_tensors(graph)):
+        write(graph, path)
+        return
+    _link(model, path.parent)
+    ir.save(graph, path)
+
+
+def _link(model: Model, folder: Path) -> None:
+    """The model's external data under the same names in another folder, copied only where its
+    files cannot have two names."""
     for file in model.files[1:]:
-        link = path.parent / file.relative_to(model.path.parent)
+        link = folder / file.relative_to(model.path.parent)
         link.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(file, link)
         except OSError:
             shutil.copyfile(file, link)
-    ir.save(graph, path)
+
+
+@contextmanager
+def short_named(model: Model) -> Iterator[tuple[Path, dict[str, str]]]:
+    """The model as `to_ship` writes it, but for weights that lie in files of their own: the path of
+    an ONNX file that is there as long as the context, and names by their short ones."""
+    graph, names = _shortened(model)
+    with tempfile.TemporaryDirectory(prefix=".short-", dir=model.path.parent) as folder:
+        path = Path(folder) / FILE_NAME
+        if any(tensor.path == str(model.path) for tensor in _external_tensors(graph)):
+            ir.external_data.load_to_model(graph)
+        _link(model, path.parent)
+        path.write_bytes(_serialized(graph))
+        del graph
+        yield path, names
+
+
+def too_large(model: Model) -> str | None:
+    """Why a model cannot be one ONNX file; None where it can."""
+    if model.bytes < MOST_BYTES:
+        return None
+    return f"the model has {format_bytes(model.bytes)}, an ONNX file holds 2 GiB at most"
 
 
 def to_ship(model: Model) -> tuple[bytes, dict[str, str]]:
@@ -322,20 +366,33 @@ def to_ship(model: Model) -> tuple[bytes, dict[str, str]]:
     Raises:
         Unsupported: it passes the 2 GiB that one file may have.
     """
-    if model.bytes >= MOST_BYTES:
+    if problem := too_large(model):
         raise Unsupported(
-            f"the model has {format_bytes(model.bytes)}, an ONNX file holds 2 GiB at most",
-            where=str(model.path),
-            hint="compress it in parts, or prune it first",
+            problem, where=str(model.path), hint="compress it in parts, or prune it first"
         )
-    graph = read(model.path)
+    graph, names = _shortened(model)
     ir.external_data.load_to_model(graph)
+    return _serialized(graph), names
+
+
+def _shortened(model: Model) -> tuple[ir.Model, dict[str, str]]:
+    graph = read(model.path)
     graph.metadata_props.pop(HISTORY_KEY, None)
-    names = {} if any(True for _ in graph.graph.subgraphs()) else _shorten(graph.graph)
+    return graph, {} if any(True for _ in graph.graph.subgraphs()) else _shorten(graph.graph)
+
+
+def _serialized(graph: ir.Model) -> bytes:
     proto = ir.to_proto(graph)
+    _forget_weights(graph)
     del proto.graph.value_info[:]
     data: bytes = proto.SerializeToString(deterministic=True)
-    return data, names
+    return data
+
+
+def _forget_weights(graph: ir.Model) -> None:
+    """Let go of a graph's weights, which lie in cycles of references until these are collected."""
+    for value in graph.graph.initializers.values():
+        value.const_value = None
 
 
 def _shorten(graph: ir.Graph) -> dict[str, str]:

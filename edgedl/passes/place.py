@@ -142,7 +142,7 @@ def _stored(
     assert weight.const_value is not None
     array = weight.const_value.numpy()
     codes, scales = rounded(array, axis, largest)
-    codes = codes + np.int8(zero_point)
+    codes += np.int8(zero_point)
     return (
         constant(graph, f"{stem}_int8", codes),
         constant(graph, f"{stem}_scale", scales),

@@ -92,21 +92,17 @@ def plan(
     while True:
         found = layout(graph, rules, extent=extent, keep_float=kept)
         broken = not_finite(found, histograms)
-        culprits = {
-            node
-            for name in broken
-            for node in found.readers[name]
-            if any(d.node == node and d.precision == "int8" for d in found.decisions)
-        } | {
+        int8 = {d.node for d in found.decisions if d.precision == "int8"}
+        recurrent = int8_recurrent(found.decisions) if broken else ()
+        culprits = {node for name in broken for node in found.readers[name] if node in int8} | {
             node.name or ""
-            for node in graph.graph
-            if node.name in int8_recurrent(found.decisions)
+            for node in (graph.graph if recurrent else ())
+            if node.name in recurrent
             and broken & {value.name for value, _ in own_tensors(node, rules)}
         } or {
-            d.node
-            for d in found.decisions
-            if d.precision == "int8"
-            and broken & {v.name for n in graph.graph if n.name == d.node for v in n.outputs}
+            node.name or ""
+            for node in (graph.graph if broken else ())
+            if node.name in int8 and broken & {value.name for value in node.outputs}
         }
         if not broken or not culprits:
             return decide(found, rules, histograms, method)

@@ -15,7 +15,7 @@ OCTAVES = 256
 PER_OCTAVE = 128
 BINS = OCTAVES * PER_OCTAVE
 NOT_FINITE = 255 * PER_OCTAVE
-FLUSH_ELEMENTS = 1 << 16
+FLUSH_ELEMENTS = 1 << 13
 CHUNK_ELEMENTS = 1 << 16
 
 COARSE = 5
@@ -64,12 +64,14 @@ class Histogram:
 
     The bin of a float32 value is its upper half (its bfloat16, cut off), so that one pass over the
     samples is enough, no range need be known before, the counts of two parts add up to those of
-    the whole, and a bin is never wider than 1/128 of its values. `low` and `high` are exact.
+    the whole, and a bin is never wider than 1/128 of its values. Only bins that hold something take
+    memory. `low` and `high` are exact.
 
     Attributes:
         count: values seen.
         low, high: least and largest value seen; 0 before the first.
         not_finite: NaN and infinities seen, counted nowhere else.
+        ranges: what `find_range` found in these counts, by its settings.
     """
 
     def __init__(self) -> None:
@@ -77,17 +79,18 @@ class Histogram:
         self.low = 0.0
         self.high = 0.0
         self.not_finite = 0
-        self._counts = np.zeros((2, 0, PER_OCTAVE), np.int64)
-        self._first_octave = 0
+        self._codes = np.zeros(0, np.uint16)
+        self._counts = np.zeros(0, np.uint32)
         self._pending: list[np.ndarray] = []
         self._pending_elements = 0
+        self.ranges: dict[tuple[object, ...], Range] = {}
 
     def to_array(self) -> np.ndarray:
         """Everything in it as int64, which `from_array` reads."""
         self._flush()
         ends = np.array([self.low, self.high], np.float64).view(np.int64)
-        head = np.array([self.count, self.not_finite, self._first_octave], np.int64)
-        return np.concatenate([head, ends, self._counts.reshape(-1)])
+        head = np.array([self.count, self.not_finite], np.int64)
+        return np.concatenate([head, ends, self._codes, self._counts], dtype=np.int64)
 
     @classmethod
     def from_array(cls, array: np.ndarray) -> Histogram:
@@ -97,9 +100,10 @@ class Histogram:
             ValueError: it is no such array.
         """
         found = cls()
-        found.count, found.not_finite, found._first_octave = (int(value) for value in array[:3])
-        found.low, found.high = (float(value) for value in array[3:5].copy().view(np.float64))
-        found._counts = array[5:].reshape(2, -1, PER_OCTAVE).copy()
+        found.count, found.not_finite = (int(value) for value in array[:2])
+        found.low, found.high = (float(value) for value in array[2:4].copy().view(np.float64))
+        codes, counts = array[4:].reshape(2, -1)
+        found._codes, found._counts = codes.astype(np.uint16), _narrow(counts)
         return found
 
     def add(self, values: np.ndarray) -> None:
@@ -107,6 +111,7 @@ class Histogram:
         flat = np.ascontiguousarray(values, dtype="<f4").reshape(-1)
         if not flat.size:
             return
+        self.ranges.clear()
         low, high = float(flat.min()), float(flat.max())
         if not (np.isfinite(low) and np.isfinite(high)):
             finite = flat[np.isfinite(flat)]
@@ -134,23 +139,20 @@ class Histogram:
             self._pending, self._pending_elements = [], 0
 
     def _count(self, codes: np.ndarray) -> None:
-        counts = np.zeros(2 * BINS, np.int64)
-        for start in range(0, codes.size, CHUNK_ELEMENTS):
-            chunk = codes[start : start + CHUNK_ELEMENTS].astype(np.intp)
-            np.add.at(counts, chunk, 1)  # a third faster than bincount, which looks at all twice
-        octaves = counts.reshape(2, OCTAVES, PER_OCTAVE)
-        used = np.flatnonzero(octaves.any(axis=(0, 2)))
-        first, last = int(used[0]), int(used[-1]) + 1
-        mine = self._first_octave, self._first_octave + self._counts.shape[1]
-        if mine[0] == mine[1]:
-            self._first_octave, self._counts = first, octaves[:, first:last].copy()
-            return
-        start, end = min(first, mine[0]), max(last, mine[1])
-        if (start, end) != mine:
-            grown = np.zeros((2, end - start, PER_OCTAVE), np.int64)
-            grown[:, mine[0] - start : mine[1] - start] = self._counts
-            self._first_octave, self._counts = start, grown
-        self._counts += octaves[:, start:end]
+        if codes.size < CHUNK_ELEMENTS:
+            used, counts = np.unique(codes, return_counts=True)
+        else:
+            every = np.zeros(2 * BINS, np.int64)
+            for start in range(0, codes.size, CHUNK_ELEMENTS):
+                chunk = codes[start : start + CHUNK_ELEMENTS].astype(np.intp)
+                np.add.at(every, chunk, 1)  # a third faster than bincount, which looks at all twice
+            used = np.flatnonzero(every).astype(np.uint16)
+            counts = every[used]
+        both = np.union1d(self._codes, used)
+        total = np.zeros(both.size, np.int64)
+        total[np.searchsorted(both, self._codes)] = self._counts
+        total[np.searchsorted(both, used)] += counts
+        self._codes, self._counts = both, _narrow(total)
 
     def bins(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Lower edges, upper edges and counts of the used bins, in order of value, zeros included.
@@ -158,11 +160,10 @@ class Histogram:
         The outermost edges are cut off at the least and the largest value that were seen.
         """
         self._flush()
-        signs, octaves, steps = np.nonzero(self._counts)
-        codes = ((octaves + self._first_octave) * PER_OCTAVE + steps).astype(np.uint32)
+        signs, codes = self._codes >> 15, (self._codes & 0x7FFF).astype(np.uint32)
         near = (codes << 16).view(np.float32).astype(np.float64)
         far = ((codes + 1) << 16).view(np.float32).astype(np.float64)
-        counts = self._counts[signs, octaves, steps]
+        counts = self._counts.astype(np.int64)
         zero = codes == 0
         lower = np.where(signs == 0, near, -far)
         upper = np.where(signs == 0, far, -near)
@@ -177,10 +178,16 @@ class Histogram:
     @property
     def memory_bytes(self) -> int:
         """What the counts and the values not counted yet take."""
-        return self._counts.nbytes + 2 * self._pending_elements
+        return self._codes.nbytes + self._counts.nbytes + 2 * self._pending_elements
 
     def summary(self) -> dict[str, Any]:
         return {"count": self.count, "low": float(self.low), "high": float(self.high)}
+
+
+def _narrow(counts: np.ndarray) -> np.ndarray:
+    """Counts in 32 bits where these hold them: a network has thousands of histograms."""
+    fits = not counts.size or counts.max() <= np.iinfo(np.uint32).max
+    return counts.astype(np.uint32 if fits else np.int64)
 
 
 @dataclass(frozen=True)
@@ -202,6 +209,13 @@ def find_range(
     the clipping with the least expected squared error of rounding and clipping together, as in
     Sakr et al., Optimal Clipping and Magnitude-aware Differentiation, ICML 2022.
     """
+    key = (method, grid, percentile)
+    if key not in histogram.ranges:
+        histogram.ranges[key] = _find_range(histogram, method, grid, percentile)
+    return histogram.ranges[key]
+
+
+def _find_range(histogram: Histogram, method: Method, grid: Grid, percentile: float) -> Range:
     if histogram.count == 0:
         return Range(0.0, 0.0)
     full = Range(min(0.0, float(histogram.low)), max(0.0, float(histogram.high)))

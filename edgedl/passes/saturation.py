@@ -90,8 +90,8 @@ def at_risk(plan: Plan, model: Model, histograms: Mapping[str, Histogram]) -> di
         worst = _could_overflow(pairs)
         if not worst.any():
             continue
-        risky = pairs[worst].astype(np.int64)
-        some = risky[rng.integers(0, len(risky), min(len(risky), PAIRS_TRIED))]
+        risky = pairs[worst]
+        some = risky[rng.integers(0, len(risky), min(len(risky), PAIRS_TRIED))].astype(np.int64)
         shape = (len(some), DRAWS, 2)
         drawn = _draw(histograms[reads], plan.activations[reads], shape, rng)
         sums = np.einsum("pdi,pi->pd", drawn, some)
@@ -118,7 +118,7 @@ def _neighbours(lines: np.ndarray) -> np.ndarray:
 
 def _could_overflow(pairs: np.ndarray) -> np.ndarray:
     """Which pairs of weights overflow where both codes are the largest, (pairs,)."""
-    return np.asarray(np.abs(pairs.astype(np.int64)).sum(axis=1) * 255 > MOST)
+    return np.asarray(np.abs(pairs.astype(np.int16)).sum(axis=1, dtype=np.int32) * 255 > MOST)
 
 
 def _draw(

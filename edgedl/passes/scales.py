@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from types import EllipsisType
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from edgedl.passes.ranges import Grid, Histogram, Methods, Range, find_range, me
 
 LARGEST_CODE, LARGEST_OF_7_BITS = 127, 63
 LOPSIDED = 0.75
+BLOCK_ELEMENTS = 1 << 22
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny) * 2**20
 
 
@@ -99,18 +102,54 @@ def rounded(
     Args:
         largest_code: 127 for 8 bits, 63 for 7.
     """
-    magnitude = np.abs(weight)
-    if axis is None:
-        largest = magnitude.max(initial=0.0)
-    else:
-        others = tuple(i for i in range(weight.ndim) if i != axis)
-        largest = magnitude.max(axis=others, initial=0.0)
-    wide = np.asarray(largest, np.float64) / largest_code
+    others = None if axis is None else tuple(i for i in range(weight.ndim) if i != axis)
+    wide = np.asarray(largest_magnitude(weight, others), np.float64) / largest_code
     scales = np.where(wide > 0, np.maximum(wide, SMALLEST_SCALE), 1.0).astype(np.float32)
-    codes = np.clip(
-        np.rint(weight / spread(scales, axis, weight.ndim)), -largest_code, largest_code
-    )
-    return codes.astype(np.int8), scales
+    return codes_of(weight, spread(scales, axis, weight.ndim), largest_code), scales
+
+
+def largest_magnitude(
+    array: np.ndarray, axes: tuple[int, ...] | None, keepdims: bool = False
+) -> np.ndarray:
+    """The largest magnitude along these axes, 0 for no elements, NaN where there is one."""
+    high = array.max(axis=axes, initial=0.0, keepdims=keepdims)
+    low = array.min(axis=axes, initial=0.0, keepdims=keepdims)
+    return np.asarray(np.maximum(high, -low))
+
+
+def codes_of(array: np.ndarray, scales: np.ndarray, largest_code: int) -> np.ndarray:
+    """The int8 codes of values on a symmetric grid, a block at a time.
+
+    Args:
+        scales: in a shape that divides the values.
+    """
+    codes = np.empty(array.shape, np.int8)
+    for rows in blocks(array.shape):
+        codes[rows] = np.clip(
+            np.rint(array[rows] / rows_of(scales, rows)), -largest_code, largest_code
+        )
+    return codes
+
+
+def blocks(shape: tuple[int, ...]) -> Iterator[slice | EllipsisType]:
+    """What cuts an array of this shape along its first axis into blocks of about 4 million
+    elements, so that arithmetic on large weights takes little beside them."""
+    if not shape:
+        yield ...
+        return
+    rows = max(1, BLOCK_ELEMENTS // max(1, math.prod(shape[1:])))
+    for first in range(0, shape[0], rows):
+        yield slice(first, first + rows)
+
+
+def rows_of(scales: np.ndarray, rows: slice | EllipsisType) -> np.ndarray:
+    """The part of an array that is broadcast against such a block."""
+    return scales[rows] if scales.ndim and scales.shape[0] > 1 else scales
+
+
+def finite(array: np.ndarray) -> bool:
+    """Whether all of an array's values are finite, without an array of the answers."""
+    return not array.size or bool(np.isfinite(array.min()) and np.isfinite(array.max()))
 
 
 def spread(scales: np.ndarray, axis: int | None, rank: int) -> np.ndarray:

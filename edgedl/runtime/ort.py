@@ -28,6 +28,7 @@ DTYPES = {
 }
 CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 KERNEL = "_kernel_time"
+RUN_ENDS = '"model_run"'
 WARM_CALLS = 10
 # In a smaller model, looking for stored weights takes longer than onnxruntime takes to fold them.
 LEAST_EXPANDED_BYTES = 1 << 20
@@ -142,6 +143,17 @@ def _precision(kind: str, types: set[str]) -> str:
     return "float32" if types & {"float", "double"} else "integer"
 
 
+def _events(profile: Path, skipped: int) -> Iterator[Event]:
+    """The kernels and ends of runs in a profile, one event a line, from a run on; a profile of
+    thousands of kernels is never in memory whole."""
+    with profile.open(encoding="utf-8") as lines:
+        for line in lines:
+            if skipped > 0:
+                skipped -= RUN_ENDS in line
+            elif KERNEL in line or RUN_ENDS in line:
+                yield json.loads(line.rstrip().rstrip(","))
+
+
 def _kernels(events: Iterable[Event]) -> Iterator[list[tuple[Event, int]]]:
     """Of each run its kernels as they ended, with the microseconds that were theirs alone.
 
@@ -156,20 +168,27 @@ def _kernels(events: Iterable[Event]) -> Iterator[list[tuple[Event, int]]]:
             yield kernels
             kernels, ended = [], []
         elif event.get("cat") == "Node" and event["name"].endswith(KERNEL):
-            body = [inner for inner in ended if inner["ts"] >= event["ts"]]
-            ended = [*ended[: len(ended) - len(body)], event]
-            span = body[-1]["ts"] + body[-1]["dur"] - body[0]["ts"] if body else 0
+            body = len(ended)
+            while body and ended[body - 1]["ts"] >= event["ts"]:
+                body -= 1
+            span = ended[-1]["ts"] + ended[-1]["dur"] - ended[body]["ts"] if ended[body:] else 0
+            ended[body:] = [event]
             kernels.append((event, max(event["dur"] - span, 0)))
 
 
-def _operators(runs: Sequence[Sequence[tuple[Event, int]]]) -> list[Operator]:
+def _operators(runs: Iterable[Sequence[tuple[Event, int]]]) -> list[Operator]:
     """The operators of the last run, timed by the median over the runs where there are several."""
     times: dict[tuple[str, ...], list[int]] = {}
-    for i, kernels in enumerate(runs):
+    last: Sequence[tuple[Event, int]] = []
+    count = 0
+    for kernels in runs:
         for event, own in kernels:
-            times.setdefault(_identity(event), [0] * len(runs))[i] += own
+            mine = times.setdefault(_identity(event), [])
+            mine += [0] * (count + 1 - len(mine))
+            mine[count] += own
+        last, count = kernels, count + 1
     found: dict[tuple[str, ...], Operator] = {}
-    events = [event for event, _ in runs[-1]]
+    events = [event for event, _ in last]
     for before, event, after in zip([None, *events], events, [*events[1:], None], strict=False):
         identity = _identity(event)
         arguments = event["args"]
@@ -177,7 +196,7 @@ def _operators(runs: Sequence[Sequence[tuple[Event, int]]]) -> list[Operator]:
             arguments["op_name"],
             _precision(arguments["op_name"], set().union(*_shapes(event, "input"))),
             event["name"].removesuffix(KERNEL),
-            float(np.median(times[identity])) if len(runs) > 1 else None,
+            float(np.median(times[identity])) if count > 1 else None,
             before is not None and after is not None and _is_island(before, event, after),
         )
     return list(found.values())
@@ -287,10 +306,12 @@ class OrtEngine:
                 return made
 
             session = _engine(model, options, settings)
-            for _ in range(runs if runs == 1 else WARM_CALLS + runs):
+            warm = 0 if runs == 1 else WARM_CALLS
+            for _ in range(warm + runs):
                 session.run(None, dict(feed))
-            events = json.loads(Path(session.end_profiling()).read_text())
-        return _operators(list(_kernels(events))[-runs:])
+            profile = Path(session.end_profiling())
+            del session
+            return _operators(_kernels(_events(profile, warm)))
 
 
 ENGINE = OrtEngine()

@@ -19,7 +19,7 @@ from edgedl.core.stats import Agreement, AgreementMeter
 from edgedl.core.target import Scheme
 from edgedl.passes.correct import CorrectBias, Means
 from edgedl.passes.dynamic import Dynamic
-from edgedl.passes.graph import read, rewrite
+from edgedl.passes.graph import read, rewrite, too_large
 from edgedl.passes.layout import EXTENTS, Extent, layout
 from edgedl.passes.place import Place
 from edgedl.passes.plan import Cost, Plan
@@ -74,6 +74,11 @@ class Candidate:
     def name(self) -> str:
         return f"{self.engine} {self.label}"
 
+    @property
+    def unfit(self) -> str | None:
+        """Why it cannot ship, whatever is asked for; None where it can."""
+        return too_large(self.model)
+
     def open(self, threads: int | None) -> Session:
         return engine(self.engine).open_model(
             self.model.path, settings=self.settings, threads=threads
@@ -81,7 +86,7 @@ class Candidate:
 
     def with_costs(self, costs: Sequence[Cost]) -> Candidate:
         """The same with a table of costs, which says what this candidate's own plan chose."""
-        int8 = self.plan.int8 if self.plan is not None else ()
+        int8 = set(self.plan.int8 if self.plan is not None else ())
         return replace(
             self,
             costs=tuple(
@@ -91,6 +96,8 @@ class Candidate:
 
     def answers(self, ask: Ask) -> bool:
         """Whether it may ship where this was asked for."""
+        if self.unfit is not None:
+            return False
         if ask == "weights":
             return self.stored
         if ask == "dynamic":
@@ -259,7 +266,7 @@ def float_candidates(backend: Backend, given: Model, clean: Model) -> Iterator[C
     float32, *reduced = backend.floats()
     settings = backend.settings(float32)
     yield Candidate(backend.engine, float32, "float32, as given", given, settings, as_given=True)
-    stored = rewrite(clean, WeightOnly())
+    stored = rewrite(clean, WeightOnly(directly=backend.scheme.direct))
     for precision in (float32, *reduced):
         label = "float32, cleaned" if precision == float32 else precision
         settings = backend.settings(precision)
@@ -274,7 +281,7 @@ def dynamic_candidate(backend: Backend, clean: Model) -> Candidate | None:
     kernels for that, or the model's weights are not in such products for the most part."""
     if not backend.scheme.dynamic:
         return None
-    model = rewrite(clean, Dynamic(), WeightOnly())
+    model = rewrite(clean, Dynamic(), WeightOnly(directly=backend.scheme.direct))
     if clean.bytes - rewrite(clean, Dynamic()).bytes < WORTHWHILE * clean.bytes:
         return None
     settings = backend.settings("int8")
@@ -322,7 +329,7 @@ def int8_candidate(
         narrow=tuple(n for n in decided.int8 if n in narrow),
     )
     corrected = (CorrectBias(decided, means),) if means is not None else ()
-    stored = WeightOnly(keep_float=tuple(sorted(exact)))
+    stored = WeightOnly(keep_float=tuple(sorted(exact)), directly=backend.scheme.direct)
     model = rewrite(clean, *corrected, Place(decided), stored)
     settings = backend.settings("int8") if settings is None else settings
     return Candidate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ TIE = 0.01
 ALIKE = 0.1
 UNRELATED = 0.6
 HEAT = 4
+HEAT_BYTES = 64_000_000
 HOPELESS = 1.15
 SAME_OPERATORS = 0.05
 SECONDS_EACH = 0.4
@@ -81,10 +83,16 @@ def time_candidates(
     waiting = [candidate for candidate in rest if candidate.name not in hopeless]
     times_ms: list[float] = []
     floors: list[float] = []
-    with first:
-        for start in range(0, len(waiting) or 1, HEAT - 1):
-            heat = waiting[start : start + HEAT - 1]
-            found, compared, failed = _heat(first, heat, feeds, threads, seed, progress)
+    # What is large is opened again for each heat, behind the others: while a model is opened, its
+    # engine takes several times what it keeps.
+    large = reference.model.bytes > HEAT_BYTES
+    with contextlib.nullcontext() if large else first:
+        if large:
+            first.close()
+        for heat in _heats(waiting, reference.model.bytes):
+            found, compared, failed = _heat(
+                reference if large else first, heat, feeds, threads, seed, progress
+            )
             times_ms.append(float(np.median(compared.processes[0].medians_ns(""))) / 1e6)
             floors.append(compared.noise_floor)
             refusals += failed
@@ -95,6 +103,21 @@ def time_candidates(
     _level(lasted, ratios)
     latency_ms = {n: r * reference_ms for n, r in ratios.items()}
     return Timed(lasted, latency_ms, tuple(refusals), float(np.median(floors)))
+
+
+def _heats(waiting: Sequence[Candidate], float_bytes: int) -> list[list[Candidate]]:
+    """Candidates a heat, one empty heat where there are none: three at most, and no more than take
+    64 MB or as much as the float model together, which is open beside them."""
+    heats: list[list[Candidate]] = [[]]
+    used = 0
+    for candidate in waiting:
+        size = float_bytes if candidate.stored else candidate.model.bytes
+        if heats[-1] and (len(heats[-1]) == HEAT - 1 or used + size > max(HEAT_BYTES, float_bytes)):
+            heats.append([])
+            used = 0
+        heats[-1].append(candidate)
+        used += size
+    return heats
 
 
 def _level(candidates: Sequence[Candidate], ratios: dict[str, float]) -> None:
@@ -111,38 +134,40 @@ def _level(candidates: Sequence[Candidate], ratios: dict[str, float]) -> None:
 
 
 def _heat(
-    first: Session,
+    reference: Candidate | Session,
     heat: Sequence[Candidate],
     feeds: Sequence[Mapping[str, np.ndarray]],
     threads: int,
     seed: int,
     progress: Progress,
 ) -> tuple[dict[str, float], Comparison, list[Refusal]]:
-    """Ratios to the first by name, the comparison, and what did not open or run."""
-    sessions: dict[str, Session] = {"": first}
+    """Ratios to the reference by name, the comparison, and what did not open or run.
+
+    Args:
+        reference: its session, or what is opened once all others are open.
+    """
     refusals: list[Refusal] = []
-    try:
+    with contextlib.ExitStack() as stack:
+        others: dict[str, Session] = {}
         for candidate in heat:
             progress(f"timing {candidate.name}", 0, 1)
             try:
                 with careful(candidate):
-                    sessions[candidate.name] = candidate.open(threads)
-                    sessions[candidate.name].run(feeds[0])
+                    session = stack.enter_context(candidate.open(threads))
+                    session.run(feeds[0])
+                others[candidate.name] = session
             except EdgeError as error:
                 refusals.append(Refusal(candidate.name, error.message))
-                if candidate.name in sessions:
-                    sessions.pop(candidate.name).close()
+        if isinstance(reference, Candidate):
+            reference = stack.enter_context(reference.open(threads))
+        sessions: dict[str, Session] = {"": reference, **others}
         seconds = SECONDS_EACH * len(sessions)
         found = compare(
             sessions, feeds, seconds=seconds, least_rounds=8, seed=seed, progress=progress
         )
-    finally:
-        for name, session in sessions.items():
-            if name:
-                session.close()
     [rounds] = found.processes
     own = rounds.medians_ns("")
-    ratios = {name: float(np.median(rounds.medians_ns(name) / own)) for name in sessions if name}
+    ratios = {name: float(np.median(rounds.medians_ns(name) / own)) for name in others}
     return ratios, found, refusals
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from edgedl.core.errors import Unsupported
 from edgedl.core.ledger import Ledger
 from edgedl.passes.crossings import Choices
-from edgedl.passes.graph import to_ship
+from edgedl.passes.graph import short_named
 from edgedl.passes.plan import Cost, Plan, State
 from edgedl.runtime import engine
 from edgedl.search.candidates import Candidate, shipped_settings
@@ -66,13 +66,13 @@ def spend(
         runs: calls that are profiled, 2 at least.
 
     Raises:
-        EngineFailed: the engine refuses the model. Unsupported: it passes 2 GiB, or the engine does
-            not tell which operators its kernels stand for.
+        EngineFailed: the engine refuses the model. Unsupported: the engine does not tell which
+            operators its kernels stand for.
     """
-    data, names = to_ship(candidate.model)
     run = engine(candidate.engine)
-    settings = shipped_settings(candidate.settings, names)
-    kernels = run.operators(data, feed, settings=settings, threads=threads, runs=runs)
+    with short_named(candidate.model) as (path, names):
+        settings = shipped_settings(candidate.settings, names)
+        kernels = run.operators(path, feed, settings=settings, threads=threads, runs=runs)
     tensors = list(candidate.plan.activations) if candidate.plan is not None else []
     spent: dict[str, defaultdict[str, float]] = {
         kind: defaultdict(float) for kind in ("operators", "quantize", "dequantize", "rest")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgedl.backends import Backend
-from edgedl.core.errors import EdgeError, EngineFailed
+from edgedl.core.errors import EdgeError, EngineFailed, Unsupported
 from edgedl.search.candidates import Candidate, Refusal, Trial
 from edgedl.search.choose import Timed, judge_promising, rank, time_candidates
 from edgedl.search.kernels import with_other_kernels
@@ -52,6 +52,7 @@ def find(
     """
     made = gather(backends, ways)
     timed = time_candidates(made.candidates, feeds, ways.threads, seed, ways.progress)
+    _check_one_fits(timed.candidates)
     timed = _sharpened(backends, timed, ways, feeds, seed)
     trials, refused = judge_promising(
         timed, ways.expected, ways.limits, ways.ask, ways.threads, ways.progress, keep
@@ -132,6 +133,13 @@ def _sharpened(
                 )
                 more += [found] if found is not None else []
     return _with_more(timed, more, ways, feeds, seed) if more else timed
+
+
+def _check_one_fits(candidates: Sequence[Candidate]) -> None:
+    """Say why nothing can ship where every candidate is too large for one file."""
+    reasons = [candidate.unfit for candidate in candidates]
+    if all(reasons) and reasons[0]:
+        raise Unsupported(reasons[0], hint="compress it in parts, or prune it first")
 
 
 def in_order(search: Search, ways: Ways) -> Iterator[Trial]:

@@ -10,7 +10,7 @@ import numpy as np
 from edgedl.backends import Backend
 from edgedl.core.ledger import Ledger
 from edgedl.core.progress import Progress
-from edgedl.passes.graph import read, to_ship
+from edgedl.passes.graph import read, short_named
 from edgedl.runtime import engine
 from edgedl.search.candidates import OTHER_KERNELS, Candidate, shipped_settings
 from edgedl.search.costs import original_names
@@ -35,7 +35,7 @@ def with_other_kernels(
     was found is noted, so that the same question costs nothing again.
 
     Raises:
-        EngineFailed: the engine refuses the model. Unsupported: it passes 2 GiB.
+        EngineFailed: the engine refuses the model.
     """
     able = [
         node.name
@@ -102,10 +102,10 @@ def _times(
     runs: int,
 ) -> dict[str, float]:
     """Microseconds of the kernels that compute one of the nodes and no second one, by node."""
-    data, names = to_ship(candidate.model)
-    run, settings = engine(candidate.engine), shipped_settings(candidate.settings, names)
-    with careful(candidate):
-        kernels = run.operators(data, feed, settings=settings, threads=threads, runs=runs)
+    run = engine(candidate.engine)
+    with careful(candidate), short_named(candidate.model) as (path, names):
+        settings = shipped_settings(candidate.settings, names)
+        kernels = run.operators(path, feed, settings=settings, threads=threads, runs=runs)
     known, wanted = set(nodes) - names.keys(), frozenset(nodes)
     found: dict[str, float] = {}
     for kernel in kernels:

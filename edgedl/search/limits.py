@@ -143,8 +143,9 @@ def by_harm(
         codes = (0, 255) if quantizer.dtype == "uint8" else (-127, 127)
         low, high = ((code - quantizer.zero_point) * quantizer.scale for code in codes)
         spans[name] = noise_to_signal(histograms[name], Range(low, high), grid)
+    int8 = set(plan.int8)
     for node in read(clean.path).graph:
-        if node.name not in plan.int8:
+        if node.name not in int8:
             continue
         total = sum(spans.get(value.name or "", 0.0) for value in node.inputs if value is not None)
         if node.name in plan.weights:

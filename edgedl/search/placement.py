@@ -83,8 +83,8 @@ def place_by_cost(
         calibrated: how many samples the histograms count.
 
     Raises:
-        EngineFailed: the engine refuses a model. Unsupported: one passes 2 GiB, or the engine does
-            not tell which operators its kernels stand for.
+        EngineFailed: the engine refuses a model. Unsupported: the engine does not tell which
+            operators its kernels stand for.
     """
     assert full.plan is not None
     assert full.method is not None
@@ -128,7 +128,7 @@ def place_by_cost(
         best = min(best, (spent.total_us, candidate), key=lambda one: one[0])
     winner = _shifted(table, bench, best[1], histograms, found)
     assert winner.plan is not None
-    costs = table.rows(found, winner.plan.int8)
+    costs = table.rows(found, set(winner.plan.int8))
     return Placed(winner, costs, table.float_shares[bench.clean.digest])
 
 

@@ -184,7 +184,8 @@ def _planned(built: Backend, ways: Ways, written: PlanFile) -> Candidate:
     decided = replace(decided, shifted=written.shifted, narrow=written.narrow, tables=tables)
     means = channel_means(ways.clean, decided, ways.calibration) if written.corrected else None
     corrected = (CorrectBias(decided, means),) if means is not None else ()
-    model = rewrite(ways.clean, *corrected, Place(decided), WeightOnly(keep_float=written.exact))
+    stored = WeightOnly(keep_float=written.exact, directly=built.scheme.direct)
+    model = rewrite(ways.clean, *corrected, Place(decided), stored)
     return Candidate(
         built.engine, "int8", PLANNED, model, dict(written.settings), decided,
         method=written.ranges, means=means, exact=written.exact,

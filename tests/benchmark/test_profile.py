@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,6 +137,20 @@ RUN = {"cat": "Session", "name": "model_run", "ts": 0, "dur": 0}
 needs_onnxruntime = pytest.mark.skipif(
     "onnxruntime" not in installed_engines(), reason="reads what onnxruntime wrote"
 )
+
+
+@needs_onnxruntime
+def test_a_profile_is_read_from_a_run_on(tmp_path: Path) -> None:
+    from edgedl.runtime.ort import _events, _kernels
+
+    other = {"cat": "Session", "name": "other"}
+    runs = [[kernel("a", "Conv", 0, us), other, RUN] for us in (9, 5)]
+    lines = ",\n".join(json.dumps(event) for run in runs for event in run)
+    path = tmp_path / "profile.json"
+    path.write_text(f"[\n{lines}\n]\n")
+    every = [[own for _, own in run] for run in _kernels(_events(path, 0))]
+    assert every == [[9], [5]]
+    assert [[own for _, own in run] for run in _kernels(_events(path, 1))] == [[5]]
 
 
 @needs_onnxruntime

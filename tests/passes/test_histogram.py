@@ -122,3 +122,19 @@ def test_memory_does_not_grow_with_what_is_counted() -> None:
         sizes.append(histogram.memory_bytes)
     assert max(sizes) < 160_000
     assert sizes[-1] <= sizes[2] * 1.5
+
+
+def test_bins_that_hold_nothing_take_no_memory() -> None:
+    values = np.float32(2.0) ** np.arange(-120, 120, dtype=np.float32)
+    histogram = counted(values)
+    histogram.bins()
+    assert histogram.memory_bytes == values.size * (2 + 4)
+    assert same(histogram, Histogram.from_array(histogram.to_array()))
+
+
+def test_counts_beyond_32_bits_are_kept() -> None:
+    array = counted(np.ones(3, np.float32)).to_array()
+    array[-1] = (1 << 32) - 1
+    histogram = Histogram.from_array(array)
+    histogram.add(np.ones(2, np.float32))
+    assert histogram.bins()[2].tolist() == [(1 << 32) + 1]

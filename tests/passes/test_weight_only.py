@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgedl.core.stats import cosine
 from edgedl.passes.weight_only import WeightOnly
 from edgedl.runtime import engine, installed_engines
-from tests.models import saved
+from tests.models import answers, conv_net, feeds, saved
 
 
 def one_node(
@@ -193,3 +193,15 @@ def test_weights_in_nested_bodies_are_stored_and_the_old_ones_go(tmp_path: Path)
             engine(name).open_model(made.path, settings={}) as after,
         ):
             assert cosine(before.run(feed)["y"], after.run(feed)["y"]) > 0.999
+
+
+def test_a_single_cast_answers_alike_on_onnxruntime(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="only this engine is given single Casts")
+    model = saved(conv_net(), tmp_path)
+    rows = feeds(model.signature)
+    found = [
+        answers(WeightOnly(least_elements=1, directly=directly)(model).path, rows)
+        for directly in (False, True)
+    ]
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one["logits"], other["logits"])
