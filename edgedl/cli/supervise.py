@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 CRASHES = tuple(
     getattr(signal, name)
@@ -30,17 +31,7 @@ def supervised(run: Callable[[], int], say: Callable[[str], None]) -> int:
     for _ in range(MOST_CRASHES):
         sys.stdout.flush()
         sys.stderr.flush()
-        child = os.fork()
-        if not child:
-            status = 1
-            try:
-                _end_with_parent()
-                status = run()
-                sys.stdout.flush()
-                sys.stderr.flush()
-            finally:
-                os._exit(status)
-        ended = _wait(child)
+        ended = _ended(run)
         if not os.WIFSIGNALED(ended):
             return os.WEXITSTATUS(ended)
         number = os.WTERMSIG(ended)
@@ -50,22 +41,47 @@ def supervised(run: Callable[[], int], say: Callable[[str], None]) -> int:
     return 1
 
 
-def _wait(child: int) -> int:
-    """How the child ended. Signals that would end this process go to the child instead; an
-    interrupt from the keyboard reaches both, and the child says so."""
+def _ended(run: Callable[[], int]) -> int:
+    """How a child that calls `run` ended. Signals that would end this process go to the child
+    instead, those that come while it is forked, too; an interrupt from the keyboard reaches both,
+    and the child says so."""
+    children: list[int] = []
+    early: list[int] = []
 
     def hand_on(number: int, _: object) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(child, number)
+        early.append(number)
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, number)
 
     before = {number: signal.signal(number, hand_on) for number in HANDED_ON}
     try:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, HANDED_ON)
+        child = os.fork()
+        if not child:
+            _be_child(run, mask)
+        children.append(child)
+        for number in early:
+            os.kill(child, number)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         while True:
             with contextlib.suppress(KeyboardInterrupt):
                 return os.waitpid(child, 0)[1]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _be_child(run: Callable[[], int], mask: set[int | signal.Signals]) -> NoReturn:
+    status = 1
+    try:
+        _end_with_parent()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        status = run()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
 
 
 def _end_with_parent() -> None:
