@@ -46,6 +46,8 @@ class Scheme:
         dynamic: whether the engine has fast kernels for activations quantized in each call.
         shift: operators for which the engine takes another kernel where the weights' zero point
             is not 0: onnxruntime's int8 convolutions, by up to 1.17x faster or 2x slower.
+        free_multiplications: whether a multiplication by constants in front of a quantizer costs
+            nothing: OpenVINO makes one kernel of the two.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Scheme:
     own_gelu: bool = False
     dynamic: bool = False
     shift: frozenset[str] = frozenset()
+    free_multiplications: bool = False
 
 
 ONNXRUNTIME = Scheme(
@@ -79,6 +82,7 @@ OPENVINO = Scheme(
     "openvino",
     activations="symmetric",
     int8_for_matmul_only=True,
+    free_multiplications=True,
     outputs=False,
     operators=PRODUCTS
     | {"ConvTranspose", "Add", "Mul", "AveragePool", "GlobalAveragePool", "Concat"},

@@ -18,13 +18,13 @@ from edgedl.passes.channels import (
     Part,
     Site,
     apply,
-    find_sites,
     largest_read,
     scale,
     shape,
     weight_read_by,
 )
 from edgedl.passes.graph import constant, drop_unused_initializers, read, rewrite
+from edgedl.passes.sites import find_sites
 
 MOST_SAMPLES = 64
 QUIET = 0.1
@@ -53,7 +53,7 @@ def channel_maxima(model: Model, samples: Samples, progress: Progress = silent) 
         Missing: no engine is installed. EngineFailed: the engine refuses the model.
     """
     graph = read(model.path).graph
-    axes = {group.value.name or "": group.axis for group in _groups(graph)}
+    axes = {group.value.name or "": group.axis for group in find_groups(graph)}
     axes |= {
         bound.node.outputs[0].name or "": 1 for site in find_sites(graph) for bound in site.bounds
     }
@@ -86,7 +86,7 @@ class Smooth:
     Attributes:
         samples: what the maxima of channels are found with.
         alpha: how much of the outliers moves into the weights, 0 to 1.
-        insert: divide where the products read, by a multiplication of its own, where nothing
+        insert: divide where matrix products read, by a multiplication of its own, where nothing
             before it can take the division.
     """
 
@@ -120,8 +120,9 @@ class SmoothBy:
                 apply(graph.graph, site, factors)
                 done |= {part.node for part in site.read}
         if self.insert:
-            for group in _groups(graph.graph):
-                self._insert(graph.graph, group, done)
+            for group in find_groups(graph.graph):
+                if all(part.node.op_type in ("Gemm", "MatMul") for part in group.parts):
+                    self._insert(graph.graph, group, done)
         drop_unused_initializers(graph)
 
     def _of_site(self, site: Site) -> np.ndarray | None:
@@ -201,7 +202,8 @@ class Group:
     parts: tuple[Part, ...]
 
 
-def _groups(graph: ir.Graph) -> list[Group]:
+def find_groups(graph: ir.Graph) -> list[Group]:
+    """Every tensor that products with constant weights read, in graph order."""
     found: dict[tuple[ir.Value, int], list[Part]] = {}
     for node in graph:
         value = node.inputs[0] if node.inputs else None

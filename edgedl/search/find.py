@@ -14,7 +14,7 @@ from edgedl.search.candidates import Refusal, Trial
 from edgedl.search.choose import Timed, judge_promising, rank, time_candidates
 from edgedl.search.limits import relieve
 from edgedl.search.memory import judge
-from edgedl.search.ways import PLANNED, Gathered, Ways, gather
+from edgedl.search.ways import PLANNED, Ways, gather
 
 Keep = Callable[[Trial], None]
 
@@ -59,7 +59,7 @@ def find(
             " that runs",
         )
     for built in backends if ways.limits.max_drop is not None and ways.ask != "plan" else ():
-        more, failed = _relieved(built, timed, made, ways)
+        more, failed = _relieved(built, timed, ways)
         if more:
             again = (timed.candidates[0], *(trial.candidate for trial in more))
             late = time_candidates(again, feeds, ways.threads, seed, ways.progress)
@@ -93,9 +93,7 @@ def in_order(search: Search, ways: Ways) -> Iterator[Trial]:
     yield from (trial for trial in ranked if trial.candidate.name not in taken)
 
 
-def _relieved(
-    built: Backend, timed: Timed, made: Gathered, ways: Ways
-) -> tuple[list[Trial], list[Refusal]]:
+def _relieved(built: Backend, timed: Timed, ways: Ways) -> tuple[list[Trial], list[Refusal]]:
     """Trials with operators back in float, where the fastest plan loses more than it may."""
     assert ways.limits.max_drop is not None
     plans = [c for c in timed.candidates if c.engine == built.engine and c.plan is not None]
@@ -108,8 +106,6 @@ def _relieved(
             return [], []
         for trial in relieve(
             built,
-            ways.clean,
-            made.histograms,
             fastest,
             ways.expected,
             ways.limits.max_drop,

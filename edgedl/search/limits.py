@@ -88,8 +88,6 @@ def _weight_noise(weight: np.ndarray, axis: int | None) -> float:
 
 def relieve(
     backend: Backend,
-    clean: Model,
-    histograms: Mapping[str, Histogram],
     start: Candidate,
     expected: Reference,
     max_drop: float,
@@ -105,16 +103,16 @@ def relieve(
     """
     assert start.plan is not None
     assert start.method is not None
-    method = start.method
-    order = by_harm(start.plan, clean, histograms, start.costs)
+    assert start.prepared is not None
+    method, prepared = start.method, start.prepared
+    order = by_harm(start.plan, prepared.model, prepared.histograms, start.costs)
     placed = {d.node: d.reason for d in start.plan.decisions if d.precision == "float"}
 
     def attempt(count: int) -> Trial:
         kept = dict.fromkeys(order[:count], BACK_TO_FLOAT)
         candidate = int8_candidate(
             backend,
-            clean,
-            histograms,
+            prepared,
             method,
             keep_float={**placed, **kept},
             exact=kept,
