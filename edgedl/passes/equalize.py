@@ -16,8 +16,8 @@ from edgedl.core.samples import Samples
 from edgedl.passes.calibrate import watching
 from edgedl.passes.channels import PRODUCTS, Part, Site, apply, largest_read
 from edgedl.passes.graph import constant, drop_unused_initializers, read, rewrite
-from edgedl.passes.sites import find_sites
-from edgedl.passes.smooth import Maxima, within_bounds
+from edgedl.passes.sites import find_sites, with_shapes
+from edgedl.passes.smooth import ROOM, Maxima, within_bounds
 
 MOST_SAMPLES = 64
 MOST_ROUNDS = 100
@@ -50,7 +50,7 @@ def channels_seen(model: Model, samples: Samples, progress: Progress = silent) -
     Raises:
         Missing: no engine is installed. EngineFailed: the engine refuses the model.
     """
-    graph = read(model.path).graph
+    graph = with_shapes(read(model.path))
     axes: dict[str, int] = {}
     for site in find_sites(graph, PRODUCTS):
         spatial = site.source.op_type in ("Conv", "ConvTranspose")
@@ -94,9 +94,9 @@ class Equalize:
     or moved at most, channel j is divided by sqrt(r1 / r2), r1 and r2 being the largest weights
     that make it and that read it, over and over until no factor changes; of three layers in a row,
     the middle one by channel, all come to the cube root of the product of their ranges. What a
-    channel always exceeds, its mean less three standard deviations and never more than its least
-    value, then moves on into the biases of what reads it. A clip with an upper end stays as it is;
-    channels that reach it keep their factor of 1.
+    channel always exceeds moves on into the biases of what reads it: its mean less three standard
+    deviations, and no more than its least value less a quarter of what that is below the mean. A
+    clip with an upper end stays as it is; channels that reach it keep their factor of 1.
 
     Attributes:
         samples: what channels hold is found with.
@@ -123,7 +123,7 @@ class EqualizeBy:
         return rewrite(model, self)
 
     def edit(self, graph: ir.Model) -> None:
-        sites = find_sites(graph.graph, PRODUCTS)
+        sites = find_sites(with_shapes(graph), PRODUCTS)
         whole = [np.ones(site.channels) for site in sites]
         for _ in range(MOST_ROUNDS):
             change = 0.0
@@ -162,7 +162,8 @@ class EqualizeBy:
         if value is None or mean is None or mean.size != site.channels:
             return
         least, deviation = self.seen.least[value.name or ""], self.seen.deviation[value.name or ""]
-        held = np.maximum(0.0, np.minimum(mean - DEVIATIONS * deviation, least)) / factors
+        always = np.minimum(mean - DEVIATIONS * deviation, mean - ROOM * (mean - least))
+        held = np.maximum(0.0, always) / factors
         biases = [_bias_behind(part) for part in site.read]
         own = _bias_behind(site.made[0])
         if own is None or None in biases or not held.any() or not np.isfinite(held).all():

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from edgedl.passes.channels import PRODUCTS, Bound, Part, Site, floats, shape, weight_read_by
+from edgedl.passes.shapes import Shapes
 
 NORMS = frozenset({"LayerNormalization", "BatchNormalization", "InstanceNormalization"})
 # f(s x) = s f(x) for each channel's s > 0, and channels keep their axis
@@ -18,6 +19,13 @@ KEEP_AXIS = frozenset(
         "Relu",
     }
 )  # fmt: skip
+
+
+def with_shapes(graph: ir.Model) -> ir.Graph:
+    """The graph, its tensors' shapes worked out where one of them is not known."""
+    if any(value.shape is None for node in graph.graph for value in node.outputs):
+        Shapes().edit(graph)
+    return graph.graph
 
 
 def find_sites(graph: ir.Graph, sources: frozenset[str] = PRODUCTS | NORMS | {"Mul"}) -> list[Site]:

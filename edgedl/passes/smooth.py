@@ -24,7 +24,7 @@ from edgedl.passes.channels import (
     weight_read_by,
 )
 from edgedl.passes.graph import constant, drop_unused_initializers, read, rewrite
-from edgedl.passes.sites import find_sites
+from edgedl.passes.sites import find_sites, with_shapes
 
 MOST_SAMPLES = 64
 QUIET = 0.1
@@ -52,7 +52,7 @@ def channel_maxima(model: Model, samples: Samples, progress: Progress = silent) 
     Raises:
         Missing: no engine is installed. EngineFailed: the engine refuses the model.
     """
-    graph = read(model.path).graph
+    graph = with_shapes(read(model.path))
     axes = {group.value.name or "": group.axis for group in find_groups(graph)}
     axes |= {
         bound.node.outputs[0].name or "": 1 for site in find_sites(graph) for bound in site.bounds
@@ -114,7 +114,7 @@ class SmoothBy:
 
     def edit(self, graph: ir.Model) -> None:
         done: set[ir.Node] = set()
-        for site in find_sites(graph.graph):
+        for site in find_sites(with_shapes(graph)):
             factors = self._of_site(site)
             if factors is not None:
                 apply(graph.graph, site, factors)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 from edgedl.backends import Backend
 from edgedl.benchmark.machine import this_machine
-from edgedl.core.errors import EdgeError
+from edgedl.core.errors import BadValue, EdgeError
+from edgedl.core.fields import from_plain
 from edgedl.core.ledger import Ledger
 from edgedl.core.model import Model
 from edgedl.core.progress import Progress, silent
@@ -18,7 +20,7 @@ from edgedl.core.samples import Samples
 from edgedl.passes.correct import channel_means
 from edgedl.passes.plan import Plan
 from edgedl.passes.quantize import plan
-from edgedl.passes.ranges import METHODS, Methods, method_for, usual_method
+from edgedl.passes.ranges import METHODS, Method, Methods, method_for, usual_method
 from edgedl.passes.repairs import Repair, worth_equalizing, worth_smoothing
 from edgedl.passes.saturation import at_risk, saturates
 from edgedl.search.candidates import (
@@ -37,6 +39,7 @@ MIXING_SECONDS = 15.0
 MOST_MIXED_BYTES = 64_000_000
 CLEARLY_DB = 0.3
 MILD, STRONG = 0.5, 0.95
+LEAST_ERROR: Method = "mse"
 
 
 def best_ranges(
@@ -62,9 +65,7 @@ def best_ranges(
     try:
         for method in METHODS:
             trial.attempt(method, str(method))
-        for repair in _worth_trying(prepared.model, backend):
-            progress(f"trying {repair.label} for {backend.engine}", 0, 1)
-            _repair(trial, repair, calibration, progress)
+        _repair(trial, calibration, progress)
         narrows = saturates(this_machine().to_json(), backend.engine)
         clean, histograms = trial.prepared.model, trial.prepared.histograms
         if narrows and (risky := at_risk(trial.plan, clean, histograms)):
@@ -138,16 +139,53 @@ def _worth_trying(model: Model, backend: Backend) -> Iterator[Repair]:
         yield from (Repair("smooth", alpha, free) for alpha in (MILD, STRONG))
 
 
-def _repair(trial: Attempts, repair: Repair, calibration: Samples, progress: Progress) -> None:
-    """Try a repair with ranges by each method, and keep it where it helps; another of the same kind
-    makes place for it."""
-    before = [one for one in trial.prepared.repairs if one.kind != repair.kind]
-    repairs = (*before, repair)
+def _repair(trial: Attempts, calibration: Samples, progress: Progress) -> None:
+    """Repair the float model in each way that is worth trying, and keep what helps.
+
+    What was kept is noted, so that the same question has the same answer and costs little again.
+    """
+    assert trial.best is not None
+    clean, backend = trial.given.model, trial.backend
+    noted = Ledger.of(
+        "repairs",
+        model=clean.digest,
+        expected=trial.few.digest,
+        calibration=calibration.digest,
+        start=key_of_candidate(trial.best),
+        threads=trial.threads,
+        machine=machine_parts(),
+    )
+    for row in noted.rows():
+        with contextlib.suppress(BadValue, KeyError, TypeError):
+            repairs = tuple(from_plain(Repair, one) for one in row["repairs"])
+            if repairs and row["method"] in METHODS:
+                _try_repaired(trial, repairs, [row["method"]], calibration, progress)
+            return
+    for repair in _worth_trying(clean, backend):
+        progress(f"trying {repair.label} for {backend.engine}", 0, 1)
+        others = [one for one in trial.prepared.repairs if one.kind != repair.kind]
+        first = list(dict.fromkeys((usual_method(trial.method), LEAST_ERROR)))
+        rest = [method for method in METHODS if method not in first]
+        _try_repaired(trial, (*others, repair), first, calibration, progress, rest)
+    kept = [repair.to_json() for repair in trial.prepared.repairs]
+    noted.add([{"repairs": kept, "method": usual_method(trial.method)}])
+
+
+def _try_repaired(
+    trial: Attempts,
+    repairs: tuple[Repair, ...],
+    methods: Sequence[Method],
+    calibration: Samples,
+    progress: Progress,
+    rest: Sequence[Method] = (),
+) -> None:
+    """A repaired model with ranges by each of these methods, and by the rest where one helps."""
     model = repaired(trial.given.model, repairs, calibration, progress)
     watched = tensors_to_watch(model, [trial.backend.scheme])
     histograms = counted(model, watched, calibration, progress)
     prepared = Prepared(model, histograms, repairs, calibration.digest)
-    for method in METHODS:
+    tried = [trial.attempt(method, f"{method}{prepared.label}", prepared) for method in methods]
+    for method in rest if any(tried) else ():
         trial.attempt(method, f"{method}{prepared.label}", prepared)
 
 
