@@ -46,6 +46,7 @@ from edgedl.search.choose import BUSY, confirm
 from edgedl.search.find import Search, find, in_order
 from edgedl.search.limits import Limits
 from edgedl.search.outcome import MOST_AGREEMENT, outcome
+from edgedl.search.prepared import as_planned
 from edgedl.search.ready import (
     backends_of,
     float_session,
@@ -156,7 +157,7 @@ def compress(
             expected.check_metric()
 
     if written is not None and planned is not None:
-        written.read(lambda _: fit(planned, clean))
+        written.read(lambda _: fit(planned, as_planned(clean, planned, groups.calibration).model))
     notes: dict[str, Any] = {"target": target, "threads": threads}
     sizes = bundle_sizes(groups.report, expected.answers[0], notes, processing)
     limits = Limits(max_drop, max_latency_ms, max_bytes, sizes)
@@ -306,7 +307,7 @@ def _float_reasons(winner: Trial) -> dict[tuple[str, str], int]:
 
 
 def _plan_text(candidate: Candidate) -> str | None:
-    plan, ranges = candidate.plan, candidate.method
+    plan, ranges, prepared = candidate.plan, candidate.method, candidate.prepared
     if plan is None or ranges is None:
         return None
     return to_yaml(
@@ -317,6 +318,8 @@ def _plan_text(candidate: Candidate) -> str | None:
         corrected=candidate.means is not None,
         exact=candidate.exact,
         costs=candidate.costs,
+        repairs=prepared.repairs if prepared is not None else (),
+        repaired_with=prepared.samples if prepared is not None else "",
     )
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import edgedl
+from edgedl.core.errors import BadValue
 from edgedl.passes.graph import to_ship
 from edgedl.passes.plan_file import to_yaml
+from edgedl.passes.repairs import Repair
 from edgedl.runtime import installed_engines
 from edgedl.runtime.bundle import open_bundle
 from edgedl.yamls import read_yaml
@@ -77,6 +80,32 @@ def test_the_same_plan_makes_the_same_model(engine: str, tmp_path: Path) -> None
     edgedl.compress(model, arrays, out, plan=path, seconds=0.5)
     bundle = open_bundle(out)
     assert bundle.read(bundle.payloads[0].part) == to_ship(full.model)[0]
+
+
+@pytest.mark.parametrize("engine", installed_engines())
+def test_a_plan_whose_model_is_repaired_comes_back_whole(engine: str, tmp_path: Path) -> None:
+    (tmp_path / "clean").mkdir()
+    full = full_plan(prepared(residual_net(), tmp_path / "clean"), engine)
+    assert full.plan is not None
+    path, out = tmp_path / "plan.yaml", tmp_path / "out.edl"
+    unscaled = replace(full.plan, activations={})
+    repairs = (Repair("equalize"), Repair("smooth", 0.75))
+    path.write_text(to_yaml(unscaled, engine, full.settings, "minmax", repairs=repairs))
+    arrays = {"x": np.random.default_rng(3).standard_normal((16, 3, 8, 8)).astype(np.float32)}
+    model = saved(residual_net(), tmp_path).path
+    found = []
+    for _ in range(2):
+        made = edgedl.compress(model, arrays, out, plan=path, seconds=0.5)
+        bundle = open_bundle(out)
+        found.append(bundle.read(bundle.payloads[0].part))
+        assert made.plan is not None
+        path.write_text(made.plan)
+        assert [one["kind"] for one in read_yaml(path).data["repairs"]] == ["equalize", "smooth"]
+    assert found[0] == found[1]
+    others = {"x": np.random.default_rng(4).standard_normal((16, 3, 8, 8)).astype(np.float32)}
+    with pytest.raises(BadValue, match="repaired with other samples") as caught:
+        edgedl.compress(model, others, out, plan=path, seconds=0.5)
+    assert f"{path}:" in str(caught.value)
 
 
 def test_a_plans_settings_are_kept(tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ class Scheme:
             is not 0: onnxruntime's int8 convolutions, by up to 1.17x faster or 2x slower.
         direct: whether weights stored in 8 bits are expanded by a single Cast, which takes a third
             less memory to open; OpenVINO would take it for a compressed weight.
+        free_multiplications: whether a multiplication by constants in front of a quantizer costs
+            nothing: OpenVINO makes one kernel of the two.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Scheme:
     dynamic: bool = False
     shift: frozenset[str] = frozenset()
     direct: bool = False
+    free_multiplications: bool = False
 
 
 ONNXRUNTIME = Scheme(
@@ -94,6 +97,7 @@ OPENVINO = Scheme(
     "openvino",
     activations="symmetric",
     int8_for_matmul_only=True,
+    free_multiplications=True,
     outputs=False,
     carries=True,
     operators=PRODUCTS

@@ -3,9 +3,11 @@
 PASSES = {
     "clean": "edgedl.passes.clean:Clean",
     "dynamic": "edgedl.passes.dynamic:Dynamic",
+    "equalize": "edgedl.passes.equalize:Equalize",
     "fold": "edgedl.passes.fold:Fold",
     "quantize": "edgedl.passes.quantize:Quantize",
     "shapes": "edgedl.passes.shapes:Shapes",
+    "smooth": "edgedl.passes.smooth:Smooth",
     "unquantize": "edgedl.passes.unquantize:Unquantize",
     "weight_only": "edgedl.passes.weight_only:WeightOnly",
 }

@@ -18,6 +18,7 @@ from edgedl.passes.layout import Layout, layout
 from edgedl.passes.plan import Cost, Plan, Quantizer, State
 from edgedl.passes.ranges import METHODS, Method
 from edgedl.passes.recurrent import int8_recurrent
+from edgedl.passes.repairs import Repair
 from edgedl.passes.scales import SMALLEST_SCALE
 
 BY_HAND = "the plan says so"
@@ -26,7 +27,7 @@ STATES: tuple[State, ...] = ("float", "int8")
 LIKE = f"like `{json.dumps(Quantizer('uint8', 0.02, 128).to_json())}`"
 NEEDED = ("engine", "settings", "ranges", "operators", "scales")
 LISTS = ("shifted", "narrow", "exact", "tables")
-PARTS = (*NEEDED, "corrected", *LISTS)
+PARTS = (*NEEDED, "corrected", "repairs", "repaired_with", *LISTS)
 MOST_WIDTH = 80
 MOST_PLAIN_KEY = 1000  # YAML 1.2 (7.4) reads no further for the colon behind a key
 HEAD = """\
@@ -51,6 +52,8 @@ class PlanFile:
         narrow: nodes whose weights have 7 bits.
         exact: nodes in float whose weights are stored as they were.
         tables: nodes that look rows up in a table of codes; as the rules say where None.
+        repairs: what is done to the float model first.
+        repaired_with: the digest of the samples that repairs were made with.
     """
 
     engine: str
@@ -63,6 +66,8 @@ class PlanFile:
     narrow: tuple[str, ...] = ()
     exact: tuple[str, ...] = ()
     tables: tuple[str, ...] | None = None
+    repairs: tuple[Repair, ...] = ()
+    repaired_with: str = ""
 
 
 def to_yaml(
@@ -74,10 +79,15 @@ def to_yaml(
     corrected: bool = False,
     exact: Sequence[str] = (),
     costs: Sequence[Cost] = (),
+    repairs: Sequence[Repair] = (),
+    repaired_with: str = "",
 ) -> str:
     """The file's text, with what each operator costs and why as comments."""
     lines = [HEAD, f"engine: {engine}", f"settings: {json.dumps(dict(settings))}"]
     lines += [f"ranges: {ranges}", f"corrected: {str(corrected).lower()}"]
+    if repairs:
+        lines.append(f"repairs: {json.dumps([repair.to_json() for repair in repairs])}")
+        lines.append(f"repaired_with: {repaired_with}")
     lists = (plan.shifted, plan.narrow, exact, plan.tables)
     lines += [f"{part}: {json.dumps(list(n))}" for part, n in zip(LISTS, lists, strict=True)]
     lines += ["operators:" + ("" if plan.decisions else " {}")]
@@ -147,7 +157,22 @@ def from_document(document: Any) -> PlanFile:
         tuple(document.get("narrow", ())),
         tuple(document.get("exact", ())),
         tuple(document["tables"]) if "tables" in document else None,
+        _repairs(document.get("repairs", [])),
+        str(document.get("repaired_with", "")),
     )
+
+
+def _repairs(document: Any) -> tuple[Repair, ...]:
+    if not isinstance(document, list):
+        message = "`repairs` wants a list"
+        raise BadValue(message, keys=("repairs",), hint="`repairs: []` where there are none")
+    found = []
+    for i, one in enumerate(document):
+        try:
+            found.append(from_plain(Repair, one))
+        except BadValue as error:
+            raise error.under(("repairs", i)) from None
+    return tuple(found)
 
 
 def _quantizer(value: Any, name: str) -> Quantizer:

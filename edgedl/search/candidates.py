@@ -24,10 +24,11 @@ from edgedl.passes.layout import EXTENTS, Extent, layout
 from edgedl.passes.place import Place
 from edgedl.passes.plan import Cost, Plan
 from edgedl.passes.quantize import plan
-from edgedl.passes.ranges import Histogram, Methods, usual_method
+from edgedl.passes.ranges import Methods, usual_method
 from edgedl.passes.weight_only import WeightOnly
 from edgedl.runtime import engine
 from edgedl.runtime.session import Session
+from edgedl.search.prepared import Prepared
 
 REFERENCE_BYTES = 64 << 20
 METHOD_SAMPLES = 24
@@ -53,6 +54,7 @@ class Candidate:
         costs: the table that its plan was found in, or beside which it was tried.
         origin: `rules` where its plan is all that the rules allow, `costs` where measured costs
             placed it.
+        prepared: the float model that its plan was made for.
     """
 
     engine: str
@@ -69,6 +71,7 @@ class Candidate:
     exact: tuple[str, ...] = ()
     costs: tuple[Cost, ...] = ()
     origin: Literal["", "rules", "costs"] = ""
+    prepared: Prepared | None = None
 
     @property
     def name(self) -> str:
@@ -305,8 +308,7 @@ def has_choices(clean: Model, schemes: Sequence[Scheme]) -> bool:
 
 def int8_candidate(
     backend: Backend,
-    clean: Model,
-    histograms: Mapping[str, Histogram],
+    prepared: Prepared,
     method: Methods,
     *,
     extent: Extent = "full",
@@ -320,9 +322,8 @@ def int8_candidate(
 ) -> Candidate:
     """The model in int8 by the backend's scheme; operators that compute in float have their weights
     stored in 8 bits, but for those of `exact`. Biases are corrected where there are means."""
-    decided = plan(
-        clean, backend.scheme.name, histograms, method, extent=extent, keep_float=keep_float
-    )
+    clean, scheme = prepared.model, backend.scheme.name
+    decided = plan(clean, scheme, prepared.histograms, method, extent=extent, keep_float=keep_float)
     decided = replace(
         decided,
         shifted=tuple(n for n in decided.weights if n in shifted),
@@ -342,17 +343,16 @@ def int8_candidate(
         method=method,
         means=means,
         exact=stored.keep_float,
+        prepared=prepared,
     )
 
 
-def narrower(
-    backend: Backend, clean: Model, histograms: Mapping[str, Histogram], method: Methods
-) -> Iterator[Candidate]:
+def narrower(backend: Backend, prepared: Prepared, method: Methods) -> Iterator[Candidate]:
     """Int8 by narrower rules; only plans that differ in what they put into int8."""
     seen: set[tuple[str, ...]] = set()
     for extent in EXTENTS:
         label = f"int8 {extent}, {usual_method(method)}"
-        candidate = int8_candidate(backend, clean, histograms, method, extent=extent, label=label)
+        candidate = int8_candidate(backend, prepared, method, extent=extent, label=label)
         assert candidate.plan is not None
         if candidate.plan.int8 and candidate.plan.int8 not in seen and extent != "full":
             yield candidate

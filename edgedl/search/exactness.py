@@ -2,55 +2,72 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 from edgedl.backends import Backend
 from edgedl.benchmark.machine import this_machine
-from edgedl.core.errors import EdgeError
+from edgedl.core.errors import BadValue, EdgeError
+from edgedl.core.fields import from_plain
 from edgedl.core.ledger import Ledger
 from edgedl.core.model import Model
+from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
 from edgedl.passes.correct import channel_means
 from edgedl.passes.plan import Plan
 from edgedl.passes.quantize import plan
-from edgedl.passes.ranges import METHODS, Histogram, Methods, method_for, usual_method
+from edgedl.passes.ranges import METHODS, Method, Methods, method_for, usual_method
+from edgedl.passes.repairs import Repair, worth_equalizing, worth_smoothing
 from edgedl.passes.saturation import at_risk, saturates
-from edgedl.search.candidates import Candidate, Reference, Refusal, int8_candidate
+from edgedl.search.candidates import (
+    Candidate,
+    Reference,
+    Refusal,
+    int8_candidate,
+    tensors_to_watch,
+)
 from edgedl.search.memory import judge, key_of_candidate, machine_parts
+from edgedl.search.prepared import Prepared, counted, repaired
 
 FEW = 24
 PARTS = 8
 MIXING_SECONDS = 15.0
 MOST_MIXED_BYTES = 64_000_000
+CLEARLY_DB = 0.3
+MILD, STRONG = 0.5, 0.95
+LEAST_ERROR: Method = "mse"
 
 
 def best_ranges(
     backend: Backend,
-    clean: Model,
-    histograms: Mapping[str, Histogram],
+    prepared: Prepared,
     calibration: Samples,
     expected: Reference,
     threads: int | None,
+    progress: Progress = silent,
 ) -> Candidate | Refusal | None:
-    """Int8 as far as the rules go, with the ranges that answer most like float; with weights in 7
-    bits where sums overflow on this processor, with ranges by another method for some tensors, and
-    with corrected biases, each where that helps. None where the rules put nothing into int8.
+    """Int8 as far as the rules go, with the ranges that answer most like float; on a float model
+    with even channels, with weights in 7 bits where sums overflow on this processor, with ranges by
+    another method for some tensors, and with corrected biases, each where that helps. None where
+    the rules put nothing into int8.
 
     What answers most like float is what has the most signal to noise in the model's outputs, on a
     few samples that calibration did not see, as the engine runs it: the error that a range causes
     further down, and not its own.
     """
-    if not plan(clean, backend.scheme.name, histograms, "minmax").int8:
+    if not plan(prepared.model, backend.scheme.name, prepared.histograms, "minmax").int8:
         return None
-    trial = Attempts(backend, clean, histograms, expected.take(FEW), threads)
+    trial = Attempts(backend, prepared, expected.take(FEW), threads)
     try:
         for method in METHODS:
             trial.attempt(method, str(method))
+        _repair(trial, calibration, progress)
         narrows = saturates(this_machine().to_json(), backend.engine)
+        clean, histograms = trial.prepared.model, trial.prepared.histograms
         if narrows and (risky := at_risk(trial.plan, clean, histograms)):
             note = f"{trial.note}, {len(risky)} weights in 7 bits"
             trial.attempt(trial.method, note, narrow=risky)
@@ -69,12 +86,17 @@ class Attempts:
     """Candidates tried on a few samples, of which the best is kept."""
 
     backend: Backend
-    clean: Model
-    histograms: Mapping[str, Histogram]
+    given: Prepared
     few: Reference
     threads: int | None
     best: Candidate | None = None
     sqnr_db: float = -math.inf
+
+    @property
+    def prepared(self) -> Prepared:
+        """What the best was made of, or what was given."""
+        found = self.best.prepared if self.best is not None else None
+        return self.given if found is None else found
 
     @property
     def method(self) -> Methods:
@@ -93,16 +115,78 @@ class Attempts:
         assert self.best is not None
         return self.best.label.removeprefix("int8, ")
 
-    def attempt(self, method: Methods, note: str, **more: Any) -> bool:
-        """Whether this answers more like float than all before."""
-        candidate = int8_candidate(
-            self.backend, self.clean, self.histograms, method, label=f"int8, {note}", **more
-        )
+    def attempt(
+        self, method: Methods, note: str, prepared: Prepared | None = None, **more: Any
+    ) -> bool:
+        """Whether this answers more like float than all before; by 0.3 dB, where another float
+        model than that of the best is quantized."""
+        prepared = self.prepared if prepared is None else prepared
+        candidate = int8_candidate(self.backend, prepared, method, label=f"int8, {note}", **more)
         found = judge(candidate, self.few, self.threads).agreement.sqnr_db
-        if found <= self.sqnr_db:
+        least = self.sqnr_db + (CLEARLY_DB if prepared.model != self.prepared.model else 0.0)
+        if found <= least:
             return False
         self.best, self.sqnr_db = candidate, found
         return True
+
+
+def _worth_trying(model: Model, backend: Backend) -> Iterator[Repair]:
+    free = backend.scheme.free_multiplications
+    if worth_equalizing(model):
+        yield Repair("equalize")
+        yield Repair("smooth", STRONG, free)
+    elif worth_smoothing(model, free):
+        yield from (Repair("smooth", alpha, free) for alpha in (MILD, STRONG))
+
+
+def _repair(trial: Attempts, calibration: Samples, progress: Progress) -> None:
+    """Repair the float model in each way that is worth trying, and keep what helps.
+
+    What was kept is noted, so that the same question has the same answer and costs little again.
+    """
+    assert trial.best is not None
+    clean, backend = trial.given.model, trial.backend
+    noted = Ledger.of(
+        "repairs",
+        model=clean.digest,
+        expected=trial.few.digest,
+        calibration=calibration.digest,
+        start=key_of_candidate(trial.best),
+        threads=trial.threads,
+        machine=machine_parts(),
+    )
+    for row in noted.rows():
+        with contextlib.suppress(BadValue, KeyError, TypeError):
+            repairs = tuple(from_plain(Repair, one) for one in row["repairs"])
+            if repairs and row["method"] in METHODS:
+                _try_repaired(trial, repairs, [row["method"]], calibration, progress)
+            return
+    for repair in _worth_trying(clean, backend):
+        progress(f"trying {repair.label} for {backend.engine}", 0, 1)
+        others = [one for one in trial.prepared.repairs if one.kind != repair.kind]
+        first = list(dict.fromkeys((usual_method(trial.method), LEAST_ERROR)))
+        rest = [method for method in METHODS if method not in first]
+        _try_repaired(trial, (*others, repair), first, calibration, progress, rest)
+    kept = [repair.to_json() for repair in trial.prepared.repairs]
+    noted.add([{"repairs": kept, "method": usual_method(trial.method)}])
+
+
+def _try_repaired(
+    trial: Attempts,
+    repairs: tuple[Repair, ...],
+    methods: Sequence[Method],
+    calibration: Samples,
+    progress: Progress,
+    rest: Sequence[Method] = (),
+) -> None:
+    """A repaired model with ranges by each of these methods, and by the rest where one helps."""
+    model = repaired(trial.given.model, repairs, calibration, progress)
+    watched = tensors_to_watch(model, [trial.backend.scheme])
+    histograms = counted(model, watched, calibration, progress)
+    prepared = Prepared(model, histograms, repairs, calibration.digest)
+    tried = [trial.attempt(method, f"{method}{prepared.label}", prepared) for method in methods]
+    for method in rest if any(tried) else ():
+        trial.attempt(method, f"{method}{prepared.label}", prepared)
 
 
 def _mix(trial: Attempts) -> None:
@@ -111,19 +195,19 @@ def _mix(trial: Attempts) -> None:
 
     What was kept is noted, so that the same question has the same answer and costs nothing again.
     """
-    if trial.clean.bytes > MOST_MIXED_BYTES:
+    if trial.prepared.model.bytes > MOST_MIXED_BYTES:
         return
     usual = usual_method(trial.method)
     tensors = list(trial.plan.activations)
     noted = Ledger.of(
         "ranges",
-        model=trial.clean.digest,
+        model=trial.prepared.model.digest,
         expected=trial.few.digest,
         start=key_of_candidate(trial.best) if trial.best else "",
         threads=trial.threads,
         machine=machine_parts(),
     )
-    chosen = {tensor: method_for(trial.method, tensor) for tensor in trial.histograms}
+    chosen = {tensor: method_for(trial.method, tensor) for tensor in trial.prepared.histograms}
     start, narrow = trial.note, trial.plan.narrow
     for row in noted.rows():
         kept = {**chosen, **{t: m for t, m in row.items() if t in chosen and m in METHODS}}

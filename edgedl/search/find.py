@@ -16,7 +16,7 @@ from edgedl.search.kernels import with_other_kernels
 from edgedl.search.limits import relieve
 from edgedl.search.memory import judge
 from edgedl.search.placement import runs_for
-from edgedl.search.ways import PLANNED, Gathered, Ways, gather
+from edgedl.search.ways import PLANNED, Ways, gather
 
 BEHIND = 1.3
 NEAR = 1.1
@@ -70,7 +70,7 @@ def find(
             " that runs",
         )
     for built in backends if ways.limits.max_drop is not None and ways.ask != "plan" else ():
-        more, failed = _relieved(built, timed, made, ways)
+        more, failed = _relieved(built, timed, ways)
         if more:
             timed = _with_more(timed, [trial.candidate for trial in more], ways, feeds, seed)
             trials += [t for t in more if t.candidate.name in timed.latency_ms]
@@ -158,9 +158,7 @@ def in_order(search: Search, ways: Ways) -> Iterator[Trial]:
     yield from (trial for trial in ranked if trial.candidate.name not in taken)
 
 
-def _relieved(
-    built: Backend, timed: Timed, made: Gathered, ways: Ways
-) -> tuple[list[Trial], list[Refusal]]:
+def _relieved(built: Backend, timed: Timed, ways: Ways) -> tuple[list[Trial], list[Refusal]]:
     """Trials with operators back in float, where the fastest plan loses more than it may."""
     assert ways.limits.max_drop is not None
     plans = [c for c in timed.candidates if c.engine == built.engine and c.plan is not None]
@@ -173,8 +171,6 @@ def _relieved(
             return [], []
         for trial in relieve(
             built,
-            ways.clean,
-            made.histograms,
             fastest,
             ways.expected,
             ways.limits.max_drop,

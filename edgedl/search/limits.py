@@ -173,8 +173,6 @@ def _weight_noise(weight: np.ndarray, axis: int | None) -> float:
 
 def relieve(
     backend: Backend,
-    clean: Model,
-    histograms: Mapping[str, Histogram],
     start: Candidate,
     expected: Reference,
     max_drop: float,
@@ -190,16 +188,17 @@ def relieve(
     """
     assert start.plan is not None
     assert start.method is not None
+    assert start.prepared is not None
     method, backend = start.method, in_scheme(backend, SCHEMES[start.plan.scheme])
-    order = by_harm(start.plan, clean, histograms, start.costs)
+    prepared = start.prepared
+    order = by_harm(start.plan, prepared.model, prepared.histograms, start.costs)
     placed = {d.node: d.reason for d in start.plan.decisions if d.precision == "float"}
 
     def attempt(count: int) -> Trial:
         kept = dict.fromkeys(order[:count], BACK_TO_FLOAT)
         candidate = int8_candidate(
             backend,
-            clean,
-            histograms,
+            prepared,
             method,
             keep_float={**placed, **kept},
             exact=kept,

@@ -30,11 +30,10 @@ LEAST_RUNS, MOST_RUNS = 8, 60
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """What placing needs to measure: an engine, the float model, an input and threads; and, where
-    answers are compared as well, those of the float model to a few inputs."""
+    """What placing needs to measure: an engine, an input and threads; and, where answers are
+    compared as well, those of the float model to a few inputs."""
 
     backend: Backend
-    clean: Model
     feed: Mapping[str, np.ndarray]
     threads: int
     progress: Progress
@@ -67,9 +66,7 @@ class Placed:
     float_share: float
 
 
-def place_by_cost(
-    bench: Bench, full: Candidate, histograms: Mapping[str, Histogram], calibrated: int
-) -> Placed:
+def place_by_cost(bench: Bench, full: Candidate, calibrated: int) -> Placed:
     """The plan of least time.
 
     The float model and the full plan are profiled, unless the store knows all of their operators'
@@ -88,25 +85,26 @@ def place_by_cost(
     """
     assert full.plan is not None
     assert full.method is not None
-    found = _sized(choices(bench.clean, bench.backend.scheme), histograms, calibrated)
+    assert full.prepared is not None
+    prepared, clean = full.prepared, full.prepared.model
+    found = _sized(choices(clean, bench.backend.scheme), prepared.histograms, calibrated)
     table = _table(bench, full)
     known = table.knows(found, "float") and table.knows(found, "int8")
-    known = known and bench.clean.digest in table.float_shares
+    known = known and clean.digest in table.float_shares
     best, rest_us = (math.inf, full), None
     if not known:
-        as_float = replace(full, precision="float32", model=bench.clean, plan=None)
+        as_float = replace(full, precision="float32", model=clean, plan=None)
         rest_us = _profile(table, bench, as_float, found, None).rest_us
         spent = _profile(table, bench, full, found, rest_us)
         best = (spent.total_us, full)
-        table.add_share(bench.clean.digest, spent.rest_us / max(spent.total_us, 1e-9))
+        table.add_share(clean.digest, spent.rest_us / max(spent.total_us, 1e-9))
     seen = {full.plan.int8}
     for _ in range(1 if known else MOST_TURNS):
         chosen = table.best(found, bench.backend.scheme.optional_outputs)
         kept = {name: CHEAPER_IN_FLOAT for name in found.operators if name not in chosen}
         candidate = int8_candidate(
             bench.backend,
-            bench.clean,
-            histograms,
+            prepared,
             full.method,
             keep_float=kept,
             settings=full.settings,
@@ -126,10 +124,10 @@ def place_by_cost(
         if not _answers(bench, candidate):
             continue
         best = min(best, (spent.total_us, candidate), key=lambda one: one[0])
-    winner = _shifted(table, bench, best[1], histograms, found)
+    winner = _shifted(table, bench, best[1], found)
     assert winner.plan is not None
     costs = table.rows(found, set(winner.plan.int8))
-    return Placed(winner, costs, table.float_shares[bench.clean.digest])
+    return Placed(winner, costs, table.float_shares[clean.digest])
 
 
 def _answers(bench: Bench, candidate: Candidate) -> bool:
@@ -144,14 +142,14 @@ def _shifted(
     table: CostTable,
     bench: Bench,
     winner: Candidate,
-    histograms: Mapping[str, Histogram],
     found: Choices,
 ) -> Candidate:
     """The winner with the weights of those operators shifted by one whose other kernel is faster
     here; the winner itself where none is."""
     assert winner.plan is not None
     assert winner.method is not None
-    method, narrow = winner.method, winner.plan.narrow
+    assert winner.prepared is not None
+    method, narrow, prepared = winner.method, winner.plan.narrow, winner.prepared
     kinds = bench.backend.scheme.shift
     able = [n for n in winner.plan.int8 if found.operators.get(n) in kinds]
     if not able:
@@ -161,8 +159,7 @@ def _shifted(
     def candidate(nodes: Collection[str]) -> Candidate:
         return int8_candidate(
             bench.backend,
-            bench.clean,
-            histograms,
+            prepared,
             method,
             keep_float=kept,
             settings=winner.settings,

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from edgedl.backends import Backend, in_scheme
 from edgedl.core.errors import EdgeError
 from edgedl.core.ledger import Ledger
-from edgedl.core.model import Model
 from edgedl.core.progress import Progress
 from edgedl.core.target import Scheme
-from edgedl.passes.ranges import Histogram, Method
+from edgedl.passes.ranges import Method
 from edgedl.search.candidates import Candidate, Reference, int8_candidate
 from edgedl.search.choose import time_candidates
 from edgedl.search.memory import judge, key_of_candidate, machine_parts
+from edgedl.search.prepared import Prepared
 
 CLEARLY_FASTER = 0.97
 AS_FAST = 1.01
@@ -24,8 +22,7 @@ METHOD: Method = "minmax"
 
 def in_better_scheme(
     built: Backend,
-    clean: Model,
-    histograms: Mapping[str, Histogram],
+    prepared: Prepared,
     expected: Reference,
     threads: int,
     progress: Progress,
@@ -35,9 +32,9 @@ def in_better_scheme(
 
     The full plans are compared, with ranges by the same method. What was found is noted.
     """
-    usual, few = _full(built, built.scheme, clean, histograms), expected.take(FEW)
+    usual, few = _full(built, built.scheme, prepared), expected.take(FEW)
     for scheme in built.schemes:
-        other = _full(built, scheme, clean, histograms)
+        other = _full(built, scheme, prepared)
         if other.model.digest == usual.model.digest:
             continue
         noted = Ledger.of(
@@ -62,11 +59,9 @@ def in_better_scheme(
     return built
 
 
-def _full(
-    built: Backend, scheme: Scheme, clean: Model, histograms: Mapping[str, Histogram]
-) -> Candidate:
+def _full(built: Backend, scheme: Scheme, prepared: Prepared) -> Candidate:
     label = f"int8, {scheme.name}"
-    return int8_candidate(in_scheme(built, scheme), clean, histograms, METHOD, label=label)
+    return int8_candidate(in_scheme(built, scheme), prepared, METHOD, label=label)
 
 
 def _better(

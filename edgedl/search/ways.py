@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-import numpy as np
-
-import edgedl
 from edgedl.backends import Backend
 from edgedl.core.errors import EdgeError
 from edgedl.core.model import Model
 from edgedl.core.progress import Progress
 from edgedl.core.samples import Samples
-from edgedl.core.store import default_store, key_of
 from edgedl.core.units import format_bytes
 from edgedl.passes.calibrate import calibrate, forecast
 from edgedl.passes.correct import CorrectBias, channel_means
 from edgedl.passes.graph import quantized_already, rewrite
 from edgedl.passes.place import Place
 from edgedl.passes.plan_file import PlanFile, fit
-from edgedl.passes.ranges import Histogram
 from edgedl.passes.scales import decide
 from edgedl.passes.weight_only import WeightOnly
 from edgedl.runtime import engine
@@ -40,6 +34,7 @@ from edgedl.search.exactness import best_ranges
 from edgedl.search.limits import Limits
 from edgedl.search.memory import careful
 from edgedl.search.placement import Bench, place_by_cost, runs_for
+from edgedl.search.prepared import Prepared, as_planned, counted
 from edgedl.search.schemes import in_better_scheme
 
 WORTH_REDUCING = 0.1
@@ -65,11 +60,10 @@ class Ways:
 
 @dataclass(frozen=True, eq=False)
 class Gathered:
-    """Candidates, those that could not be made, and the histograms that plans are made from."""
+    """Candidates, and those that could not be made."""
 
     candidates: tuple[Candidate, ...]
     refusals: tuple[Refusal, ...]
-    histograms: Mapping[str, Histogram]
 
 
 def gather(backends: Sequence[Backend], ways: Ways) -> Gathered:
@@ -83,66 +77,48 @@ def gather(backends: Sequence[Backend], ways: Ways) -> Gathered:
         ]
     if ways.ask in ("int8", "auto", "dynamic") and not quantized_already(ways.clean):
         found += [one for built in backends if (one := dynamic_candidate(built, ways.clean))]
-    histograms: Mapping[str, Histogram] | None = None
+    prepared = None
     if ways.plan is not None:
         found += [_planned(built, ways, ways.plan) for built in backends]
     if ways.ask in ("int8", "auto"):
-        histograms, refusal = _histograms(backends, ways)
-        found += [refusal] if refusal else []
-    for built in backends if histograms is not None else ():
-        found += _int8(built, ways, histograms or {})
+        prepared = _prepared(backends, ways)
+    if isinstance(prepared, Refusal):
+        found.append(prepared)
+    elif prepared is not None:
+        for built in backends:
+            found += _int8(built, ways, prepared)
     candidates = [one for one in found if isinstance(one, Candidate)]
     for built in backends:
         candidates += _variants(built, ways, candidates)
     refusals = tuple(one for one in found if isinstance(one, Refusal))
-    return Gathered(tuple(candidates), refusals, histograms or {})
+    return Gathered(tuple(candidates), refusals)
 
 
-def _histograms(
-    backends: Sequence[Backend], ways: Ways
-) -> tuple[Mapping[str, Histogram] | None, Refusal | None]:
-    """What was counted, which may be nothing; None where int8 is out of the question, and why."""
+def _prepared(backends: Sequence[Backend], ways: Ways) -> Prepared | Refusal:
+    """The cleaned model and its histograms, nothing repaired yet."""
     if quantized_already(ways.clean):
-        return None, Refusal("int8", "the model is quantized already, and left as it is (--force)")
+        return Refusal("int8", "the model is quantized already, and left as it is (--force)")
     schemes = [s for b in backends for s in (b.scheme, *b.schemes)]
     watched = tensors_to_watch(ways.clean, schemes)
     if not watched and not has_choices(ways.clean, schemes):
-        return None, Refusal("int8", "no operator of the graph has an int8 kernel here")
+        return Refusal("int8", "no operator of the graph has an int8 kernel here")
     if not watched:
-        return {}, None
+        return Prepared(ways.clean, {})
     need = forecast(ways.clean, watched, ways.calibration)
     ways.progress(f"calibrating, about {format_bytes(need.peak_bytes)} needed", 0, 1)
-    return _counted(ways, watched), None
+    histograms = counted(ways.clean, watched, ways.calibration, ways.progress)
+    return Prepared(ways.clean, histograms)
 
 
-def _counted(ways: Ways, watched: Sequence[str]) -> dict[str, Histogram]:
-    """Histograms, from the store where these samples were counted before."""
-
-    def build(folder: Path) -> None:
-        found = calibrate(ways.clean, watched, ways.calibration, progress=ways.progress)
-        np.savez(folder / "counts.npz", *(found[name].to_array() for name in watched))
-
-    key = key_of(
-        what="histograms",
-        model=ways.clean.digest,
-        samples=ways.calibration.digest,
-        tensors=list(watched),
-        version=edgedl.__version__,
-    )
-    place = default_store().make(key, build)
-    with np.load(place / "counts.npz", allow_pickle=False) as arrays:
-        return {name: Histogram.from_array(arrays[f"arr_{i}"]) for i, name in enumerate(watched)}
-
-
-def _int8(
-    built: Backend, ways: Ways, histograms: Mapping[str, Histogram]
-) -> Iterator[Candidate | Refusal]:
+def _int8(built: Backend, ways: Ways, prepared: Prepared) -> Iterator[Candidate | Refusal]:
     """The full plan and that of least cost, for each precision of what stays float where that is
     a tenth of the time; where costs cannot be told, the rules' narrower plans."""
     ways.progress(f"choosing ranges for {built.engine}", 0, 1)
-    usual, (clean, expected) = built.scheme, (ways.clean, ways.expected)
-    built = in_better_scheme(built, clean, histograms, expected, ways.threads, ways.progress)
-    full = best_ranges(built, ways.clean, histograms, ways.calibration, ways.expected, ways.threads)
+    usual = built.scheme
+    built = in_better_scheme(built, prepared, ways.expected, ways.threads, ways.progress)
+    full = best_ranges(
+        built, prepared, ways.calibration, ways.expected, ways.threads, ways.progress
+    )
     if full is None or isinstance(full, Refusal):
         yield from [full] if full else []
         return
@@ -151,18 +127,19 @@ def _int8(
     if built.scheme != usual:
         full = replace(full, label=f"{full.label}, {built.scheme.name.split(', ')[-1]}")
     feed = ways.expected.feeds[0]
-    runs = runs_for(built, ways.clean, feed, ways.threads)
-    bench = Bench(built, ways.clean, feed, ways.threads, ways.progress, runs, ways.expected.take(2))
+    assert full.prepared is not None
+    runs = runs_for(built, full.prepared.model, feed, ways.threads)
+    bench = Bench(built, feed, ways.threads, ways.progress, runs, ways.expected.take(2))
     rests = {full.label: full.settings}
     rests |= {f"{full.label}, {label}": s for label, s in built.rests().items()}
     for label, settings in rests.items():
         whole = replace(full, label=label, settings=settings, origin="rules")
         try:
-            found = place_by_cost(bench, whole, histograms, len(ways.calibration))
+            found = place_by_cost(bench, whole, len(ways.calibration))
         except EdgeError as error:
             yield whole
             yield Refusal(f"{whole.name}, placed by cost", error.message)
-            yield from narrower(built, ways.clean, histograms, method)
+            yield from narrower(built, full.prepared, method)
             return
         yield whole.with_costs(found.costs)
         if found.candidate is not whole:
@@ -173,22 +150,24 @@ def _int8(
 
 def _planned(built: Backend, ways: Ways, written: PlanFile) -> Candidate:
     """The plan as it was written, with scales from calibration where it has none."""
-    found = fit(written, ways.clean)
+    prepared = as_planned(ways.clean, written, ways.calibration, ways.progress)
+    clean = prepared.model
+    found = fit(written, clean)
     given = {found.groups[name] for name in written.scales if name in found.groups}
     lacking = [name for name, group in found.groups.items() if group not in given]
     histograms = (
-        calibrate(ways.clean, lacking, ways.calibration, progress=ways.progress) if lacking else {}
+        calibrate(clean, lacking, ways.calibration, progress=ways.progress) if lacking else {}
     )
     decided = decide(found, built.scheme, histograms, written.ranges, written.scales)
     tables = decided.tables if written.tables is None else written.tables
     decided = replace(decided, shifted=written.shifted, narrow=written.narrow, tables=tables)
-    means = channel_means(ways.clean, decided, ways.calibration) if written.corrected else None
+    means = channel_means(clean, decided, ways.calibration) if written.corrected else None
     corrected = (CorrectBias(decided, means),) if means is not None else ()
     stored = WeightOnly(keep_float=written.exact, directly=built.scheme.direct)
-    model = rewrite(ways.clean, *corrected, Place(decided), stored)
+    model = rewrite(clean, *corrected, Place(decided), stored)
     return Candidate(
         built.engine, "int8", PLANNED, model, dict(written.settings), decided,
-        method=written.ranges, means=means, exact=written.exact,
+        method=written.ranges, means=means, exact=written.exact, prepared=prepared,
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from edgedl.runtime import engine
 from edgedl.search.candidates import Candidate, int8_candidate, reference, tensors_to_watch
 from edgedl.search.limits import Limits
 from edgedl.search.placement import Bench
+from edgedl.search.prepared import Prepared
 from edgedl.search.ready import prepare
 from edgedl.search.ways import Ways
 from tests.models import feeds, samples, saved
@@ -40,12 +41,12 @@ def full_plan(
     """The model in int8 as far as the rules go."""
     histograms = counted(clean, engine_name) if histograms is None else histograms
     settings = {"label": "int8, minmax", **more}
-    return int8_candidate(backend(engine_name), clean, histograms, "minmax", **settings)
+    return int8_candidate(backend(engine_name), Prepared(clean, histograms), "minmax", **settings)
 
 
 def bench(clean: Model, engine_name: str) -> Bench:
     """What placing needs to measure, on one thread."""
-    return Bench(backend(engine_name), clean, feeds(clean.signature, 1)[0], 1, silent)
+    return Bench(backend(engine_name), feeds(clean.signature, 1)[0], 1, silent)
 
 
 def ways(

@@ -20,6 +20,7 @@ from edgedl.passes.shapes import Shapes
 from edgedl.runtime import installed_engines
 from edgedl.search.candidates import Candidate, int8_candidate, tensors_to_watch
 from edgedl.search.costs import CostTable, Spent, sequences_by_kernel, spend
+from edgedl.search.prepared import Prepared
 from tests.models import NETS, Sketch, feeds, residual_net, samples, saved
 from tests.sequences import classifier
 
@@ -39,7 +40,7 @@ def both(net: onnx.ModelProto, engine: str, folder: Path) -> tuple[Choices, Spen
     found = choices(clean, built.scheme)
     feed = feeds(model.signature, 1)[0]
     as_float = Candidate(engine, "float32", "float32", clean, built.settings("float32"))
-    int8 = int8_candidate(built, clean, histograms, "minmax", label="int8")
+    int8 = int8_candidate(built, Prepared(clean, histograms), "minmax", label="int8")
     assert int8.plan is not None
     spent = [spend(candidate, found, feed, 1, 5) for candidate in (as_float, int8)]
     return found, spent[0], spent[1], int8.plan

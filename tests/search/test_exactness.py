@@ -18,6 +18,7 @@ from edgedl.search.candidates import (
     try_out,
 )
 from edgedl.search.exactness import FEW, best_ranges
+from edgedl.search.prepared import Prepared
 from edgedl.search.ready import prepare
 from tests.models import attention_net, conv_net, residual_net, samples, saved
 
@@ -47,12 +48,12 @@ def test_nothing_answers_less_like_float_than_the_best_single_method(
         return try_out(candidate, few, 1).agreement.sqnr_db
 
     single = [
-        found(int8_candidate(built, clean, histograms, method, label="single"))
+        found(int8_candidate(built, Prepared(clean, histograms), method, label="single"))
         for method in METHODS
     ]
-    best = best_ranges(built, clean, histograms, seen, expected, 1)
+    best = best_ranges(built, Prepared(clean, histograms), seen, expected, 1)
     assert isinstance(best, Candidate)
     assert found(best) >= max(single) - 1e-6
-    again = best_ranges(built, clean, histograms, seen, expected, 1)
+    again = best_ranges(built, Prepared(clean, histograms), seen, expected, 1)
     assert isinstance(again, Candidate)
     assert again.model.digest == best.model.digest

@@ -33,7 +33,7 @@ def test_a_plan_within_the_full_one_and_the_table_behind_it(
     clean = prepared(NETS[net](), tmp_path)
     histograms = counted(clean, engine)
     full = full_plan(clean, engine, histograms)
-    found = place_by_cost(bench(clean, engine), full, histograms, 8)
+    found = place_by_cost(bench(clean, engine), full, 8)
     placed, costs = found.candidate, found.costs
     assert 0 <= found.float_share <= 1
     assert full.plan is not None
@@ -62,10 +62,10 @@ def test_what_the_store_knows_is_not_profiled_again(engine: str, tmp_path: Path)
         rows = list(_table(at, full).ledger.rows())
         return sum(1 for row in rows if row.get("state")) // operators
 
-    place_by_cost(at, full, histograms, 8)
+    place_by_cost(at, full, 8)
     cold = profiles()
     assert cold >= 2
-    costs = place_by_cost(at, full, histograms, 8).costs
+    costs = place_by_cost(at, full, 8).costs
     assert profiles() <= cold + 1
     assert all(cost.float_us is not None for cost in costs)
 
@@ -81,10 +81,10 @@ def test_costs_are_kept_by_all_that_decides_them(engine: str, tmp_path: Path) ->
         return _table(bench_, candidate).ledger.path  # type: ignore[arg-type]
 
     others = [
-        path(type(at)(at.backend, clean, at.feed, 2, at.progress)),
+        path(type(at)(at.backend, at.feed, 2, at.progress)),
         path(larger),
         path(candidate=type(full)(**{**vars(full), "settings": {"precision": "bf16"}})),
-        *(path(type(at)(backend(n), clean, at.feed, 1, at.progress)) for n in INSTALLED
+        *(path(type(at)(backend(n), at.feed, 1, at.progress)) for n in INSTALLED
           if n != engine),
     ]  # fmt: skip
     assert path() not in others
@@ -121,9 +121,9 @@ def test_costs_tell_of_operators_that_were_put_back_to_float(engine: str, tmp_pa
     scheme = backend(engine).scheme
     histograms = calibrate(at.clean, tensors_to_watch(at.clean, [scheme]), at.calibration)
     full = full_plan(at.clean, engine, histograms)
-    costs = place_by_cost(bench(at.clean, engine), full, histograms, 16).costs
+    costs = place_by_cost(bench(at.clean, engine), full, 16).costs
     start = full.with_costs(costs)
-    found = list(relieve(backend(engine), at.clean, histograms, start, at.expected, -1.0, 1))
+    found = list(relieve(backend(engine), start, at.expected, -1.0, 1))
     assert len(found) >= 2
     for trial in found:
         plan = trial.candidate.plan
@@ -140,6 +140,6 @@ def test_sizes_that_only_calibration_saw_are_priced(engine: str, tmp_path: Path)
     histograms = counted(clean, engine, 8)
     full, at = full_plan(clean, engine, histograms), bench(clean, engine)
     assert {c.elements for c in choices(clean, at.backend.scheme).crossings} == {0}
-    place_by_cost(at, full, histograms, 8)
+    place_by_cost(at, full, 8)
     # The full plan converts the input, 3 x 8 x 8; `logits`, which nothing watches, has no size.
     assert _table(at, full).spread[0][:2] == (192, 0)

@@ -16,6 +16,7 @@ from edgedl.passes.ranges import Range
 from edgedl.passes.scales import quantizer
 from edgedl.runtime import installed_engines
 from edgedl.search.candidates import int8_candidate
+from edgedl.search.prepared import Prepared
 from edgedl.search.schemes import in_better_scheme
 from tests.models import NETS
 from tests.search.small import counted, prepared, ways
@@ -74,7 +75,7 @@ def test_depthwise_convolutions_read_symmetric_tensors(tmp_path: Path) -> None:
     built = backend("onnxruntime")  # whose engine is there; the scheme is what is looked at
     histograms = counted(clean, "onnxruntime")
     skewed = in_scheme(built, OPENVINO_SKEWED)
-    found = int8_candidate(skewed, clean, histograms, "minmax", label="x").plan
+    found = int8_candidate(skewed, Prepared(clean, histograms), "minmax", label="x").plan
     assert found is not None
     codes = {name: (q.dtype, q.zero_point) for name, q in found.activations.items()}
     assert codes["silu2"] == ("uint8", 128)
@@ -89,7 +90,8 @@ def test_another_scheme_answers_as_its_plan_says(engine: str, tmp_path: Path) ->
     at = ways(swish_net(), tmp_path, engine)
     histograms = counted(clean, engine)
     for scheme in built.schemes:
-        one = int8_candidate(in_scheme(built, scheme), clean, histograms, "minmax", label="x")
+        start = Prepared(clean, histograms)
+        one = int8_candidate(in_scheme(built, scheme), start, "minmax", label="x")
         with one.open(1) as session:
             answers = [session.run(feed) for feed in at.expected.feeds]
         wanted = np.concatenate([a["y"].ravel() for a in at.expected.answers])
@@ -102,14 +104,14 @@ def test_another_scheme_answers_as_its_plan_says(engine: str, tmp_path: Path) ->
 @pytest.mark.parametrize("engine", installed_engines())
 def test_the_better_scheme_is_one_of_the_engines(engine: str, net: str, tmp_path: Path) -> None:
     built, at = backend(engine), ways(NETS[net](), tmp_path, engine)
-    histograms = counted(at.clean, engine)
+    start = Prepared(at.clean, counted(at.clean, engine))
     said: list[str] = []
 
     def note(text: str, done: int, of: int) -> None:
         said.append(text)
 
     found = [
-        in_better_scheme(built, at.clean, histograms, at.expected, 1, progress).scheme
+        in_better_scheme(built, start, at.expected, 1, progress).scheme
         for progress in (silent, note)
     ]
     assert found[0] == found[1]

@@ -14,6 +14,7 @@ from edgedl.passes.plan_file import from_document, to_yaml
 from edgedl.passes.ranges import usual_method
 from edgedl.runtime import installed_engines
 from edgedl.search.candidates import Candidate, int8_candidate
+from edgedl.search.prepared import Prepared
 from edgedl.search.ways import gather
 from edgedl.yamls import read_yaml
 from tests.models import residual_net
@@ -50,7 +51,7 @@ def test_the_same_model_comes_out_of_the_file(which: str, engine: str, tmp_path:
     histograms, built = counted(clean, engine, 16), backend(engine)
 
     def candidate(**more: object) -> Candidate:
-        return int8_candidate(built, clean, histograms, "minmax", label="x", **more)  # type: ignore[arg-type]
+        return int8_candidate(built, Prepared(clean, histograms), "minmax", label="x", **more)  # type: ignore[arg-type]
 
     plain = candidate()
     assert plain.plan is not None
