@@ -12,6 +12,7 @@ from edgedl.benchmark.compare import Comparison, compare
 from edgedl.benchmark.contest import Contestant, contest, must
 from edgedl.benchmark.cores import idle_cores
 from edgedl.core.errors import EdgeError, EngineFailed, Unsupported
+from edgedl.core.memory import give_back
 from edgedl.core.progress import Progress
 from edgedl.runtime.session import Session
 from edgedl.search.candidates import Ask, Candidate, Reference, Refusal, Trial
@@ -297,6 +298,7 @@ def confirm(
 
     def measured(trial: Trial) -> Measured:
         baseline = baseline_of(trial.candidate, candidates)
+        give_back()
         outcome = contest(
             [_contestant("baseline", baseline), _contestant("result", trial.candidate)],
             feeds,
