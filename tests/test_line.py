@@ -62,8 +62,8 @@ def test_the_shipped_model_on_each_engine(
     assert found["accuracy"]["metric"] == "top1"
     assert found["accuracy"]["baseline"] > 0.85
     assert abs(found["accuracy"]["drop"]) < 0.015
-    assert found["accuracy"]["drop_low"] < found["accuracy"]["drop"]
-    assert found["accuracy"]["drop_high"] > found["accuracy"]["drop"]
+    change = found["accuracy"]["difference"]
+    assert change["low"] < -found["accuracy"]["drop"] < change["high"]
     assert found["speedup"]["low"] <= found["speedup"]["ratio"] <= found["speedup"]["high"]
     assert found["speedup"]["verdict"] in ("faster", "slower", "inconclusive")
     assert json.loads((tmp_path / "report" / "report.json").read_text())["bytes"] == found["bytes"]
