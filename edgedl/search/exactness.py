@@ -37,6 +37,7 @@ FEW = 24
 PARTS = 8
 MIXING_SECONDS = 15.0
 MOST_MIXED_BYTES = 64_000_000
+FEW_BYTES = 8_000_000
 CLEARLY_DB = 0.3
 MILD, STRONG = 0.5, 0.95
 LEAST_ERROR: Method = "mse"
@@ -134,7 +135,7 @@ def _worth_trying(model: Model, backend: Backend) -> Iterator[Repair]:
     free = backend.scheme.free_multiplications
     if worth_equalizing(model):
         yield Repair("equalize")
-        yield Repair("smooth", STRONG, free)
+        yield Repair("smooth", STRONG)
     elif worth_smoothing(model, free):
         yield from (Repair("smooth", alpha, free) for alpha in (MILD, STRONG))
 
@@ -164,7 +165,8 @@ def _repair(trial: Attempts, calibration: Samples, progress: Progress) -> None:
     for repair in _worth_trying(clean, backend):
         progress(f"trying {repair.label} for {backend.engine}", 0, 1)
         others = [one for one in trial.prepared.repairs if one.kind != repair.kind]
-        first = list(dict.fromkeys((usual_method(trial.method), LEAST_ERROR)))
+        likely = (usual_method(trial.method), LEAST_ERROR)
+        first = list(dict.fromkeys(likely if clean.bytes > FEW_BYTES else METHODS))
         rest = [method for method in METHODS if method not in first]
         _try_repaired(trial, (*others, repair), first, calibration, progress, rest)
     kept = [repair.to_json() for repair in trial.prepared.repairs]
@@ -182,6 +184,8 @@ def _try_repaired(
     """A repaired model with ranges by each of these methods, and by the rest where one helps."""
     model = repaired(trial.given.model, repairs, calibration, progress)
     watched = tensors_to_watch(model, [trial.backend.scheme])
+    if set(watched) <= set(trial.given.histograms):
+        watched = list(trial.given.histograms)  # which another engine may have counted already
     histograms = counted(model, watched, calibration, progress)
     prepared = Prepared(model, histograms, repairs, calibration.digest)
     tried = [trial.attempt(method, f"{method}{prepared.label}", prepared) for method in methods]
