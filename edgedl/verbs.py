@@ -25,6 +25,7 @@ from edgedl.core.progress import Progress, silent
 from edgedl.core.registry import load, version
 from edgedl.core.store import atomic_write, check_writable, default_store
 from edgedl.inputs import ProcessingSource, SampleSource, load_model, open_inputs
+from edgedl.report.diagnosed import Diagnosis
 from edgedl.runtime import ENGINES, engine, installed_engines
 from edgedl.runtime.artifact import engine_of_target, find_artifact, find_model
 from edgedl.runtime.bundle import is_bundle, open_bundle
@@ -171,6 +172,38 @@ def evaluate(
         for (name, artifact), one in zip(named.items(), found.values(), strict=True)
     ]
     return {"metric": metrics[0] if metrics else None, "rows": rows}
+
+
+def diagnose(
+    model: str | Path,
+    compressed: str | Path,
+    samples: SampleSource,
+    *,
+    preprocess: ProcessingSource | None = None,
+    target: str | None = None,
+    metric: str | None = None,
+    seconds: float = 12.0,
+    progress: Progress = silent,
+) -> Diagnosis:
+    """Why a compressed model, of any tool, answers worse than its float model.
+
+    Args:
+        preprocess: what turns raw files into inputs, where samples are a folder of them; what the
+            bundle carries where None.
+        seconds: budget for measuring operators one by one.
+
+    Raises:
+        EdgeError: a file is unsound, the pair does not fit, or the samples do not.
+    """
+    diagnose_pair = load("edgedl.diagnose.diagnosis:diagnose_pair", "`edgedl diagnose`")
+    pair_of = load("edgedl.diagnose.diagnosis:pair_of", "`edgedl diagnose`")
+    pair = pair_of(model, compressed, samples, engine_of_target(target))
+    given, _ = open_inputs(samples, preprocess, (model, compressed))
+    bound = given.bind(pair.model.signature)
+    found: Diagnosis = diagnose_pair(
+        pair, bound, metric=metric, seconds=seconds, progress=progress
+    )
+    return found
 
 
 def run(

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from edgedl.core.memory import usable_cores
 from edgedl.core.model import Model
+from edgedl.core.store import default_store
 from edgedl.passes.calibrate import FRUGAL
 from edgedl.passes.graph import FILE_NAME, constant, read
 from edgedl.passes.match import activations, bias_of, float_weights, match
@@ -276,7 +277,9 @@ def switchboard(
         floats: the float model, as it is and with its constants folded.
         names: original names by those of the quantized graph.
     """
-    folder = Path(tempfile.mkdtemp(prefix=".switches-", dir=quantized.path.parent))
+    root = default_store().root
+    root.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".switches-", dir=root))
     try:
         yield Switchboard(quantized, floats, names, folder)
     finally:

@@ -1,0 +1,278 @@
+"""From two models and samples to a verdict: compare, walk, switch, and name the causes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedl.benchmark.accuracy import METRICS, check_labels, metric_for
+from edgedl.core.errors import BadModel, BadSamples, EdgeError
+from edgedl.core.memory import usable_cores
+from edgedl.core.model import Model
+from edgedl.core.progress import Progress, silent
+from edgedl.core.samples import Samples
+from edgedl.core.stats import Agreement, AgreementMeter
+from edgedl.diagnose.case import Case, Proposal
+from edgedl.diagnose.causes import CAUSES
+from edgedl.diagnose.losses import Bounded, Meter, bounded_mean, bounded_share, loss
+from edgedl.diagnose.shares import LEAST_SHARE, alone, attribute
+from edgedl.diagnose.walk import Walked, walk
+from edgedl.passes.clean import Clean
+from edgedl.passes.fold import Fold
+from edgedl.inputs import load_model
+from edgedl.passes.graph import quantized_already, rewrite
+from edgedl.passes.normal import batch_norms
+from edgedl.passes.switches import Switchboard, switchboard
+from edgedl.report.diagnosed import Cause, Diagnosis, OperatorRow, TensorRow
+from edgedl.runtime import any_engine
+from edgedl.runtime.artifact import Artifact, find_artifact
+
+MOST_ANSWERS, MOST_WALKED, MOST_SWITCHED = 256, 8, 16
+MOST_KEPT_BYTES = 64 << 20
+FEWEST = 8
+TOLERANCE = 0.01
+FAITHFUL = 0.01
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both models, and how to run them.
+
+    Attributes:
+        names: original names by those of the compressed graph.
+        given: the float model as the user named it, for commands.
+    """
+
+    model: Model
+    quantized: Model
+    artifact: Artifact
+    names: Mapping[str, str]
+    given: str
+    samples_given: str
+
+
+def pair_of(
+    model: str | Path, compressed: str | Path, samples: object, engine_name: str | None
+) -> Pair:
+    """The two models at these paths.
+
+    Raises:
+        BadModel, BadBundle: a file is missing or unsound, or the first is quantized itself.
+    """
+    plain = load_model(model)
+    if quantized_already(plain):
+        raise BadModel(
+            "the first model is quantized itself",
+            where=str(model),
+            hint="edgedl diagnose FLOAT COMPRESSED --samples S.npz, the float model first",
+        )
+    quantized = load_model(compressed)
+    artifact = find_artifact(compressed, engine_name)
+    given = str(samples) if isinstance(samples, (str, Path)) else "S.npz"
+    return Pair(plain, quantized, artifact, artifact.names(), str(model), given)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Answers of both models: those of the first samples, and figures of all."""
+
+    reference: list[dict[str, np.ndarray]]
+    losses: np.ndarray
+    agreement: Agreement
+    metric: str | None
+    scores: np.ndarray | None
+
+
+def spread_out(samples: Samples, most: int) -> Samples:
+    """At most so many samples, evenly from all."""
+    if len(samples) <= most:
+        return samples
+    return samples.take(np.linspace(0, len(samples) - 1, most).astype(int))
+
+
+def compare(pair: Pair, samples: Samples, metric: str | None, progress: Progress) -> Compared:
+    """Answer every sample with both models.
+
+    Raises:
+        BadModel: the compressed model's inputs or outputs are others.
+    """
+    meter, losses, reference, scores = AgreementMeter(), [], [], []
+    labels = samples.chosen_labels
+    with (
+        any_engine().open_model(pair.model.path, settings={}, threads=usable_cores()) as plain,
+        pair.artifact.open(usable_cores()) as coded,
+    ):
+        check_same(plain.signature, coded.signature, pair)
+        named = metric_for(samples, metric)
+        if named is not None:
+            check_labels(plain, samples, named)
+        kept = 0
+        for i, feed in enumerate(samples):
+            expected, given = plain.run(feed), coded.run(feed)
+            meter.add(expected, given)
+            losses.append(loss(expected, given))
+            if named is not None:
+                assert labels is not None
+                scores.append([METRICS[named](a, labels[i]) for a in (expected, given)])
+            kept += sum(array.nbytes for array in expected.values())
+            if len(reference) < MOST_SWITCHED and (kept <= MOST_KEPT_BYTES or len(reference) < 2):
+                reference.append(expected)
+            progress("comparing answers", i + 1, len(samples))
+    return Compared(
+        reference, np.asarray(losses), meter.result(), named,
+        np.asarray(scores) if named is not None else None,
+    )  # fmt: skip
+
+
+def check_same(a: Any, b: Any, pair: Pair) -> None:
+    for side in ("inputs", "outputs"):
+        names = [{t.name for t in getattr(s, side)} for s in (a, b)]
+        if names[0] != names[1]:
+            raise BadModel(
+                f"its {side} are {', '.join(sorted(names[1]))}, the float model's"
+                f" {', '.join(sorted(names[0]))}",
+                where=str(pair.artifact.path),
+                hint="give the float model that it was made from",
+            )
+
+
+def diagnose_pair(
+    pair: Pair,
+    samples: Samples,
+    *,
+    metric: str | None = None,
+    seconds: float = 12.0,
+    progress: Progress = silent,
+) -> Diagnosis:
+    """The verdict on a float model and a quantized one.
+
+    Args:
+        samples: bound to the model's signature; the first of them are walked and switched.
+        seconds: for measuring operators one by one; the fewer, the fewer samples serve.
+
+    Raises:
+        BadModel: the second is not quantized, or has other inputs or outputs.
+        BadSamples: there is one sample only.
+    """
+    began = time.monotonic()
+    if len(samples) < 2:
+        raise BadSamples(
+            "one sample is too few to tell a fault from chance",
+            where=samples.where,
+            hint="give 16 or more; 64 give narrow intervals",
+        )
+    some = shuffled(spread_out(samples, MOST_ANSWERS))
+    compared = compare(pair, some, metric, progress)
+    floats = [pair.model]
+    try:
+        floats.append(rewrite(pair.model, Clean(), Fold()))
+    except EdgeError:
+        pass
+    with switchboard(pair.quantized, floats, pair.names) as board:
+        if not board.found and not board.left:
+            raise BadModel(
+                "holds no quantizer",
+                where=str(pair.artifact.path),
+                hint="`edgedl eval A B` compares two float models",
+            )
+        found = _look(pair, board, some, compared, seconds, progress)
+    return _told(pair, compared, found, len(some), time.monotonic() - began)
+
+
+def shuffled(samples: Samples) -> Samples:
+    """The samples in an order that is random and always the same, so that the first are mixed."""
+    return samples.take(np.random.default_rng(0).permutation(len(samples)))
+
+
+@dataclass
+class Looked:
+    """What was found out with switches."""
+
+    kinds: dict[str, int]
+    left: tuple[str, ...]
+    faithful: np.ndarray | None = None
+    causes: Sequence[tuple[Proposal, Bounded]] = ()
+    warnings: Sequence[Cause] = ()
+    engine: Bounded | None = None
+    operators: tuple[OperatorRow, ...] = ()
+    tensors: tuple[TensorRow, ...] = ()
+    unmatched: tuple[str, ...] = ()
+    walked: int = 0
+    switched: int = 0
+    doubts: tuple[str, ...] = ()
+
+
+def _look(
+    pair: Pair,
+    board: Switchboard,
+    samples: Samples,
+    compared: Compared,
+    seconds: float,
+    progress: Progress,
+) -> Looked:
+    kinds = {k: sum(one.kind == k for one in board.found) for k in ("activation", "weight", "bias")}
+    looked = Looked(kinds, board.left)
+    if not board.found:
+        return looked
+    count = len(compared.reference)
+    meter = Meter(board, samples.take(range(count)), compared.reference)
+    looked.faithful = meter({})
+    whole = meter(board.all_on)
+    actual = compared.losses[:count]
+    looked.engine = bounded_share(actual - whole, actual)
+    few = samples.take(range(min(MOST_WALKED, len(samples))))
+    walked = walk(board, few, progress)
+    looked.walked = len(few)
+    losses, nodes, looked.switched = alone(board, meter, seconds, progress)
+    case = Case(
+        board,
+        {w.switch: w for w in walked if w.switch is not None},
+        batch_norms(pair.model),
+        losses,
+        lambda *more: " ".join(
+            ("edgedl compress", pair.given, "--int8 --samples", pair.samples_given, "-o fixed.edl",
+             *more)
+        ),
+    )  # fmt: skip
+    proposals = [proposal for cause in CAUSES.values() for proposal in cause(case)]
+    looked.causes = attribute(meter, proposals, progress)
+    looked.operators = _operator_rows(board, nodes)
+    looked.tensors = tuple(_tensor_row(board, w, pair) for w in walked)
+    looked.unmatched = tuple(board.name_of(board.found[i].tensor) for i in board.unmatched)
+    return looked
+
+
+def _operator_rows(board: Switchboard, nodes: Mapping[str, float]) -> tuple[OperatorRow, ...]:
+    total = sum(nodes.values()) or 1.0
+    kinds = {one.node: one.operator for one in board.found}
+    return tuple(
+        OperatorRow(board.name_of(node), kinds[node], value, value / total)
+        for node, value in sorted(nodes.items(), key=lambda entry: -entry[1])
+    )
+
+
+def _tensor_row(board: Switchboard, walked: Walked, pair: Pair) -> TensorRow:
+    one = None if walked.switch is None else board.found[walked.switch]
+    grid = None if one is None else one.grid
+    power = max(walked.signal, 1e-300)
+    low, high = walked.used
+    tensor = walked.tensor if one is None else one.tensor
+    return TensorRow(
+        board.name_of(tensor), board.operators.get(walked.node, "input"), "",
+        walked.sqnr_db, walked.cosine, min(walked.added / power, 1e9),
+        min(max(walked.noise - walked.added, 0.0) / power, 1e9), low, high,
+        None if grid is None else grid.low, None if grid is None else grid.high,
+        None if grid is None or grid.axis is not None else walked.saturated,
+        None if walked.counts is None else walked.dead,
+    )  # fmt: skip
+
+
+def _told(pair: Pair, compared: Compared, found: Looked, count: int, seconds: float) -> Diagnosis:
+    from edgedl.diagnose.verdict import judge
+
+    return judge(pair, compared, found, count, seconds)

@@ -1,0 +1,106 @@
+"""What each switch costs alone, and which share of the whole loss the repair of a cause takes off."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from edgedl.core.progress import Progress, silent
+from edgedl.diagnose.case import Proposal
+from edgedl.diagnose.losses import Bounded, Meter, bounded_share
+from edgedl.passes.switches import Setting, Switchboard
+
+LEAST_SHARE = 0.1
+MOST_CAUSES = 5
+SINGLED_OUT = 8
+FEWEST = 2
+Clock = Callable[[], float]
+
+
+def alone(
+    board: Switchboard,
+    meter: Meter,
+    seconds: float,
+    progress: Progress = silent,
+    clock: Clock = time.monotonic,
+) -> tuple[dict[int, float], dict[str, float], int]:
+    """The loss of each switch on alone, all others off.
+
+    Operators are measured with all their switches on, and those of the worst eight one by one; the
+    others' is shared out evenly. The samples are as many as the time allows, two at least.
+
+    Returns:
+        Losses by switch, by operator, and how many samples there were.
+    """
+    by_node: dict[str, list[int]] = {}
+    for switch, one in enumerate(board.found):
+        if switch not in board.unmatched:
+            by_node.setdefault(one.node, []).append(switch)
+    began = clock()
+    few = meter.take(FEWEST)
+    base = float(few({}).mean())
+    took = clock() - began
+    runs = len(by_node) + 4 * SINGLED_OUT
+    fits = seconds / max(runs, 1) / max(took, 1e-6) * FEWEST
+    count = int(min(max(fits, FEWEST), len(meter.reference)))
+    some = meter.take(count)
+    base = float(some({}).mean())
+    nodes: dict[str, float] = {}
+    for i, (node, switches) in enumerate(by_node.items()):
+        on: dict[int, Setting] = dict.fromkeys(switches, "given")
+        nodes[node] = max(float(some(on).mean()) - base, 0.0)
+        progress("one operator at a time", i + 1, len(by_node))
+    losses = {
+        switch: nodes[node] / len(switches)
+        for node, switches in by_node.items()
+        for switch in switches
+    }
+    worst = sorted(nodes, key=lambda node: -nodes[node])[:SINGLED_OUT]
+    for node in worst:
+        if len(by_node[node]) > 1:
+            for switch in by_node[node]:
+                losses[switch] = max(float(some({switch: "given"}).mean()) - base, 0.0)
+    return losses, nodes, count
+
+
+def attribute(
+    meter: Meter, proposals: Sequence[Proposal], progress: Progress = silent
+) -> list[tuple[Proposal, Bounded]]:
+    """Causes by the share of the loss that their repair takes off, each on top of those before.
+
+    The repair that takes most is done first, then the others are measured again; a rank begins
+    where no repair of the one before takes a tenth of the whole any more.
+    """
+    state: dict[int, Setting] = dict(meter.board.all_on)
+    whole = before = meter(state)
+    left, found = list(proposals), []
+    for rank in sorted({proposal.rank for proposal in proposals}):
+        while len(found) < MOST_CAUSES:
+            best: tuple[float, Proposal, np.ndarray] | None = None
+            several = [p for p in left if p.rank <= rank]
+            for i, proposal in enumerate(several):
+                after = meter(repaired(state, proposal))
+                gain = float((before - after).sum())
+                if best is None or gain > best[0]:
+                    best = (gain, proposal, after)
+                progress("trying repairs", i + 1, len(several))
+            if best is None or best[0] < LEAST_SHARE * float(whole.sum()) or not best[0]:
+                break
+            _, proposal, after = best
+            found.append((proposal, bounded_share(before - after, whole)))
+            state, before = repaired(state, proposal), after
+            left.remove(proposal)
+    return sorted(found, key=lambda entry: -entry[1].value)
+
+
+def repaired(state: dict[int, Setting], proposal: Proposal) -> dict[int, Setting]:
+    """The settings with a proposal's in their place."""
+    new = dict(state)
+    for switch, setting in proposal.repair.items():
+        if setting is None:
+            new.pop(switch, None)
+        else:
+            new[switch] = setting
+    return new

@@ -1,0 +1,167 @@
+"""The verdict in words, from figures alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgedl.core.memory import peak_rss_bytes
+from edgedl.core.stats import decibels
+from edgedl.diagnose.losses import Bounded, bounded_mean
+from edgedl.report.diagnosed import Cause, Diagnosis, Status
+
+if TYPE_CHECKING:
+    from edgedl.diagnose.diagnosis import Compared, Looked, Pair
+
+FEWEST = 8
+TOLERANCE = 0.01
+ENOUGH_SHARE = 0.25
+
+
+def judge(pair: Pair, compared: Compared, found: Looked, count: int, seconds: float) -> Diagnosis:
+    """The diagnosis, its causes ranked and its verdict written."""
+    whole = bounded_mean(compared.losses)
+    accuracy = _accuracy(compared)
+    causes = [
+        Cause(p.cause, p.sentence, (s.value, s.low, s.high), p.evidence, p.command)
+        for p, s in found.causes
+    ]
+    if found.engine is not None and found.engine.low > ENOUGH_SHARE:
+        causes.append(_engine(pair, found.engine))
+    causes.sort(key=lambda cause: -(cause.share or (2.0,))[0])
+    status = _status(whole, accuracy, compared, causes, count)
+    verdict = _sentence(status, whole, accuracy, compared, found, count)
+    return Diagnosis(
+        model=pair.model.path.name if pair.given == "" else pair.given.rpartition("/")[2],
+        compressed=pair.artifact.path.name,
+        engine=pair.artifact.engine,
+        status=status,
+        verdict=verdict,
+        causes=tuple(causes) if status == "faults" else (),
+        warnings=tuple(found.warnings),
+        loss=(whole.value, whole.low, whole.high),
+        agreement=compared.agreement,
+        accuracy=accuracy,
+        quantizers=found.kinds,
+        operators=found.operators,
+        tensors=found.tensors,
+        faithful_db=_faithful_db(found),
+        samples={"answers": count, "walked": found.walked, "switched": found.switched},
+        doubts=_doubts(found, count),
+        seconds=seconds,
+        peak_rss_bytes=peak_rss_bytes(),
+    )
+
+
+def _accuracy(compared: Compared) -> dict[str, Any] | None:
+    if compared.scores is None or compared.metric is None:
+        return None
+    drop = bounded_mean(compared.scores[:, 0] - compared.scores[:, 1])
+    return {
+        "metric": compared.metric,
+        "baseline": float(compared.scores[:, 0].mean()),
+        "result": float(compared.scores[:, 1].mean()),
+        "drop": drop.value,
+        "drop_low": drop.low,
+        "drop_high": drop.high,
+    }
+
+
+def _engine(pair: Pair, share: Bounded) -> Cause:
+    return Cause(
+        "engine_arithmetic",
+        f"{pair.artifact.engine} computes otherwise than the graph says: a fusion, or sums that"
+        " saturate",
+        (share.value, share.low, share.high),
+        ("the same graph with every quantizer as given, computed in float, is nearer to the model",),
+        f"edgedl bench {pair.artifact.path.name} --profile",
+    )
+
+
+def _status(
+    whole: Bounded,
+    accuracy: dict[str, Any] | None,
+    compared: Compared,
+    causes: list[Cause],
+    count: int,
+) -> Status:
+    if any(cause.share is None for cause in causes):
+        return "faults"
+    if whole.high <= TOLERANCE:
+        return "healthy"
+    if accuracy is not None and accuracy["metric"] != "mse" and accuracy["drop_high"] <= TOLERANCE:
+        return "healthy"
+    if count < FEWEST:
+        return "too few samples"
+    if causes:
+        return "faults"
+    return "healthy" if whole.value <= TOLERANCE else "spread"
+
+
+def _sentence(
+    status: Status,
+    whole: Bounded,
+    accuracy: dict[str, Any] | None,
+    compared: Compared,
+    found: Looked,
+    count: int,
+) -> str:
+    figures = _figures(whole, accuracy, compared)
+    if status == "healthy":
+        return f"healthy: nothing is wrong with it; {figures}"
+    if status == "too few samples":
+        return f"too few samples for a verdict ({count}, {FEWEST} are needed); {figures}"
+    if status == "spread":
+        top = sum(row.share for row in found.operators[:3])
+        return (
+            f"no single fault: 8 bits cost this much here, spread over {len(found.operators)}"
+            f" operators, the worst three make {100 * top:.0f} % of it; {figures}"
+        )
+    return f"int8 lost much: {figures}" if whole.value > TOLERANCE else f"faults: {figures}"
+
+
+def _figures(whole: Bounded, accuracy: dict[str, Any] | None, compared: Compared) -> str:
+    parts = []
+    if accuracy is not None and accuracy["metric"] != "mse":
+        drop, low, high = (100 * accuracy[key] for key in ("drop", "drop_low", "drop_high"))
+        parts.append(f"{accuracy['metric']} falls by {drop:.1f} points [{low:.1f}, {high:.1f}]")
+    agreement = compared.agreement
+    if agreement.top1 is not None:
+        parts.append(f"top-1 agrees in {agreement.top1:.3f}")
+    parts.append(f"cosine {agreement.cosine:.4f}")
+    low, value, high = (100 * part for part in (whole.low, whole.value, whole.high))
+    parts.append(f"{value:.2g} % of the answers' power is noise [{low:.2g}, {high:.2g}]")
+    return ", ".join(parts)
+
+
+def _faithful_db(found: Looked) -> float | None:
+    if found.faithful is None:
+        return None
+    mean = float(np.mean(found.faithful))
+    return decibels(1.0 - mean, mean)
+
+
+def _doubts(found: Looked, count: int) -> tuple[str, ...]:
+    doubts = list(found.doubts)
+    if found.left:
+        doubts.append(
+            f"{len(found.left)} operators compute on codes and were not taken apart:"
+            f" {', '.join(found.left[:3])}; what they lose is not split"
+        )
+    faithful = _faithful_db(found)
+    if faithful is not None and faithful < 20:
+        doubts.append(
+            f"with all quantizers off the graph is {faithful:.0f} dB from the float model: it was"
+            " made from another one, or weights were changed before they were rounded"
+        )
+    if found.unmatched:
+        doubts.append(
+            f"{len(found.unmatched)} constants are not in the float model and count as unrounded:"
+            f" {', '.join(f'`{name}`' for name in found.unmatched[:3])}"
+        )
+    if count < 16:
+        doubts.append(f"{count} samples; 64 or more give narrow intervals")
+    if 0 < found.switched < 8 and count >= 8:
+        doubts.append(f"operators were measured one by one on {found.switched} samples only")
+    return tuple(doubts)

@@ -1,0 +1,196 @@
+"""Along the graph, tensor by tensor: how far it is off, what a quantizer adds, what its codes do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgedl.core.progress import Progress, silent
+from edgedl.core.samples import Samples
+from edgedl.core.stats import decibels
+from edgedl.passes.quantizers import Grid, codes_of, dequantized
+from edgedl.passes.switches import Switchboard
+
+AT_ONCE = 32
+MOST_CODES = 1 << 16
+
+
+@dataclass
+class Walked:
+    """Running sums of one tensor.
+
+    `signal`, `noise` and `dot` compare the model with all quantizers on with the float one; `added`
+    is the power that the quantizers at this very tensor add to a float input. `low` and `high` are
+    by channel, where the tensor has channels; `counts` are those of codes.
+    """
+
+    tensor: str
+    node: str
+    switch: int | None = None
+    twins: tuple[int, ...] = ()
+    signal: float = 0.0
+    noise: float = 0.0
+    dot: float = 0.0
+    power: float = 0.0
+    added: float = 0.0
+    elements: int = 0
+    clipped: int = 0
+    axis: int | None = None
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
+    counts: np.ndarray | None = None
+    finite: bool = True
+    float_finite: bool = True
+    local: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def sqnr_db(self) -> float:
+        return decibels(self.signal, self.noise)
+
+    @property
+    def cosine(self) -> float:
+        norms = (self.signal * self.power) ** 0.5
+        return self.dot / norms if norms else 1.0
+
+    @property
+    def used(self) -> tuple[float, float]:
+        """The least and the largest value seen."""
+        if self.low is None or self.high is None:
+            return 0.0, 0.0
+        return float(self.low.min()), float(self.high.max())
+
+    @property
+    def saturated(self) -> float:
+        """The share of values beyond what the codes hold."""
+        return self.clipped / self.elements if self.elements else 0.0
+
+    @property
+    def dead(self) -> float:
+        """The share of codes that nothing used."""
+        return float(np.mean(self.counts == 0)) if self.counts is not None else 0.0
+
+
+def walk(
+    board: Switchboard,
+    samples: Samples,
+    progress: Progress = silent,
+    *,
+    switches: bool = True,
+) -> list[Walked]:
+    """Every quantized tensor and every result of coded weights, in graph order, in blocks.
+
+    Args:
+        switches: also count codes and what each quantizer adds by itself.
+    """
+    plan = _plan(board)
+    inputs = {tensor.name for tensor in samples_inputs(samples)}
+    blocks = [plan[i : i + AT_ONCE] for i in range(0, len(plan), AT_ONCE)]
+    for number, block in enumerate(blocks):
+        watch = list(dict.fromkeys(w.tensor for w in block if w.tensor not in inputs))
+        twins = [t for w in block for t in w.twins] if switches else []
+        on = board.all_on
+        with (
+            board.open({}, watch=watch, twins=twins) as plain,
+            board.open(on, watch=watch) as coded,
+        ):
+            for i, feed in enumerate(samples):
+                expected = {**feed, **plain.run(feed)}
+                given = {**feed, **coded.run(feed)}
+                for one in block:
+                    _add(one, board, expected, given)
+                progress("walking along the graph", number * len(samples) + i + 1,
+                         len(blocks) * len(samples))  # fmt: skip
+    return plan
+
+
+def samples_inputs(samples: Samples) -> Sequence[_Named]:
+    return [_Named(name) for name in samples.feed(0)]
+
+
+@dataclass(frozen=True)
+class _Named:
+    name: str
+
+
+def _plan(board: Switchboard) -> list[Walked]:
+    found: dict[str, Walked] = {}
+    for switch, one in enumerate(board.found):
+        if one.kind == "activation":
+            tensor = board.inputs_of[one.stored][0]
+            entry = found.setdefault(tensor, Walked(tensor, one.node))
+            entry.switch = switch if entry.switch is None else entry.switch
+        elif one.kind == "weight" and one.node in board.tensors and switch not in board.unmatched:
+            if board.operators[one.node] == "Gather":
+                continue
+            tensor = board.tensors[one.node]
+            entry = found.setdefault(tensor, Walked(tensor, one.node))
+            entry.twins = (*entry.twins, switch)
+    last = len(board.order)
+    return sorted(
+        found.values(),
+        key=lambda w: -1 if w.tensor not in board.producers
+        else board.order.get(board.producers[w.tensor], last),
+    )  # fmt: skip
+
+
+def _add(
+    one: Walked,
+    board: Switchboard,
+    expected: dict[str, np.ndarray],
+    given: dict[str, np.ndarray],
+) -> None:
+    x, y = expected[one.tensor], given[one.tensor]
+    if x.dtype != np.float32 or x.shape != y.shape:
+        return
+    a, b = x.reshape(-1), y.reshape(-1)
+    difference = b - a
+    noise = float(np.dot(difference, difference))
+    one.float_finite &= bool(np.isfinite(np.dot(a, a)))
+    one.finite &= bool(np.isfinite(noise))
+    one.signal += float(np.dot(a, a))
+    one.noise += noise
+    one.dot += float(np.dot(a, b))
+    one.power += float(np.dot(b, b))
+    for twin in one.twins:
+        result = expected.get(f"edgedl_twin_{twin}")
+        if result is not None and result.shape == x.shape:
+            gap = result.reshape(-1) - a
+            power = float(np.dot(gap, gap))
+            one.added += power
+            one.local[twin] = one.local.get(twin, 0.0) + power
+    _range(one, x)
+    if one.switch is not None:
+        grid = board.found[one.switch].grid
+        if grid is not None and one.float_finite:
+            _codes(one, x, grid)
+
+
+def _range(one: Walked, x: np.ndarray) -> None:
+    one.axis = 1 if x.ndim == 4 else x.ndim - 1 if x.ndim in (2, 3) else None
+    rows = np.moveaxis(x, one.axis, 0).reshape(x.shape[one.axis], -1) if one.axis else x.reshape(1, -1)
+    if not rows.size:
+        return
+    low, high = rows.min(axis=1), rows.max(axis=1)
+    if one.low is None or one.high is None or one.low.shape != low.shape:
+        one.low, one.high = low, high
+    else:
+        one.low, one.high = np.minimum(one.low, low), np.maximum(one.high, high)
+
+
+def _codes(one: Walked, x: np.ndarray, grid: Grid) -> None:
+    codes = codes_of(x, grid)
+    gap = (dequantized(codes, grid) - x).reshape(-1)
+    power = float(np.dot(gap, gap))
+    one.added += power
+    assert one.switch is not None
+    one.local[one.switch] = one.local.get(one.switch, 0.0) + power
+    one.elements += x.size
+    if grid.axis is None:
+        step = float(grid.scale)
+        one.clipped += int(np.count_nonzero((x > grid.high + step / 2) | (x < grid.low - step / 2)))
+        size = grid.most - grid.least + 1
+        if size <= MOST_CODES:
+            seen = np.bincount((codes.reshape(-1) - grid.least).astype(np.int64), minlength=size)
+            one.counts = seen if one.counts is None else one.counts + seen
