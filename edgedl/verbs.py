@@ -183,6 +183,7 @@ def diagnose(
     target: str | None = None,
     metric: str | None = None,
     seconds: float = 12.0,
+    machine: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> Diagnosis:
     """Why a compressed model, of any tool, answers worse than its float model.
@@ -191,6 +192,7 @@ def diagnose(
         preprocess: what turns raw files into inputs, where samples are a folder of them; what the
             bundle carries where None.
         seconds: budget for measuring operators one by one.
+        machine: what it is to run on, as `doctor()["machine"]` tells it; this one where None.
 
     Raises:
         EdgeError: a file is unsound, the pair does not fit, or the samples do not.
@@ -201,7 +203,7 @@ def diagnose(
     given, _ = open_inputs(samples, preprocess, (model, compressed))
     bound = given.bind(pair.model.signature)
     found: Diagnosis = diagnose_pair(
-        pair, bound, metric=metric, seconds=seconds, progress=progress
+        pair, bound, metric=metric, seconds=seconds, machine=machine, progress=progress
     )
     return found
 

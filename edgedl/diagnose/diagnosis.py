@@ -11,28 +11,34 @@ from typing import Any
 import numpy as np
 
 from edgedl.benchmark.accuracy import METRICS, check_labels, metric_for
+from edgedl.benchmark.machine import this_machine
 from edgedl.core.errors import BadModel, BadSamples, EdgeError
 from edgedl.core.memory import usable_cores
 from edgedl.core.model import Model
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
 from edgedl.core.stats import Agreement, AgreementMeter
+from edgedl.diagnose.before import export, preprocessing, raise_not_finite
 from edgedl.diagnose.case import Case, Proposal
 from edgedl.diagnose.causes import CAUSES
 from edgedl.diagnose.losses import Bounded, Meter, bounded_mean, bounded_share, loss
-from edgedl.diagnose.shares import LEAST_SHARE, alone, attribute
+from edgedl.diagnose.recurrent import Steps, recurrent
+from edgedl.diagnose.saturated import Saturated, saturated
+from edgedl.diagnose.shares import alone, attribute
+from edgedl.diagnose.verdict import judge
 from edgedl.diagnose.walk import Walked, walk
 from edgedl.passes.clean import Clean
 from edgedl.passes.fold import Fold
 from edgedl.inputs import load_model
 from edgedl.passes.graph import quantized_already, rewrite
 from edgedl.passes.normal import batch_norms
+from edgedl.passes.saturation import saturates
 from edgedl.passes.switches import Switchboard, switchboard
 from edgedl.report.diagnosed import Cause, Diagnosis, OperatorRow, TensorRow
 from edgedl.runtime import any_engine
 from edgedl.runtime.artifact import Artifact, find_artifact
 
-MOST_ANSWERS, MOST_WALKED, MOST_SWITCHED = 256, 8, 16
+MOST_ANSWERS, MOST_RANGED, MOST_WALKED, MOST_SWITCHED = 256, 40, 8, 16
 MOST_KEPT_BYTES = 64 << 20
 FEWEST = 8
 TOLERANCE = 0.01
@@ -83,6 +89,7 @@ class Compared:
 
     reference: list[dict[str, np.ndarray]]
     losses: np.ndarray
+    steps: Steps
     agreement: Agreement
     metric: str | None
     scores: np.ndarray | None
@@ -102,7 +109,8 @@ def compare(pair: Pair, samples: Samples, metric: str | None, progress: Progress
         BadModel: the compressed model's inputs or outputs are others.
     """
     meter, losses, reference, scores = AgreementMeter(), [], [], []
-    labels = samples.chosen_labels
+    labels, steps = samples.chosen_labels, Steps()
+    broken: list[tuple[Model, int, str]] = []
     with (
         any_engine().open_model(pair.model.path, settings={}, threads=usable_cores()) as plain,
         pair.artifact.open(usable_cores()) as coded,
@@ -114,7 +122,16 @@ def compare(pair: Pair, samples: Samples, metric: str | None, progress: Progress
         kept = 0
         for i, feed in enumerate(samples):
             expected, given = plain.run(feed), coded.run(feed)
+            for model, answers, whose in (
+                (pair.model, expected, "the float model"),
+                (pair.quantized, given, "the compressed model"),
+            ):
+                if not all(np.isfinite(a).all() for a in answers.values() if a.dtype.kind == "f"):
+                    broken.append((model, i, whose))
+            if broken:
+                break
             meter.add(expected, given)
+            steps.add(expected, given)
             losses.append(loss(expected, given))
             if named is not None:
                 assert labels is not None
@@ -123,8 +140,10 @@ def compare(pair: Pair, samples: Samples, metric: str | None, progress: Progress
             if len(reference) < MOST_SWITCHED and (kept <= MOST_KEPT_BYTES or len(reference) < 2):
                 reference.append(expected)
             progress("comparing answers", i + 1, len(samples))
+    for model, i, whose in broken:
+        raise_not_finite(model, samples, i, whose)
     return Compared(
-        reference, np.asarray(losses), meter.result(), named,
+        reference, np.asarray(losses), steps, meter.result(), named,
         np.asarray(scores) if named is not None else None,
     )  # fmt: skip
 
@@ -147,12 +166,15 @@ def diagnose_pair(
     *,
     metric: str | None = None,
     seconds: float = 12.0,
+    machine: Mapping[str, Any] | None = None,
     progress: Progress = silent,
 ) -> Diagnosis:
     """The verdict on a float model and a quantized one.
 
     Args:
         samples: bound to the model's signature; the first of them are walked and switched.
+        machine: what the int8 products are computed on, as `Machine.to_json` tells it; this one
+            where None.
         seconds: for measuring operators one by one; the fewer, the fewer samples serve.
 
     Raises:
@@ -169,6 +191,8 @@ def diagnose_pair(
     some = shuffled(spread_out(samples, MOST_ANSWERS))
     compared = compare(pair, some, metric, progress)
     floats = [pair.model]
+    first = some.take(range(len(compared.reference)))
+    before = list(export(pair.model, first, compared.reference))
     try:
         floats.append(rewrite(pair.model, Clean(), Fold()))
     except EdgeError:
@@ -181,7 +205,19 @@ def diagnose_pair(
                 hint="`edgedl eval A B` compares two float models",
             )
         found = _look(pair, board, some, compared, seconds, progress)
-    return _told(pair, compared, found, len(some), time.monotonic() - began)
+        spans = {
+            one.tensor: (one.grid.low, one.grid.high)
+            for one in board.found
+            if one.operator == "input" and one.grid is not None
+        }
+        if board.found:
+            machine = this_machine().to_json() if machine is None else machine
+            found.saturated = saturated(board, first, compared.reference)
+            found.saturates = saturates(machine, pair.artifact.engine)
+    mistake = preprocessing(pair.model, some, spans)
+    steps = recurrent(pair.model, compared.steps)
+    found.told = tuple(cause for cause in (*before, mistake, steps) if cause is not None)
+    return judge(pair, compared, found, len(some), time.monotonic() - began)
 
 
 def shuffled(samples: Samples) -> Samples:
@@ -205,6 +241,9 @@ class Looked:
     walked: int = 0
     switched: int = 0
     doubts: tuple[str, ...] = ()
+    told: tuple[Cause, ...] = ()
+    saturated: Saturated | None = None
+    saturates: bool = False
 
 
 def _look(
@@ -226,7 +265,8 @@ def _look(
     actual = compared.losses[:count]
     looked.engine = bounded_share(actual - whole, actual)
     few = samples.take(range(min(MOST_WALKED, len(samples))))
-    walked = walk(board, few, progress)
+    more = samples.take(range(len(few), min(MOST_RANGED, len(samples))))
+    walked = walk(board, few, more, progress)
     looked.walked = len(few)
     losses, nodes, looked.switched = alone(board, meter, seconds, progress)
     case = Case(
@@ -270,9 +310,3 @@ def _tensor_row(board: Switchboard, walked: Walked, pair: Pair) -> TensorRow:
         None if grid is None or grid.axis is not None else walked.saturated,
         None if walked.counts is None else walked.dead,
     )  # fmt: skip
-
-
-def _told(pair: Pair, compared: Compared, found: Looked, count: int, seconds: float) -> Diagnosis:
-    from edgedl.diagnose.verdict import judge
-
-    return judge(pair, compared, found, count, seconds)

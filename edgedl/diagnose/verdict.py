@@ -8,7 +8,8 @@ import numpy as np
 
 from edgedl.core.memory import peak_rss_bytes
 from edgedl.core.stats import decibels
-from edgedl.diagnose.losses import Bounded, bounded_mean
+from edgedl.diagnose.losses import Bounded, bounded_mean, bounded_share
+from edgedl.diagnose.shares import LEAST_SHARE
 from edgedl.report.diagnosed import Cause, Diagnosis, Status
 
 if TYPE_CHECKING:
@@ -29,6 +30,13 @@ def judge(pair: Pair, compared: Compared, found: Looked, count: int, seconds: fl
     ]
     if found.engine is not None and found.engine.low > ENOUGH_SHARE:
         causes.append(_engine(pair, found.engine))
+    warnings: tuple[Cause, ...] = ()
+    if (saturation := _saturation(pair, found)) is not None:
+        if found.saturates:
+            causes.append(saturation)
+        else:
+            warnings = (saturation,)
+    causes += found.told
     causes.sort(key=lambda cause: -(cause.share or (2.0,))[0])
     status = _status(whole, accuracy, compared, causes, count)
     verdict = _sentence(status, whole, accuracy, compared, found, count)
@@ -39,7 +47,7 @@ def judge(pair: Pair, compared: Compared, found: Looked, count: int, seconds: fl
         status=status,
         verdict=verdict,
         causes=tuple(causes) if status == "faults" else (),
-        warnings=tuple(found.warnings),
+        warnings=warnings,
         loss=(whole.value, whole.low, whole.high),
         agreement=compared.agreement,
         accuracy=accuracy,
@@ -79,6 +87,34 @@ def _engine(pair: Pair, share: Bounded) -> Cause:
     )
 
 
+def _saturation(pair: Pair, found: Looked) -> Cause | None:
+    """What saturating sums cost beside everything else; None where less than a tenth of it all."""
+    what = found.saturated
+    if what is None or not what.operators or what.saturating.mean() <= TOLERANCE:
+        return None
+    share = bounded_share(what.saturating - what.exact, what.saturating)
+    if share.value < LEAST_SHARE:
+        return None
+    where = "this processor has" if found.saturates else "a processor without VNNI has"
+    names = [f"`{pair.names.get(node, node)}`" for node, _ in what.operators[:2]]
+    more = len(what.operators) - len(names)
+    lines = [
+        f"`{pair.names.get(node, node)}`: saturation makes {100 * ratio:.2g} % noise in its result"
+        for node, ratio in what.operators[:4]
+    ]
+    if what.left_out:
+        lines.append(f"{what.left_out} more products were too large to emulate")
+    return Cause(
+        "saturation",
+        f"{where} sums of 16 bits only, and u8 x s8 products pass them in {', '.join(names)}"
+        + (f" and {more} more" if more > 0 else ""),
+        (share.value, share.low, share.high),
+        tuple(lines),
+        f"edgedl compress {pair.given} --int8 --samples {pair.samples_given} --isa avx2 -o fixed.edl"
+        "   # 7-bit weights where it matters",
+    )
+
+
 def _status(
     whole: Bounded,
     accuracy: dict[str, Any] | None,
@@ -86,7 +122,7 @@ def _status(
     causes: list[Cause],
     count: int,
 ) -> Status:
-    if any(cause.share is None for cause in causes):
+    if any(cause.share is None or cause.name == "saturation" for cause in causes):
         return "faults"
     if whole.high <= TOLERANCE:
         return "healthy"

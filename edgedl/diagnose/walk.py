@@ -13,8 +13,9 @@ from edgedl.core.stats import decibels
 from edgedl.passes.quantizers import Grid, codes_of, dequantized
 from edgedl.passes.switches import Switchboard
 
-AT_ONCE = 32
+AT_ONCE = 16
 MOST_CODES = 1 << 16
+MOST_BYTES = 48 << 20
 
 
 @dataclass
@@ -73,23 +74,20 @@ class Walked:
 
 
 def walk(
-    board: Switchboard,
-    samples: Samples,
-    progress: Progress = silent,
-    *,
-    switches: bool = True,
+    board: Switchboard, samples: Samples, more: Samples, progress: Progress = silent
 ) -> list[Walked]:
     """Every quantized tensor and every result of coded weights, in graph order, in blocks.
 
     Args:
-        switches: also count codes and what each quantizer adds by itself.
+        samples: those that both models run, whose codes are counted.
+        more: those that widen the ranges besides, in the float model alone.
     """
     plan = _plan(board)
-    inputs = {tensor.name for tensor in samples_inputs(samples)}
+    inputs = set(samples.feed(0))
     blocks = [plan[i : i + AT_ONCE] for i in range(0, len(plan), AT_ONCE)]
     for number, block in enumerate(blocks):
         watch = list(dict.fromkeys(w.tensor for w in block if w.tensor not in inputs))
-        twins = [t for w in block for t in w.twins] if switches else []
+        twins = [t for w in block for t in w.twins]
         on = board.all_on
         with (
             board.open({}, watch=watch, twins=twins) as plain,
@@ -102,16 +100,29 @@ def walk(
                     _add(one, board, expected, given)
                 progress("walking along the graph", number * len(samples) + i + 1,
                          len(blocks) * len(samples))  # fmt: skip
+    _widen(board, [w for w in plan if w.switch is not None], inputs, more, len(samples))
     return plan
 
 
-def samples_inputs(samples: Samples) -> Sequence[_Named]:
-    return [_Named(name) for name in samples.feed(0)]
-
-
-@dataclass(frozen=True)
-class _Named:
-    name: str
+def _widen(
+    board: Switchboard, plan: list[Walked], inputs: set[str], more: Samples, seen_on: int
+) -> None:
+    """Ranges over more samples, in blocks of bounded size."""
+    blocks: list[list[Walked]] = [[]]
+    room = MOST_BYTES
+    for one in plan:
+        room -= 4 * one.elements // seen_on
+        if room < 0 and blocks[-1]:
+            blocks.append([])
+            room = MOST_BYTES
+        blocks[-1].append(one)
+    for block in blocks if len(more) else ():
+        with board.open({}, watch=[w.tensor for w in block if w.tensor not in inputs]) as plain:
+            for feed in more:
+                seen = {**feed, **plain.run(feed)}
+                for one in block:
+                    if seen[one.tensor].dtype == np.float32:
+                        _range(one, seen[one.tensor])
 
 
 def _plan(board: Switchboard) -> list[Walked]:

@@ -17,7 +17,6 @@ import onnx_ir as ir
 from edgedl.core.memory import usable_cores
 from edgedl.core.model import Model
 from edgedl.core.store import default_store
-from edgedl.passes.calibrate import FRUGAL
 from edgedl.passes.graph import FILE_NAME, constant, read
 from edgedl.passes.match import activations, bias_of, float_weights, match
 from edgedl.passes.quantizers import Found, Grid, take_out
@@ -28,6 +27,7 @@ Setting = Literal["given"] | Grid | np.ndarray
 Settings = Mapping[int, Setting]
 BASE, GIVEN = "base.data", "given.data"
 ALIGN = 64
+MEASURED = {"memory_pattern": False}
 # onnxruntime would quantize the float weights between quantizers by itself.
 AS_WRITTEN = {"unfused": ["WeightBiasQuantization", "QDQSelectorActionTransformer"]}
 CLIPS = frozenset({"Relu", "Clip", "Sigmoid", "Softmax", "HardSigmoid", "HardSwish"})
@@ -182,7 +182,7 @@ class Switchboard:
         *,
         watch: Sequence[str] = (),
         twins: Sequence[int] = (),
-        cut: Sequence[str] = (),
+        inject: Mapping[str, int] | None = None,
     ) -> onnx.ModelProto:
         """The float model with these switches, its large weights beside it.
 
@@ -190,7 +190,7 @@ class Switchboard:
             watch: tensors that become outputs.
             twins: switches of weights; the operator that reads one is there a second time with the
                 weight as given, and its result is the output `edgedl_twin_<switch>`.
-            cut: tensors that become inputs; what made them goes.
+            inject: tensors, with their ranks, to which an input `<tensor>_error` is added.
         """
         proto = onnx.ModelProto()
         proto.CopyFrom(self._proto)
@@ -215,15 +215,17 @@ class Switchboard:
             for switch, setting in settings.items()
             if self.found[switch].kind == "activation"
         }
-        gone = set(cut)
         del graph.node[:]
         for i, node in enumerate(nodes):
-            if gone and gone & set(node.output):
-                continue
             graph.node.extend(replaced.get(i, [node]))
-        for name in cut:
+            for name in set(inject or ()) & set(node.output):
+                graph.node[-1].output[list(node.output).index(name)] = f"{name}_exact"
+                added = [f"{name}_exact", f"{name}_error"]
+                graph.node.append(onnx.helper.make_node("Add", added, [name], f"{name}_inject"))
+        for name, rank in (inject or {}).items():
+            shape = [f"{name}_{i}" for i in range(rank)]
             graph.input.append(
-                onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+                onnx.helper.make_tensor_value_info(f"{name}_error", onnx.TensorProto.FLOAT, shape)
             )
         outputs = {value.name for value in graph.output}
         for name in (*watch, *(f"edgedl_twin_{switch}" for switch in twins)):
@@ -255,14 +257,14 @@ class Switchboard:
         *,
         watch: Sequence[str] = (),
         twins: Sequence[int] = (),
-        cut: Sequence[str] = (),
+        inject: Mapping[str, int] | None = None,
     ) -> Iterator[Session]:
         """A session of a variant, on the first engine that is installed."""
         path = self.folder / "variant.onnx"
         path.write_bytes(
-            self.variant(settings, watch=watch, twins=twins, cut=cut).SerializeToString()
+            self.variant(settings, watch=watch, twins=twins, inject=inject).SerializeToString()
         )
-        kept = {**(FRUGAL if watch or twins else {}), **AS_WRITTEN}
+        kept = {**(MEASURED if watch or twins else {}), **AS_WRITTEN}
         with any_engine().open_model(path, settings=kept, threads=usable_cores()) as session:
             yield session
 
