@@ -197,8 +197,8 @@ def diagnose(
     Raises:
         EdgeError: a file is unsound, the pair does not fit, or the samples do not.
     """
-    diagnose_pair = load("edgedl.diagnose.diagnosis:diagnose_pair", "`edgedl diagnose`")
-    pair_of = load("edgedl.diagnose.diagnosis:pair_of", "`edgedl diagnose`")
+    diagnose_pair = load("edgedl.diagnosis.pair:diagnose_pair", "`edgedl diagnose`")
+    pair_of = load("edgedl.diagnosis.pair:pair_of", "`edgedl diagnose`")
     pair = pair_of(model, compressed, samples, engine_of_target(target))
     given, _ = open_inputs(samples, preprocess, (model, compressed))
     bound = given.bind(pair.model.signature)

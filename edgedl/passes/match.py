@@ -13,7 +13,7 @@ from edgedl.passes.graph import read
 from edgedl.passes.quantizers import Found
 
 COMPARED = 4096
-LEAST_COSINE = 0.8
+LEAST_ALIKE = 0.7
 SUFFIXES = ("_quantized", "_QuantizeLinear_Input", "_int8", "_bias_quantized")
 BETWEEN = frozenset({"Div", "Cast", "Mul", "Identity"})
 
@@ -150,10 +150,10 @@ def match(
                     some[id(weight)] = sample
             else:
                 sample = some[id(weight)]
-            alike = _cosine(own, sample) + (0.5 if weight in named else 0.0)
+            alike = _alike(own, sample) + (0.5 if weight in named else 0.0)
             if best is None or alike > best[0]:
                 best = (alike, Match(weight, transposed))
-        if best is not None and best[0] >= LEAST_COSINE:
+        if best is not None and best[0] >= LEAST_ALIKE:
             matched[one.stored] = best[1]
     return matched
 
@@ -179,6 +179,7 @@ def _some(array: np.ndarray) -> np.ndarray:
     return np.asarray(flat[:: max(1, flat.size // COMPARED)][:COMPARED], np.float64)
 
 
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / norms if norms and a.shape == b.shape else 0.0
+def _alike(a: np.ndarray, b: np.ndarray) -> float:
+    """1 less the power of the difference over that of the larger; 0 for unlike sizes."""
+    power = max(float(a @ a), float(b @ b)) if a.shape == b.shape else 0.0
+    return 1 - float((a - b) @ (a - b)) / power if power else 0.0

@@ -44,7 +44,9 @@ def batch_norms(model: Model) -> Norms:
         for _ in range(3):
             for value in behind:
                 found.setdefault(value.name or "", entry)
-            behind = [u.node.outputs[0] for v in behind for u in v.uses() if _shapes(u.node.op_type)]
+            behind = [
+                u.node.outputs[0] for v in behind for u in v.uses() if _shapes(u.node.op_type)
+            ]
     return Norms(found)
 
 

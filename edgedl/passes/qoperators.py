@@ -68,7 +68,11 @@ def _attributes(node: ir.Node) -> dict[str, Any]:
 
 
 def _real(
-    codes: ir.Value | None, scale: ir.Value | None, zero: ir.Value | None, axis: int | None, name: str
+    codes: ir.Value | None,
+    scale: ir.Value | None,
+    zero: ir.Value | None,
+    axis: int | None,
+    name: str,
 ) -> ir.Node:
     """A dequantizer, along an axis where there is more than one scale."""
     many = scale is not None and scale.const_value is not None and scale.const_value.size > 1
@@ -83,7 +87,10 @@ def _coded(value: ir.Value, scale: ir.Value | None, zero: ir.Value | None, name:
 
 
 def _computed(
-    node: ir.Node, kind: str, inputs: Sequence[ir.Value | None], attributes: dict[str, Any] | None = None
+    node: ir.Node,
+    kind: str,
+    inputs: Sequence[ir.Value | None],
+    attributes: dict[str, Any] | None = None,
 ) -> ir.Node:
     made = ir.node(
         kind, list(inputs), _attributes(node) if attributes is None else attributes, name=node.name

@@ -359,7 +359,9 @@ def _quantizer(
         zero = initializer("zero", grid.zero.astype(limits[grid.least, grid.most]))
         return [
             helper.make_node("QuantizeLinear", [source, scale, zero], [f"{name}_c"], f"{name}_q"),
-            helper.make_node("DequantizeLinear", [f"{name}_c", scale, zero], [result], f"{name}_dq"),
+            helper.make_node(
+                "DequantizeLinear", [f"{name}_c", scale, zero], [result], f"{name}_dq"
+            ),
         ]
     behind = 0 if grid.axis is None or grid.axis == -1 else RANK_4 - 1 - grid.axis
     shape = () if grid.axis is None else (-1, *[1] * behind)

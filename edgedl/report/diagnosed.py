@@ -153,9 +153,7 @@ class Diagnosis:
     def _operators(self) -> str:
         rows = [["operator", "", "noise alone", "share"]]
         for row in self.operators[:MOST_OPERATORS]:
-            rows.append(
-                [row.operator, row.kind, percent(row.alone), f"{100 * row.share:.0f} %"]
-            )
+            rows.append([row.operator, row.kind, percent(row.alone), f"{100 * row.share:.0f} %"])
         more = len(self.operators) - MOST_OPERATORS
         if more > 0:
             rest = sum(row.share for row in self.operators[MOST_OPERATORS:])
@@ -194,9 +192,7 @@ def _cause_json(cause: Cause) -> dict[str, Any]:
     return {
         "name": cause.name,
         "sentence": cause.sentence,
-        "share": None
-        if share is None
-        else dict(zip(("value", "low", "high"), share, strict=True)),
+        "share": None if share is None else dict(zip(("value", "low", "high"), share, strict=True)),
         "evidence": list(cause.evidence),
         "command": cause.command,
     }

@@ -179,8 +179,10 @@ def _add(
 
 
 def _range(one: Walked, x: np.ndarray) -> None:
-    one.axis = 1 if x.ndim == 4 else x.ndim - 1 if x.ndim in (2, 3) else None
-    rows = np.moveaxis(x, one.axis, 0).reshape(x.shape[one.axis], -1) if one.axis else x.reshape(1, -1)
+    one.axis = 1 if x.ndim == 4 else -1 if x.ndim in (2, 3) else None
+    rows = (
+        np.moveaxis(x, one.axis, 0).reshape(x.shape[one.axis], -1) if one.axis else x.reshape(1, -1)
+    )
     if not rows.size:
         return
     low, high = rows.min(axis=1), rows.max(axis=1)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from edgedl.core.progress import Progress, silent
-from edgedl.diagnose.case import Proposal
-from edgedl.diagnose.losses import Bounded, Meter, bounded_share
+from edgedl.diagnosis.case import Proposal
+from edgedl.diagnosis.losses import Bounded, Meter, bounded_share
 from edgedl.passes.switches import Setting, Switchboard
 
 LEAST_SHARE = 0.1

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from edgedl.diagnose.case import (
+from edgedl.diagnosis.case import (
     Case,
     Proposal,
     by_channel,
@@ -28,6 +28,7 @@ from edgedl.passes.switches import Setting
 TWO_BITS = 4.0
 # A range of which less than half is used wastes a bit; beyond its end by a tenth, it is another's.
 HALF, A_TENTH = 0.5, 0.1
+RARE = 1e-4
 MOST_NAMED = 4
 Cause = Callable[[Case], Iterator[Proposal]]
 
@@ -54,11 +55,15 @@ def ranges(case: Case) -> Iterator[Proposal]:
             repair,
             "calibration saw other data than these samples: "
             f"{len(repair)} of {len(case.activations)} ranges do not fit",
-            tuple(_range_line(case, i) for i in _worst(case, (*inputs, *narrow, *wide))),
+            tuple(
+                _range_line(case, i)
+                for i in dict.fromkeys((*inputs[:2], *_worst(case, (*narrow, *wide))))
+            ),
             case.command(),
         )
     if many:
         return
+    yield from _stretched(case, set(repair))
     for cause, switches, words in (
         ("clipped_range", narrow, "values are clipped: the range of {} ends before the data does"),
         ("wide_range", wide, "the range of {} is far wider than the data, codes lie idle"),
@@ -72,6 +77,37 @@ def ranges(case: Case) -> Iterator[Proposal]:
                 tuple(_range_line(case, i) for i in named),
                 case.command(),
             )
+
+
+def _stretched(case: Case, others: set[int]) -> Iterator[Proposal]:
+    """Ranges that rare values stretch, so that nearly all others share few codes."""
+    found: dict[int, tuple[float, float]] = {}
+    for switch in case.activations:
+        grid, counts = case.grid(switch), case.walked[switch].counts
+        if switch in others or counts is None or not counts.sum():
+            continue
+        sums = np.cumsum(counts) / counts.sum()
+        first = int(np.searchsorted(sums, RARE / 2))
+        last = int(np.searchsorted(sums, 1 - RARE / 2))
+        ends = (np.asarray([first, last]) + grid.least - int(grid.zero)) * float(grid.scale)
+        low, high = min(float(ends[0]), 0.0), max(float(ends[1]), 0.0)
+        if 0 < high - low < HALF * (grid.high - grid.low):
+            found[switch] = low, high
+    if found:
+        named = _worst(case, list(found))
+        yield Proposal(
+            "stretched_range",
+            {i: covering(*span, case.grid(i)) for i, span in found.items()},
+            f"rare values stretch the range of {_listed(case, list(found))}, nearly all others"
+            " share few codes",
+            tuple(
+                f"`{case.name(i)}` has codes for {case.grid(i).low:.3g} to {case.grid(i).high:.3g},"
+                f" {100 * (1 - RARE):g} % of its values lie in {found[i][0]:.3g} to"
+                f" {found[i][1]:.3g}"
+                for i in named
+            ),
+            case.command() + "   # tries ranges by percentile and by error",
+        )
 
 
 def _fixed_by_symmetry(case: Case, switch: int) -> bool:
@@ -304,7 +340,8 @@ def operators(case: Case) -> Iterator[Proposal]:
     yield Proposal(
         "sensitive_operators",
         dict.fromkeys(few),
-        f"{len(chosen)} operator{'s' * (len(chosen) > 1)} need more than 8 bits: "
+        ("one operator needs" if len(chosen) == 1 else f"{len(chosen)} operators need")
+        + " more than 8 bits: "
         + ", ".join(case.operator(i) for i in heads),
         tuple(_alone_line(case, i) for i in sorted(few, key=lambda i: -case.alone.get(i, 0.0))[:4]),
         case.command("--max-drop 1%") + "   # puts them back to float",

@@ -8,12 +8,12 @@ import numpy as np
 
 from edgedl.core.memory import peak_rss_bytes
 from edgedl.core.stats import decibels
-from edgedl.diagnose.losses import Bounded, bounded_mean, bounded_share
-from edgedl.diagnose.shares import LEAST_SHARE
+from edgedl.diagnosis.losses import Bounded, bounded_mean, bounded_share
+from edgedl.diagnosis.shares import LEAST_SHARE
 from edgedl.report.diagnosed import Cause, Diagnosis, Status
 
 if TYPE_CHECKING:
-    from edgedl.diagnose.diagnosis import Compared, Looked, Pair
+    from edgedl.diagnosis.pair import Compared, Looked, Pair
 
 FEWEST = 8
 TOLERANCE = 0.01
@@ -65,14 +65,17 @@ def judge(pair: Pair, compared: Compared, found: Looked, count: int, seconds: fl
 def _accuracy(compared: Compared) -> dict[str, Any] | None:
     if compared.scores is None or compared.metric is None:
         return None
-    drop = bounded_mean(compared.scores[:, 0] - compared.scores[:, 1])
+    drops = compared.scores[:, 0] - compared.scores[:, 1]
+    drop = bounded_mean(drops)
+    # Where no sample fell, as many as 3 of n may (Hanley and Lippman-Hand, JAMA 1983).
+    high = drop.high if drops.any() else 3 / len(drops)
     return {
         "metric": compared.metric,
         "baseline": float(compared.scores[:, 0].mean()),
         "result": float(compared.scores[:, 1].mean()),
         "drop": drop.value,
         "drop_low": drop.low,
-        "drop_high": drop.high,
+        "drop_high": high,
     }
 
 
@@ -82,7 +85,9 @@ def _engine(pair: Pair, share: Bounded) -> Cause:
         f"{pair.artifact.engine} computes otherwise than the graph says: a fusion, or sums that"
         " saturate",
         (share.value, share.low, share.high),
-        ("the same graph with every quantizer as given, computed in float, is nearer to the model",),
+        (
+            "the same graph with every quantizer as given, computed in float, is nearer to the model",
+        ),
         f"edgedl bench {pair.artifact.path.name} --profile",
     )
 
@@ -90,7 +95,10 @@ def _engine(pair: Pair, share: Bounded) -> Cause:
 def _saturation(pair: Pair, found: Looked) -> Cause | None:
     """What saturating sums cost beside everything else; None where less than a tenth of it all."""
     what = found.saturated
-    if what is None or not what.operators or what.saturating.mean() <= TOLERANCE:
+    if what is None or not what.operators:
+        return None
+    exact, saturating = float(what.exact.mean()), float(what.saturating.mean())
+    if saturating - exact <= TOLERANCE:
         return None
     share = bounded_share(what.saturating - what.exact, what.saturating)
     if share.value < LEAST_SHARE:
@@ -99,6 +107,10 @@ def _saturation(pair: Pair, found: Looked) -> Cause | None:
     names = [f"`{pair.names.get(node, node)}`" for node, _ in what.operators[:2]]
     more = len(what.operators) - len(names)
     lines = [
+        f"emulated: {100 * saturating:.2g} % of the answers' power would be noise, not"
+        f" {100 * exact:.2g} %"
+    ]
+    lines += [
         f"`{pair.names.get(node, node)}`: saturation makes {100 * ratio:.2g} % noise in its result"
         for node, ratio in what.operators[:4]
     ]
@@ -108,7 +120,7 @@ def _saturation(pair: Pair, found: Looked) -> Cause | None:
         "saturation",
         f"{where} sums of 16 bits only, and u8 x s8 products pass them in {', '.join(names)}"
         + (f" and {more} more" if more > 0 else ""),
-        (share.value, share.low, share.high),
+        (share.value, share.low, share.high) if found.saturates else None,
         tuple(lines),
         f"edgedl compress {pair.given} --int8 --samples {pair.samples_given} --isa avx2 -o fixed.edl"
         "   # 7-bit weights where it matters",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgedl.diagnose.walk import Walked
+from edgedl.diagnosis.walk import Walked
 from edgedl.passes.normal import Norms
 from edgedl.passes.quantizers import Found, Grid, codes_of, dequantized
 from edgedl.passes.switches import Setting, Switchboard
@@ -136,7 +136,9 @@ def weights_by_channel(array: np.ndarray, axis: int, least: int, most: int) -> n
     others = tuple(i for i in range(array.ndim) if i != axis)
     top = np.maximum(np.abs(array).max(axis=others), 1e-30)
     largest = (most - least) // 2
-    grid = Grid((top / largest).astype(np.float32), np.zeros(top.shape, np.int64), -largest, largest, axis)
+    grid = Grid(
+        (top / largest).astype(np.float32), np.zeros(top.shape, np.int64), -largest, largest, axis
+    )
     return dequantized(codes_of(array, grid), grid)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgedl.core.samples import Samples
-from edgedl.diagnose.losses import loss
+from edgedl.diagnosis.losses import loss
 from edgedl.passes.quantizers import Grid
 from edgedl.passes.saturation import MOST, saturating_product
 from edgedl.passes.switches import Switchboard
@@ -47,7 +47,9 @@ class Product:
 
 def products(board: Switchboard) -> list[Product]:
     """Products of 8-bit codes in which a pair of weights can pass 16 bits."""
-    placeholders = {board.tensors[one.stored]: one for one in board.found if one.kind == "activation"}
+    placeholders = {
+        board.tensors[one.stored]: one for one in board.found if one.kind == "activation"
+    }
     found = []
     for switch, one in enumerate(board.found):
         grid = one.grid
@@ -158,9 +160,7 @@ def _error(board: Switchboard, product: Product, x: np.ndarray, result: np.ndarr
     real = (gap * (float(grid.scale) * product.scale)).astype(np.float32)
     if board.operators[product.node] == "Conv":
         batch, made, height, width = result.shape
-        return np.ascontiguousarray(
-            real.reshape(batch, height, width, made).transpose(0, 3, 1, 2)
-        )
+        return np.ascontiguousarray(real.reshape(batch, height, width, made).transpose(0, 3, 1, 2))
     return real.reshape(result.shape)
 
 

@@ -18,15 +18,15 @@ from edgedl.core.model import Model
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
 from edgedl.core.stats import Agreement, AgreementMeter
-from edgedl.diagnose.before import export, preprocessing, raise_not_finite
-from edgedl.diagnose.case import Case, Proposal
-from edgedl.diagnose.causes import CAUSES
-from edgedl.diagnose.losses import Bounded, Meter, bounded_mean, bounded_share, loss
-from edgedl.diagnose.recurrent import Steps, recurrent
-from edgedl.diagnose.saturated import Saturated, saturated
-from edgedl.diagnose.shares import alone, attribute
-from edgedl.diagnose.verdict import judge
-from edgedl.diagnose.walk import Walked, walk
+from edgedl.diagnosis.before import export, preprocessing, raise_not_finite
+from edgedl.diagnosis.case import Case, Proposal
+from edgedl.diagnosis.causes import CAUSES
+from edgedl.diagnosis.losses import Bounded, Meter, bounded_mean, bounded_share, loss
+from edgedl.diagnosis.recurrent import Steps, recurrent
+from edgedl.diagnosis.saturated import Saturated, saturated
+from edgedl.diagnosis.shares import alone, attribute
+from edgedl.diagnosis.verdict import judge
+from edgedl.diagnosis.walk import Walked, walk
 from edgedl.passes.clean import Clean
 from edgedl.passes.fold import Fold
 from edgedl.inputs import load_model

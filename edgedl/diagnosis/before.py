@@ -11,7 +11,7 @@ from edgedl.core.errors import BadModel, EdgeError
 from edgedl.core.memory import usable_cores
 from edgedl.core.model import Model
 from edgedl.core.samples import Samples
-from edgedl.diagnose.losses import Bounded, bounded_mean, loss
+from edgedl.diagnosis.losses import Bounded, bounded_mean, loss
 from edgedl.passes.calibrate import watching
 from edgedl.passes.graph import read
 from edgedl.report.diagnosed import Cause
@@ -162,7 +162,9 @@ def _fits(samples: Samples, name: str, mistake: Mistake, span: tuple[float, floa
     return 0.5 <= top / max(abs(span[0]), abs(span[1]), 1e-30) <= 1.5
 
 
-def export(model: Model, samples: Samples, reference: Sequence[Mapping[str, np.ndarray]]) -> Iterator[Cause]:
+def export(
+    model: Model, samples: Samples, reference: Sequence[Mapping[str, np.ndarray]]
+) -> Iterator[Cause]:
     """A float model that answers the same whatever it is asked, or otherwise on another engine."""
     again = "export it again and compare: edgedl eval A.onnx B.onnx --samples S.npz"
     first = next(iter(reference[0].values()))
@@ -217,10 +219,7 @@ def raise_not_finite(model: Model, samples: Samples, sample: int, whose: str) ->
     """
     one = samples.take([sample])
     names = [
-        value.name or ""
-        for node in read(model.path).graph
-        for value in node.outputs
-        if value.name
+        value.name or "" for node in read(model.path).graph for value in node.outputs if value.name
     ]
     layer = None
     for start in range(0, len(names), AT_ONCE):

@@ -57,8 +57,10 @@ def recurrent(model: Model, steps: Steps) -> Cause | None:
         f"the error builds up in the recurrent state: the last steps are {last / max(first, 1e-12):.0f}x"
         " worse than the first",
         (share, share, share),
-        (f"noise {100 * first:.2g} % of the signal in the first quarter, {100 * last:.2g} % in the"
-         " last",),
+        (
+            f"noise {100 * first:.2g} % of the signal in the first quarter, {100 * last:.2g} % in the"
+            " last",
+        ),
         "keep the recurrent operator in float: edgedl compress MODEL --int8 --samples S.npz -o"
         " fixed.edl",
     )
