@@ -12,6 +12,9 @@ from edgedl.benchmark.bench import BenchReport
 from edgedl.core.errors import EdgeError
 from edgedl.core.store import atomic_write, default_store, key_of
 from edgedl.report.benched import text
+from edgedl.report.diagnosed import Diagnosis
+from edgedl.report.diagnosed_page import page as diagnosed_page
+from edgedl.report.diagnosed_page import to_markdown as diagnosed_markdown
 from edgedl.report.formats import to_csv, to_markdown
 from edgedl.report.page import page
 
@@ -31,16 +34,8 @@ def write_bench(found: BenchReport, folder: str | Path, command: str = "") -> Pa
     Raises:
         EdgeError: the folder cannot be written.
     """
-    folder = Path(folder)
+    folder = _made(Path(folder))
     document = {**found.to_json(), "command": command}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EdgeError(
-            f"cannot be made ({error.strerror})",
-            where=str(folder),
-            hint="name a folder that you may write to",
-        ) from error
     history = read_history(folder / HISTORY)
     texts = {
         "report.html": page(document, found.samples_ms(), history),
@@ -56,6 +51,40 @@ def write_bench(found: BenchReport, folder: str | Path, command: str = "") -> Pa
     with atomic_write(folder / RAW) as work:
         _write_raw(found, work)
     return folder / "report.html"
+
+
+def write_diagnosis(found: Diagnosis, folder: str | Path) -> Path:
+    """Write `diagnosis.html`, `.md`, `.txt` and `.json` into a folder, which is made if need be.
+
+    Returns:
+        The page.
+
+    Raises:
+        EdgeError: the folder cannot be written.
+    """
+    folder = _made(Path(folder))
+    texts = {
+        "diagnosis.html": diagnosed_page(found),
+        "diagnosis.md": diagnosed_markdown(found),
+        "diagnosis.txt": found.text() + "\n",
+        "diagnosis.json": json.dumps(found.to_json()) + "\n",
+    }
+    for name, content in texts.items():
+        with atomic_write(folder / name) as work:
+            work.write_text(content, encoding="utf-8")
+    return folder / "diagnosis.html"
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EdgeError(
+            f"cannot be made ({error.strerror})",
+            where=str(folder),
+            hint="name a folder that you may write to",
+        ) from error
+    return folder
 
 
 def keep_raw(found: BenchReport) -> Path | None:

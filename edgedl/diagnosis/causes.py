@@ -308,15 +308,35 @@ def sensitive(case: Case) -> Iterator[Proposal]:
             and (case.maker(i) in kinds or any(kind in kinds for _, kind in one.readers))
         ]
         if switches:
-            worst = sorted(switches, key=lambda i: -case.alone.get(i, 0.0))[:MOST_NAMED]
+            worst = _worst(case, switches)
+            masks = [i for i in worst if cause == "softmax" and _masked(case, i)]
+            sentence = f"8 bits are too few around {words}: {_listed(case, worst)}"
+            if masks:
+                sentence = (
+                    "the attention mask stretches the range before softmax, nothing is left for"
+                    f" the scores: {_listed(case, masks)}"
+                )
             yield Proposal(
                 f"{cause}_int8",
                 dict.fromkeys(switches),
-                f"8 bits are too few around {words}: {_listed(case, worst)}",
-                tuple(_alone_line(case, i) for i in worst),
+                sentence,
+                tuple(
+                    _range_line(case, i) + ", its scores few of them"
+                    if i in masks
+                    else _alone_line(case, i)
+                    for i in worst
+                ),
                 case.command("--max-drop 1%") + "   # puts such operators back to float",
                 rank=1,
             )
+
+
+def _masked(case: Case, switch: int) -> bool:
+    """Whether a tensor reaches a hundred times further down than up, as scores with a mask do."""
+    if switch not in case.walked or case.walked[switch].low is None:
+        return False
+    low, high = case.walked[switch].used
+    return low < -100 * max(high, 1e-30)
 
 
 def operators(case: Case) -> Iterator[Proposal]:

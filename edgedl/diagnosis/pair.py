@@ -31,7 +31,7 @@ from edgedl.passes.clean import Clean
 from edgedl.passes.fold import Fold
 from edgedl.inputs import load_model
 from edgedl.passes.graph import quantized_already, rewrite
-from edgedl.passes.normal import batch_norms
+from edgedl.passes.normal import batch_norms, tensor_names
 from edgedl.passes.saturation import saturates
 from edgedl.passes.switches import Switchboard, switchboard
 from edgedl.report.diagnosed import Cause, Diagnosis, OperatorRow, TensorRow
@@ -240,6 +240,7 @@ class Looked:
     unmatched: tuple[str, ...] = ()
     walked: int = 0
     switched: int = 0
+    unmeasured: int = 0
     doubts: tuple[str, ...] = ()
     told: tuple[Cause, ...] = ()
     saturated: Saturated | None = None
@@ -268,12 +269,16 @@ def _look(
     more = samples.take(range(len(few), min(MOST_RANGED, len(samples))))
     walked = walk(board, few, more, progress)
     looked.walked = len(few)
-    losses, nodes, looked.switched = alone(board, meter, seconds, progress)
+    added: dict[str, float] = {}
+    for w in walked:
+        added[w.node] = added.get(w.node, 0.0) + w.added / max(w.signal, 1e-300)
+    single = alone(board, meter, added, seconds, progress)
+    looked.switched, looked.unmeasured = single.samples, single.unmeasured
     case = Case(
         board,
         {w.switch: w for w in walked if w.switch is not None},
         batch_norms(pair.model),
-        losses,
+        single.switches,
         lambda *more: " ".join(
             ("edgedl compress", pair.given, "--int8 --samples", pair.samples_given, "-o fixed.edl",
              *more)
@@ -281,8 +286,9 @@ def _look(
     )  # fmt: skip
     proposals = [proposal for cause in CAUSES.values() for proposal in cause(case)]
     looked.causes = attribute(meter, proposals, progress)
-    looked.operators = _operator_rows(board, nodes)
-    looked.tensors = tuple(_tensor_row(board, w, pair) for w in walked)
+    looked.operators = _operator_rows(board, single.nodes)
+    known = tensor_names(pair.model)
+    looked.tensors = tuple(_tensor_row(board, w, known) for w in walked)
     looked.unmatched = tuple(board.name_of(board.found[i].tensor) for i in board.unmatched)
     return looked
 
@@ -296,17 +302,23 @@ def _operator_rows(board: Switchboard, nodes: Mapping[str, float]) -> tuple[Oper
     )
 
 
-def _tensor_row(board: Switchboard, walked: Walked, pair: Pair) -> TensorRow:
+def _tensor_row(board: Switchboard, walked: Walked, known: frozenset[str]) -> TensorRow:
     one = None if walked.switch is None else board.found[walked.switch]
     grid = None if one is None else one.grid
     power = max(walked.signal, 1e-300)
     low, high = walked.used
-    tensor = walked.tensor if one is None else one.tensor
+    tensor = board.name_of(walked.tensor if one is None else one.tensor)
+    by_weights = {board.found[i].node for i in range(len(board.found)) if _in_float(board, i)}
+    matched = "name" if tensor in known else "weights" if walked.node in by_weights else "no"
     return TensorRow(
-        board.name_of(tensor), board.operators.get(walked.node, "input"), "",
+        tensor, board.operators.get(walked.node, "input"), matched,
         walked.sqnr_db, walked.cosine, min(walked.added / power, 1e9),
         min(max(walked.noise - walked.added, 0.0) / power, 1e9), low, high,
         None if grid is None else grid.low, None if grid is None else grid.high,
         None if grid is None or grid.axis is not None else walked.saturated,
         None if walked.counts is None else walked.dead,
     )  # fmt: skip
+
+
+def _in_float(board: Switchboard, switch: int) -> bool:
+    return board.found[switch].stored in board.float_nodes

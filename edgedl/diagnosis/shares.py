@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,50 +20,58 @@ FEWEST = 2
 Clock = Callable[[], float]
 
 
+@dataclass(frozen=True)
+class Alone:
+    """The loss of each switch on alone: by switch, by operator, on how many samples, and how many
+    operators the time did not suffice for."""
+
+    switches: Mapping[int, float]
+    nodes: Mapping[str, float]
+    samples: int
+    unmeasured: int
+
+
 def alone(
     board: Switchboard,
     meter: Meter,
+    added: Mapping[str, float],
     seconds: float,
     progress: Progress = silent,
     clock: Clock = time.monotonic,
-) -> tuple[dict[int, float], dict[str, float], int]:
-    """The loss of each switch on alone, all others off.
+) -> Alone:
+    """Switch on each operator's quantizers alone, all others off.
 
-    Operators are measured with all their switches on, and those of the worst eight one by one; the
-    others' is shared out evenly. The samples are as many as the time allows, two at least.
-
-    Returns:
-        Losses by switch, by operator, and how many samples there were.
+    Those of the worst eight operators are measured one by one; the others' loss is shared out
+    evenly. The samples are as many as the time allows, two at least; where it does not suffice for
+    that, the operators at which least is `added` are left out.
     """
     by_node: dict[str, list[int]] = {}
     for switch, one in enumerate(board.found):
         if switch not in board.unmatched:
             by_node.setdefault(one.node, []).append(switch)
+    order = sorted(by_node, key=lambda node: -added.get(node, 0.0))
     began = clock()
-    few = meter.take(FEWEST)
-    base = float(few({}).mean())
+    meter.take(FEWEST)({})
     took = clock() - began
-    runs = len(by_node) + 4 * SINGLED_OUT
-    fits = seconds / max(runs, 1) / max(took, 1e-6) * FEWEST
+    fits = seconds / (len(order) + 2 * SINGLED_OUT) / max(took, 1e-6) * FEWEST
     count = int(min(max(fits, FEWEST), len(meter.reference)))
     some = meter.take(count)
     base = float(some({}).mean())
     nodes: dict[str, float] = {}
-    for i, (node, switches) in enumerate(by_node.items()):
-        on: dict[int, Setting] = dict.fromkeys(switches, "given")
+    for i, node in enumerate(order):
+        on: dict[int, Setting] = dict.fromkeys(by_node[node], "given")
         nodes[node] = max(float(some(on).mean()) - base, 0.0)
-        progress("one operator at a time", i + 1, len(by_node))
+        progress("one operator at a time", i + 1, len(order))
+        if clock() - began > seconds and i >= SINGLED_OUT:
+            break
     losses = {
-        switch: nodes[node] / len(switches)
-        for node, switches in by_node.items()
-        for switch in switches
+        switch: nodes[node] / len(by_node[node]) for node in nodes for switch in by_node[node]
     }
-    worst = sorted(nodes, key=lambda node: -nodes[node])[:SINGLED_OUT]
-    for node in worst:
+    for node in sorted(nodes, key=lambda node: -nodes[node])[:SINGLED_OUT]:
         if len(by_node[node]) > 1:
             for switch in by_node[node]:
                 losses[switch] = max(float(some({switch: "given"}).mean()) - base, 0.0)
-    return losses, nodes, count
+    return Alone(losses, nodes, count, len(by_node) - len(nodes))
 
 
 def attribute(

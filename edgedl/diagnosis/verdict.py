@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FEWEST = 8
 TOLERANCE = 0.01
+MUCH = 0.1
 ENOUGH_SHARE = 0.25
 
 
@@ -166,14 +167,22 @@ def _sentence(
             f"no single fault: 8 bits cost this much here, spread over {len(found.operators)}"
             f" operators, the worst three make {100 * top:.0f} % of it; {figures}"
         )
-    return f"int8 lost much: {figures}" if whole.value > TOLERANCE else f"faults: {figures}"
+    if whole.value <= TOLERANCE:
+        return f"int8 answers as float does, but something is wrong: {figures}"
+    much = "much" if whole.value > MUCH else "a little"
+    return f"int8 lost {much}: {figures}"
 
 
 def _figures(whole: Bounded, accuracy: dict[str, Any] | None, compared: Compared) -> str:
     parts = []
     if accuracy is not None and accuracy["metric"] != "mse":
         drop, low, high = (100 * accuracy[key] for key in ("drop", "drop_low", "drop_high"))
-        parts.append(f"{accuracy['metric']} falls by {drop:.1f} points [{low:.1f}, {high:.1f}]")
+        name = accuracy["metric"]
+        parts.append(
+            f"{name} falls by {drop:.1f} points [{low:.1f}, {high:.1f}]"
+            if drop >= 0
+            else f"{name} rises by {-drop:.1f} points [{-high:.1f}, {-low:.1f}]"
+        )
     agreement = compared.agreement
     if agreement.top1 is not None:
         parts.append(f"top-1 agrees in {agreement.top1:.3f}")
@@ -210,6 +219,19 @@ def _doubts(found: Looked, count: int) -> tuple[str, ...]:
         )
     if count < 16:
         doubts.append(f"{count} samples; 64 or more give narrow intervals")
-    if 0 < found.switched < 8 and count >= 8:
-        doubts.append(f"operators were measured one by one on {found.switched} samples only")
+    if 0 < found.switched < min(8, count):
+        doubts.append(
+            f"operators were measured one by one on {found.switched} samples; --seconds 60 takes"
+            " more"
+        )
+    if found.unmeasured:
+        doubts.append(
+            f"{found.unmeasured} operators that add least were not measured one by one;"
+            " --seconds 60 measures more"
+        )
+    strange = sum(row.matched == "no" for row in found.tensors)
+    if strange:
+        doubts.append(
+            f"{strange} of {len(found.tensors)} tensors have no likeness in the float model"
+        )
     return tuple(doubts)

@@ -52,3 +52,10 @@ def batch_norms(model: Model) -> Norms:
 
 def _shapes(kind: str) -> bool:
     return kind in ("Relu", "Clip", "LeakyRelu", "Sigmoid", "Mul", "HardSwish", "PRelu")
+
+
+def tensor_names(model: Model) -> frozenset[str]:
+    """The names of all tensors that are inputs or that a node makes."""
+    graph = read(model.path).graph
+    made = {value.name or "" for node in graph for value in node.outputs}
+    return frozenset(made | {value.name or "" for value in graph.inputs})

@@ -27,6 +27,8 @@ Setting = Literal["given"] | Grid | np.ndarray
 Settings = Mapping[int, Setting]
 BASE, GIVEN = "base.data", "given.data"
 ALIGN = 64
+# What taking a graph apart, and onnxruntime's quantizer, add to names.
+SUFFIXES = ("_activation", "_float", "_quantized", "_quant")
 MEASURED = {"memory_pattern": False}
 # onnxruntime would quantize the float weights between quantizers by itself.
 AS_WRITTEN = {"unfused": ["WeightBiasQuantization", "QDQSelectorActionTransformer"]}
@@ -156,8 +158,11 @@ class Switchboard:
         _set(graph, value.name, before.reshape(array.shape).astype(np.float32))
 
     def name_of(self, name: str) -> str:
-        """The original name of a node or tensor."""
-        return self.names.get(name, name)
+        """The original name of a node or tensor, as far as it can be told."""
+        plain = name
+        for suffix in SUFFIXES:
+            plain = plain.removesuffix(suffix)
+        return self.names.get(name) or self.names.get(plain) or plain
 
     def given(self, switch: int) -> np.ndarray:
         """The value of a weight as its codes say, mapped from its file."""
