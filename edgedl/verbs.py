@@ -199,7 +199,9 @@ def diagnose(
     """
     diagnose_pair = load("edgedl.diagnosis.pair:diagnose_pair", "`edgedl diagnose`")
     pair_of = load("edgedl.diagnosis.pair:pair_of", "`edgedl diagnose`")
-    pair = pair_of(model, compressed, samples, engine_of_target(target))
+    artifact = find_artifact(compressed, engine_of_target(target))
+    named = str(samples) if isinstance(samples, (str, Path)) else "S.npz"
+    pair = pair_of(load_model(model), load_model(compressed), artifact, str(model), named)
     given, _ = open_inputs(samples, preprocess, (model, compressed))
     bound = given.bind(pair.model.signature)
     found: Diagnosis = diagnose_pair(

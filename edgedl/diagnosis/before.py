@@ -1,4 +1,4 @@
-"""What is wrong before any quantizer: samples that are not what the model expects, or its export."""
+"""What is wrong before any quantizer: samples that the model does not expect, or its export."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _along(values: np.ndarray, array: np.ndarray, axis: int) -> np.ndarray:
 
 MISTAKES: Sequence[Mistake] = (
     Mistake("the order of colours is the other one (RGB or BGR)",
-            lambda x, axis: np.flip(x, axis), "x[:, ::-1] if channels come first, else x[..., ::-1]",
+            lambda x, axis: np.flip(x, axis), "x[:, ::-1], or x[..., ::-1] where colours come last",
             True),
     Mistake("values are 0 to 255 where the model expects 0 to 1",
             lambda x, _: x / np.float32(255), "x / 255", False),

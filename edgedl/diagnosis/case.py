@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -49,6 +49,7 @@ class Case:
 
     @property
     def weights(self) -> list[int]:
+        """Switches of weights that the float model has."""
         return [
             i
             for i, one in enumerate(self.board.found)
@@ -56,6 +57,7 @@ class Case:
         ]
 
     def grid(self, switch: int) -> Grid:
+        """The grid of a switch whose scale is fixed."""
         grid = self.board.found[switch].grid
         assert grid is not None
         return grid
@@ -105,13 +107,6 @@ class Proposal:
     rank: int = 0
 
 
-@dataclass(frozen=True)
-class Extra:
-    """What else a cause may tell: nothing measured by switches."""
-
-    lines: Sequence[str] = field(default_factory=tuple)
-
-
 def covering(low: float, high: float, like: Grid) -> Grid:
     """The grid with the codes of another that covers a range and zero."""
     low, high = min(low, 0.0), max(high, 0.0)
@@ -146,7 +141,7 @@ def spans(walked: Walked) -> np.ndarray:
     """The largest magnitude of each channel."""
     assert walked.low is not None
     assert walked.high is not None
-    return np.maximum(np.abs(walked.low), np.abs(walked.high))
+    return np.asarray(np.maximum(np.abs(walked.low), np.abs(walked.high)))
 
 
 def times_median(values: np.ndarray) -> float:

@@ -23,9 +23,6 @@ class Bounded:
     low: float
     high: float
 
-    def to_json(self) -> dict[str, float]:
-        return {"value": self.value, "low": self.low, "high": self.high}
-
 
 def loss(expected: Answers, given: Answers) -> float:
     """The share of noise in an answer's power, 0 to 1, the mean over its float outputs.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,14 @@ from edgedl.benchmark.accuracy import METRICS, check_labels, metric_for
 from edgedl.benchmark.machine import this_machine
 from edgedl.core.errors import BadModel, BadSamples, EdgeError
 from edgedl.core.memory import usable_cores
-from edgedl.core.model import Model
+from edgedl.core.model import Model, Signature
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
 from edgedl.core.stats import Agreement, AgreementMeter
 from edgedl.diagnosis.before import export, preprocessing, raise_not_finite
 from edgedl.diagnosis.case import Case, Proposal
 from edgedl.diagnosis.causes import CAUSES
-from edgedl.diagnosis.losses import Bounded, Meter, bounded_mean, bounded_share, loss
+from edgedl.diagnosis.losses import Bounded, Meter, bounded_share, loss
 from edgedl.diagnosis.recurrent import Steps, recurrent
 from edgedl.diagnosis.saturated import Saturated, saturated
 from edgedl.diagnosis.shares import alone, attribute
@@ -29,14 +29,13 @@ from edgedl.diagnosis.verdict import judge
 from edgedl.diagnosis.walk import Walked, walk
 from edgedl.passes.clean import Clean
 from edgedl.passes.fold import Fold
-from edgedl.inputs import load_model
 from edgedl.passes.graph import quantized_already, rewrite
 from edgedl.passes.normal import batch_norms, tensor_names
 from edgedl.passes.saturation import saturates
 from edgedl.passes.switches import Switchboard, switchboard
 from edgedl.report.diagnosed import Cause, Diagnosis, OperatorRow, TensorRow
 from edgedl.runtime import any_engine
-from edgedl.runtime.artifact import Artifact, find_artifact
+from edgedl.runtime.artifact import Artifact
 
 MOST_ANSWERS, MOST_RANGED, MOST_WALKED, MOST_SWITCHED = 256, 40, 8, 16
 MOST_KEPT_BYTES = 64 << 20
@@ -61,26 +60,27 @@ class Pair:
     given: str
     samples_given: str
 
+    @property
+    def command(self) -> str:
+        """What makes a better int8 model of the float one."""
+        return f"edgedl compress {self.given} --int8 --samples {self.samples_given} -o fixed.edl"
+
 
 def pair_of(
-    model: str | Path, compressed: str | Path, samples: object, engine_name: str | None
+    model: Model, quantized: Model, artifact: Artifact, given: str, samples_given: str
 ) -> Pair:
-    """The two models at these paths.
+    """A float model and a compressed one, as the user named them.
 
     Raises:
-        BadModel, BadBundle: a file is missing or unsound, or the first is quantized itself.
+        BadModel: the first is quantized itself.
     """
-    plain = load_model(model)
-    if quantized_already(plain):
+    if quantized_already(model):
         raise BadModel(
             "the first model is quantized itself",
-            where=str(model),
+            where=given,
             hint="edgedl diagnose FLOAT COMPRESSED --samples S.npz, the float model first",
         )
-    quantized = load_model(compressed)
-    artifact = find_artifact(compressed, engine_name)
-    given = str(samples) if isinstance(samples, (str, Path)) else "S.npz"
-    return Pair(plain, quantized, artifact, artifact.names(), str(model), given)
+    return Pair(model, quantized, artifact, artifact.names(), given, samples_given)
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,9 @@ def compare(pair: Pair, samples: Samples, metric: str | None, progress: Progress
     Raises:
         BadModel: the compressed model's inputs or outputs are others.
     """
-    meter, losses, reference, scores = AgreementMeter(), [], [], []
+    meter, losses, scores = AgreementMeter(), [], []
     labels, steps = samples.chosen_labels, Steps()
+    reference: list[dict[str, np.ndarray]] = []
     broken: list[tuple[Model, int, str]] = []
     with (
         any_engine().open_model(pair.model.path, settings={}, threads=usable_cores()) as plain,
@@ -148,7 +149,12 @@ def compare(pair: Pair, samples: Samples, metric: str | None, progress: Progress
     )  # fmt: skip
 
 
-def check_same(a: Any, b: Any, pair: Pair) -> None:
+def check_same(a: Signature, b: Signature, pair: Pair) -> None:
+    """Compare the names of inputs and outputs.
+
+    Raises:
+        BadModel: they differ.
+    """
     for side in ("inputs", "outputs"):
         names = [{t.name for t in getattr(s, side)} for s in (a, b)]
         if names[0] != names[1]:
@@ -193,10 +199,8 @@ def diagnose_pair(
     floats = [pair.model]
     first = some.take(range(len(compared.reference)))
     before = list(export(pair.model, first, compared.reference))
-    try:
+    with suppress(EdgeError):
         floats.append(rewrite(pair.model, Clean(), Fold()))
-    except EdgeError:
-        pass
     with switchboard(pair.quantized, floats, pair.names) as board:
         if not board.found and not board.left:
             raise BadModel(
@@ -215,7 +219,7 @@ def diagnose_pair(
             found.saturated = saturated(board, first, compared.reference)
             found.saturates = saturates(machine, pair.artifact.engine)
     mistake = preprocessing(pair.model, some, spans)
-    steps = recurrent(pair.model, compared.steps)
+    steps = recurrent(pair.model, compared.steps, pair.command)
     found.told = tuple(cause for cause in (*before, mistake, steps) if cause is not None)
     return judge(pair, compared, found, len(some), time.monotonic() - began)
 
@@ -279,11 +283,8 @@ def _look(
         {w.switch: w for w in walked if w.switch is not None},
         batch_norms(pair.model),
         single.switches,
-        lambda *more: " ".join(
-            ("edgedl compress", pair.given, "--int8 --samples", pair.samples_given, "-o fixed.edl",
-             *more)
-        ),
-    )  # fmt: skip
+        lambda *more: " ".join((pair.command, *more)),
+    )
     proposals = [proposal for cause in CAUSES.values() for proposal in cause(case)]
     looked.causes = attribute(meter, proposals, progress)
     looked.operators = _operator_rows(board, single.nodes)

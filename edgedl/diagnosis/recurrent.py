@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from edgedl.passes.inspect import inspect
 from edgedl.core.model import Model
+from edgedl.passes.inspect import inspect
 from edgedl.report.diagnosed import Cause
 
 RECURRENT = frozenset({"LSTM", "GRU", "RNN", "Loop", "Scan", "DynamicQuantizeLSTM"})
@@ -23,6 +23,7 @@ class Steps:
         self.noise: np.ndarray | None = None
 
     def add(self, expected: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> None:
+        """Add a sample's answers, where the first output has steps."""
         name = next(iter(expected))
         x = expected[name]
         y = given.get(name)
@@ -40,7 +41,7 @@ class Steps:
             self.signal, self.noise = self.signal + signal, self.noise + noise
 
 
-def recurrent(model: Model, steps: Steps) -> Cause | None:
+def recurrent(model: Model, steps: Steps, command: str) -> Cause | None:
     """The cause, where the model is recurrent and its last steps are far worse than its first."""
     if steps.signal is None or steps.noise is None:
         return None
@@ -51,16 +52,15 @@ def recurrent(model: Model, steps: Steps) -> Cause | None:
     first, last = float(ratio[:quarter].mean()), float(ratio[-quarter:].mean())
     if last < GROWTH * max(first, 1e-12) or not np.isfinite(last):
         return None
-    share = max(0.0, 1 - first / float(ratio.mean()))
+    share, times = max(0.0, 1 - first / float(ratio.mean())), last / max(first, 1e-12)
     return Cause(
         "recurrent_state",
-        f"the error builds up in the recurrent state: the last steps are {last / max(first, 1e-12):.0f}x"
-        " worse than the first",
+        "the error builds up in the recurrent state: the last steps are"
+        f" {times:.0f}x worse than the first",
         (share, share, share),
         (
-            f"noise {100 * first:.2g} % of the signal in the first quarter, {100 * last:.2g} % in the"
-            " last",
+            f"noise is {100 * first:.2g} % of the signal in the first quarter of the steps,"
+            f" {100 * last:.2g} % in the last",
         ),
-        "keep the recurrent operator in float: edgedl compress MODEL --int8 --samples S.npz -o"
-        " fixed.edl",
+        f"{command}   # recurrent operators stay float",
     )

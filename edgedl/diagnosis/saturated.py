@@ -161,7 +161,7 @@ def _error(board: Switchboard, product: Product, x: np.ndarray, result: np.ndarr
     if board.operators[product.node] == "Conv":
         batch, made, height, width = result.shape
         return np.ascontiguousarray(real.reshape(batch, height, width, made).transpose(0, 3, 1, 2))
-    return real.reshape(result.shape)
+    return np.asarray(real.reshape(result.shape))
 
 
 def _patches(
@@ -182,4 +182,5 @@ def _patches(
     windows = np.lib.stride_tricks.sliding_window_view(
         padded, (height, taps // height), axis=(2, 3)
     )[:, :, :: strides[0], :: strides[1]][:, :, : shape[2], : shape[3]]
-    return windows.transpose(0, 2, 3, 4, 5, 1).reshape(-1, product.codes.shape[0])
+    lines = windows.transpose(0, 2, 3, 4, 5, 1).reshape(-1, product.codes.shape[0])
+    return np.asarray(lines)

@@ -1,4 +1,4 @@
-"""What each switch costs alone, and which share of the whole loss the repair of a cause takes off."""
+"""What each switch costs alone, and the share of the loss that the repair of a cause takes off."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def attribute(
     """
     state: dict[int, Setting] = dict(meter.board.all_on)
     whole = before = meter(state)
-    left, found = list(proposals), []
+    left, found = list(proposals), list[tuple[Proposal, Bounded]]()
     for rank in sorted({proposal.rank for proposal in proposals}):
         while len(found) < MOST_CAUSES:
             best: tuple[float, Proposal, np.ndarray] | None = None

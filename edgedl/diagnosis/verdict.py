@@ -39,7 +39,7 @@ def judge(pair: Pair, compared: Compared, found: Looked, count: int, seconds: fl
             warnings = (saturation,)
     causes += found.told
     causes.sort(key=lambda cause: -(cause.share or (2.0,))[0])
-    status = _status(whole, accuracy, compared, causes, count)
+    status = _status(whole, accuracy, causes, count)
     verdict = _sentence(status, whole, accuracy, compared, found, count)
     return Diagnosis(
         model=pair.model.path.name if pair.given == "" else pair.given.rpartition("/")[2],
@@ -86,9 +86,7 @@ def _engine(pair: Pair, share: Bounded) -> Cause:
         f"{pair.artifact.engine} computes otherwise than the graph says: a fusion, or sums that"
         " saturate",
         (share.value, share.low, share.high),
-        (
-            "the same graph with every quantizer as given, computed in float, is nearer to the model",
-        ),
+        ("the same graph computed in float, every quantizer as given, is nearer to the model",),
         f"edgedl bench {pair.artifact.path.name} --profile",
     )
 
@@ -123,15 +121,13 @@ def _saturation(pair: Pair, found: Looked) -> Cause | None:
         + (f" and {more} more" if more > 0 else ""),
         (share.value, share.low, share.high) if found.saturates else None,
         tuple(lines),
-        f"edgedl compress {pair.given} --int8 --samples {pair.samples_given} --isa avx2 -o fixed.edl"
-        "   # 7-bit weights where it matters",
+        f"{pair.command} --isa avx2   # 7-bit weights where it matters",
     )
 
 
 def _status(
     whole: Bounded,
     accuracy: dict[str, Any] | None,
-    compared: Compared,
     causes: list[Cause],
     count: int,
 ) -> Status:

@@ -1,8 +1,7 @@
-"""Along the graph, tensor by tensor: how far it is off, what a quantizer adds, what its codes do."""
+"""Along the graph, tensor by tensor: how far it is off, what is added, what the codes do."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,10 +47,12 @@ class Walked:
 
     @property
     def sqnr_db(self) -> float:
+        """Signal to quantization noise, in decibels."""
         return decibels(self.signal, self.noise)
 
     @property
     def cosine(self) -> float:
+        """Of the angle between both models' tensors, over all samples."""
         norms = (self.signal * self.power) ** 0.5
         return self.dot / norms if norms else 1.0
 

@@ -162,7 +162,7 @@ def _gemm(node: ir.Node) -> tuple[list[ir.Node], ir.Value]:
 def _concat(node: ir.Node) -> tuple[list[ir.Node], ir.Value]:
     to_scale, to_zero, *operands = node.inputs
     reals = [
-        _real(*operands[i : i + 3], None, f"{node.name}_{i // 3}")
+        _real(operands[i], operands[i + 1], operands[i + 2], None, f"{node.name}_{i // 3}")
         for i in range(0, len(operands), 3)
     ]
     made = _computed(node, "Concat", [real.outputs[0] for real in reals])
@@ -227,7 +227,8 @@ def _to_float(node: ir.Node) -> tuple[list[ir.Node], ir.Value]:
         codes_of = ir.node("DynamicQuantizeLinear", [data], num_outputs=3, name=f"{node.name}_dql")
         for part, value in zip(("codes", "scale", "zero"), codes_of.outputs, strict=True):
             value.name = f"{node.name}_{part}"
-        left = _real(*codes_of.outputs, None, f"{node.name}_0")
+        codes, scale, zero = codes_of.outputs
+        left = _real(codes, scale, zero, None, f"{node.name}_0")
         nodes = [codes_of, left]
     right = _real(weight, w_scale, w_zero, -1, f"{node.name}_1")
     made = _computed(node, "MatMul", [left.outputs[0], right.outputs[0]], {})

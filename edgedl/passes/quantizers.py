@@ -119,7 +119,11 @@ def _tables(graph: ir.Graph) -> None:
         if node.op_type != "DequantizeLinear" or source is None or source.op_type != "Gather":
             continue
         table = source.inputs[0]
-        if table is None or table.const_value is None or source.attributes.get_int("axis", 0):
+        if (
+            table is None
+            or table.const_value is None
+            or ("axis" in source.attributes and source.attributes["axis"].as_int())
+        ):
             continue
         scale = node.inputs[1]
         many = scale is not None and scale.const_value is not None and scale.const_value.size > 1

@@ -90,10 +90,11 @@ class Switchboard:
                     self._move_bias(graph, one, same.weight.bias)
             for one in found:
                 bias = biases.get(one.node)
-                if one.kind == "bias" and bias is not None and one.value is not None:
-                    if bias.size == one.value.size:
-                        _set(graph, one.stored, bias.reshape(one.value.shape))
-                        self.float_nodes[one.stored] = one.node
+                if one.kind != "bias" or bias is None or one.value is None:
+                    continue
+                if bias.size == one.value.size:
+                    _set(graph, one.stored, bias.reshape(one.value.shape))
+                    self.float_nodes[one.stored] = one.node
         self.unmatched = tuple(
             i
             for i, one in enumerate(found)

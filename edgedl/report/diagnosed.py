@@ -152,8 +152,10 @@ class Diagnosis:
 
     def _operators(self) -> str:
         rows = [["operator", "", "noise alone", "share"]]
-        for row in self.operators[:MOST_OPERATORS]:
-            rows.append([row.operator, row.kind, percent(row.alone), f"{100 * row.share:.0f} %"])
+        rows += [
+            [row.operator, row.kind, percent(row.alone), f"{100 * row.share:.0f} %"]
+            for row in self.operators[:MOST_OPERATORS]
+        ]
         more = len(self.operators) - MOST_OPERATORS
         if more > 0:
             rest = sum(row.share for row in self.operators[MOST_OPERATORS:])
@@ -164,20 +166,20 @@ class Diagnosis:
         head = ["along the graph", "SQNR", "cosine", "added here", "inherited", "range used"]
         rows = [[*head, "range of codes", "clipped", "dead codes"]]
         shown = shown_tensors(self.tensors)
-        for row in shown:
-            rows.append(
-                [
-                    short(row.tensor),
-                    f"{row.sqnr_db:.1f} dB",
-                    f"{row.cosine:.4f}",
-                    percent(row.added),
-                    percent(row.inherited),
-                    f"{row.low:.3g} to {row.high:.3g}",
-                    "" if row.code_low is None else f"{row.code_low:.3g} to {row.code_high:.3g}",
-                    "" if row.saturated is None else percent(row.saturated),
-                    "" if row.dead is None else f"{100 * row.dead:.0f} %",
-                ]
-            )
+        rows += [
+            [
+                short(row.tensor),
+                f"{row.sqnr_db:.1f} dB",
+                f"{row.cosine:.4f}",
+                percent(row.added),
+                percent(row.inherited),
+                f"{row.low:.3g} to {row.high:.3g}",
+                "" if row.code_low is None else f"{row.code_low:.3g} to {row.code_high:.3g}",
+                "" if row.saturated is None else percent(row.saturated),
+                "" if row.dead is None else f"{100 * row.dead:.0f} %",
+            ]
+            for row in shown
+        ]
         text = table(rows, right=(1, 2, 3, 4, 7, 8))
         if len(shown) < len(self.tensors):
             text += f"\n{len(shown)} of {len(self.tensors)} tensors: where most is added, in order"

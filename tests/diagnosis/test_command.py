@@ -94,9 +94,9 @@ def test_refusals(
         if spoil == "other":
             net.graph.output[0].name = net.graph.node[-1].output[0] = "elsewhere"
         else:
-            bias = next(t for t in net.graph.initializer if t.name == "conv2_b")
+            bias = next(t for t in net.graph.initializer if t.name == "fc_b")
             broken = np.full(numpy_helper.to_array(bias).shape, np.nan, np.float32)
-            bias.CopyFrom(numpy_helper.from_array(broken, "conv2_b"))
+            bias.CopyFrom(numpy_helper.from_array(broken, "fc_b"))
         path = tmp_path / "spoilt.onnx"
         onnx.save(net, path)
     arguments = [model, path] + ([] if spoil == "none" else ["--samples", samples])
