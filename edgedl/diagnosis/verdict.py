@@ -165,6 +165,8 @@ def _sentence(
         )
     if whole.value <= TOLERANCE:
         return f"int8 answers as float does, but something is wrong: {figures}"
+    if accuracy is not None and accuracy["drop_low"] >= 0 and accuracy["drop"] > TOLERANCE:
+        return f"int8 lost accuracy: {figures}"
     much = "much" if whole.value > MUCH else "a little"
     return f"int8 lost {much}: {figures}"
 

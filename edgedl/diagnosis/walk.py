@@ -12,7 +12,8 @@ from edgedl.core.stats import decibels
 from edgedl.passes.quantizers import Grid, codes_of, dequantized
 from edgedl.passes.switches import Switchboard
 
-AT_ONCE = 16
+FIRST_BLOCK, MOST_AT_ONCE = 6, 32
+CHUNK = 1 << 18
 MOST_CODES = 1 << 16
 MOST_BYTES = 48 << 20
 
@@ -85,24 +86,31 @@ def walk(
     """
     plan = _plan(board)
     inputs = set(samples.feed(0))
-    blocks = [plan[i : i + AT_ONCE] for i in range(0, len(plan), AT_ONCE)]
-    for number, block in enumerate(blocks):
-        watch = list(dict.fromkeys(w.tensor for w in block if w.tensor not in inputs))
-        twins = [t for w in block for t in w.twins]
-        on = board.all_on
-        with (
-            board.open({}, watch=watch, twins=twins) as plain,
-            board.open(on, watch=watch) as coded,
-        ):
-            for i, feed in enumerate(samples):
-                expected = {**feed, **plain.run(feed)}
-                given = {**feed, **coded.run(feed)}
-                for one in block:
-                    _add(one, board, expected, given)
-                progress("walking along the graph", number * len(samples) + i + 1,
-                         len(blocks) * len(samples))  # fmt: skip
+    done, at_once = 0, FIRST_BLOCK
+    while done < len(plan):
+        block = plan[done : done + at_once]
+        _walk_block(board, samples, block, inputs)
+        done += len(block)
+        largest = max(4 * one.elements // len(samples) for one in block)
+        at_once = int(np.clip(MOST_BYTES // (4 * max(largest, 1)), FIRST_BLOCK, MOST_AT_ONCE))
+        progress("walking along the graph", done, len(plan))
     _widen(board, [w for w in plan if w.switch is not None], inputs, more, len(samples))
     return plan
+
+
+def _walk_block(
+    board: Switchboard, samples: Samples, block: list[Walked], inputs: set[str]
+) -> None:
+    watch = list(dict.fromkeys(w.tensor for w in block if w.tensor not in inputs))
+    twins = [t for w in block for t in w.twins]
+    with (
+        board.open({}, watch=watch, twins=twins) as plain,
+        board.open(board.all_on, watch=watch) as coded,
+    ):
+        for feed in samples:
+            expected, given = {**feed, **plain.run(feed)}, {**feed, **coded.run(feed)}
+            for one in block:
+                _add(one, board, expected, given)
 
 
 def _widen(
@@ -162,6 +170,7 @@ def _add(
     one.float_finite &= bool(np.isfinite(np.dot(a, a)))
     one.finite &= bool(np.isfinite(noise))
     one.signal += float(np.dot(a, a))
+    one.elements += x.size
     one.noise += noise
     one.dot += float(np.dot(a, b))
     one.power += float(np.dot(b, b))
@@ -194,17 +203,22 @@ def _range(one: Walked, x: np.ndarray) -> None:
 
 
 def _codes(one: Walked, x: np.ndarray, grid: Grid) -> None:
-    codes = codes_of(x, grid)
-    gap = (dequantized(codes, grid) - x).reshape(-1)
-    power = float(np.dot(gap, gap))
-    one.added += power
     assert one.switch is not None
-    one.local[one.switch] = one.local.get(one.switch, 0.0) + power
-    one.elements += x.size
-    if grid.axis is None:
-        step = float(grid.scale)
-        one.clipped += int(np.count_nonzero((x > grid.high + step / 2) | (x < grid.low - step / 2)))
-        size = grid.most - grid.least + 1
+    size = grid.most - grid.least + 1
+    whole = grid.axis is None
+    parts = np.array_split(x.reshape(-1), -(-x.size // CHUNK) or 1) if whole else [x]
+    for part in parts:
+        codes = codes_of(part, grid)
+        gap = (dequantized(codes, grid) - part).reshape(-1)
+        power = float(np.dot(gap, gap))
+        one.added += power
+        one.local[one.switch] = one.local.get(one.switch, 0.0) + power
+        if not whole:
+            continue
+        half = float(grid.scale) / 2
+        beyond = (part > grid.high + half) | (part < grid.low - half)
+        one.clipped += int(np.count_nonzero(beyond))
         if size <= MOST_CODES:
-            seen = np.bincount((codes.reshape(-1) - grid.least).astype(np.int64), minlength=size)
+            places = (codes - grid.least).astype(np.int64)
+            seen = np.bincount(places, minlength=size)
             one.counts = seen if one.counts is None else one.counts + seen
