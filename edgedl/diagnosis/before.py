@@ -97,8 +97,9 @@ def preprocessing(
             if changed is None:
                 continue
             line = _better(plain, changed, classes=classes)
-            if name in spans and not mistake.colours and classes is False:
-                line = line if _fits(some, name, mistake, spans[name]) else None
+            if not classes and mistake is not MISTAKES[0]:
+                fits = name in spans and _fits(some, name, mistake, axis, spans[name])
+                line = line if fits else None
             if line is not None and (best is None or changed.mean() > best[0]):
                 best = (float(changed.mean()), mistake, line)
     if best is None:
@@ -121,20 +122,29 @@ def _scores(
     labels: np.ndarray | None,
 ) -> np.ndarray | None:
     """Of each sample whether it is right, or the lead of the first answer in units of the spread
-    of all; None where the model has no classes."""
-    found = []
+    of all; None where the model has no classes, or always the same answer."""
+    found, chosen = [], set()
     for i, feed in enumerate(samples):
         if mistake is not None:
             changed = mistake.change(feed[name], axis if axis is not None else 1)
             feed[name] = np.ascontiguousarray(changed, np.float32)
-        scores = next(iter(session.run(feed).values())).reshape(-1).astype(np.float64)
-        if scores.size < 3 or scores.dtype.kind != "f" or not np.isfinite(scores).all():
+        answer = next(iter(session.run(feed).values()))
+        scores = answer.reshape(-1).astype(np.float64)
+        if (
+            answer.shape[-1:] != scores.shape
+            or scores.size < 3
+            or scores.dtype.kind != "f"
+            or not np.isfinite(scores).all()
+        ):
             return None
+        chosen.add(int(np.argmax(scores)))
         if labels is not None:
             found.append(float(np.argmax(scores) == labels[i]))
         else:
             second, top = np.partition(scores, -2)[-2:]
             found.append(float((top - second) / max(scores.std(), 1e-12)))
+    if mistake is not None and len(chosen) == 1 and labels is None:
+        return None
     return np.asarray(found)
 
 
@@ -156,10 +166,18 @@ def _better(plain: np.ndarray, changed: np.ndarray, *, classes: bool) -> str | N
     )
 
 
-def _fits(samples: Samples, name: str, mistake: Mistake, span: tuple[float, float]) -> bool:
-    """Whether what calibration saw is what the samples would be once mended."""
-    top = max(float(np.abs(mistake.change(feed[name], 1)).max()) for feed in samples)
-    return 0.5 <= top / max(abs(span[0]), abs(span[1]), 1e-30) <= 1.5
+def _fits(
+    samples: Samples, name: str, mistake: Mistake, axis: int | None, span: tuple[float, float]
+) -> bool:
+    """Whether what calibration saw is what the samples would be once mended, and are not now."""
+    ends = max(abs(span[0]), abs(span[1]), 1e-30)
+    feeds = [feed[name] for feed in samples]
+    now = max(float(np.abs(array).max()) for array in feeds) / ends
+    mended = max(
+        float(np.abs(mistake.change(array, axis if axis is not None else 1)).max())
+        for array in feeds
+    )
+    return 0.5 <= mended / ends <= 1.5 and not 0.5 <= now <= 1.5
 
 
 def export(

@@ -226,7 +226,9 @@ def per_tensor_weights(case: Case) -> Iterator[Proposal]:
     for switch in case.weights:
         one = case.board.found[switch]
         array = case.board.float_of(switch)
-        if one.grid is None or one.grid.axis is not None or array is None or array.ndim < 2:
+        if one.grid is None or one.grid.axis is not None or array is None:
+            continue
+        if array.ndim < 2 or one.node not in case.board.attributes:
             continue
         axis = channel_axis(case.board, one, array.ndim)
         if axis is None:

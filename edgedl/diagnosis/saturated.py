@@ -53,7 +53,12 @@ def products(board: Switchboard) -> list[Product]:
     found = []
     for switch, one in enumerate(board.found):
         grid = one.grid
-        if one.kind != "weight" or grid is None or grid.axis not in (None, 0, 1, -1):
+        if (
+            one.kind != "weight"
+            or one.node not in board.inputs_of
+            or grid is None
+            or grid.axis not in (None, 0, 1, -1)
+        ):
             continue
         if one.operator not in ("Conv", "Gemm", "MatMul") or one.dtype != "int8":
             continue

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from edgedl.passes.graph import constant, drop_unused_initializers
-from edgedl.passes.qoperators import expand_integer_operators
+from edgedl.passes.qoperators import PAIR, expand_integer_operators
 
 Kind = Literal["activation", "weight", "bias"]
 INTEGERS = frozenset({"int8", "uint8", "int4", "uint4", "int2", "uint2", "int16", "uint16"})
@@ -97,7 +97,12 @@ def take_out(graph: ir.Model) -> tuple[list[Found], tuple[str, ...]]:
     Returns:
         The quantizers, and the operators that could not be taken apart.
     """
-    left = expand_integer_operators(graph)
+    left = expand_integer_operators(graph) + tuple(
+        f"`{node.name}` ({node.op_type})"
+        for body in graph.graph.subgraphs()
+        for node in body
+        if node.op_type in PAIR
+    )
     _tables(graph.graph)
     weights = _take_weights(graph.graph)
     activations = _take_activations(graph.graph)
