@@ -13,6 +13,7 @@ VERBS = {
     "inspect": "edgedl.verbs:inspect",
     "bench": "edgedl.verbs:bench",
     "eval": "edgedl.verbs:evaluate",
+    "diagnose": "edgedl.verbs:diagnose",
     "run": "edgedl.verbs:run",
     "doctor": "edgedl.verbs:doctor",
     "EdgeError": "edgedl.core.errors:EdgeError",
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from edgedl.runtime import processing as processing
     from edgedl.runtime.check import check as check
     from edgedl.verbs import bench as bench
+    from edgedl.verbs import diagnose as diagnose
     from edgedl.verbs import doctor as doctor
     from edgedl.verbs import evaluate as eval  # noqa: A004, F401
     from edgedl.verbs import inspect as inspect

@@ -14,6 +14,9 @@ from edgedl.core.errors import EdgeError
 from edgedl.core.store import atomic_write, default_store, key_of
 from edgedl.report.benched import text
 from edgedl.report.compressed import Compressed
+from edgedl.report.diagnosed import Diagnosis
+from edgedl.report.diagnosed_page import page as diagnosed_page
+from edgedl.report.diagnosed_page import to_markdown as diagnosed_markdown
 from edgedl.report.formats import to_csv, to_markdown
 from edgedl.report.page import page
 
@@ -91,6 +94,27 @@ def _put(folder: Path, texts: Mapping[str, str]) -> None:
     for name, content in texts.items():
         with atomic_write(folder / name) as work:
             work.write_text(content, encoding="utf-8")
+
+
+def write_diagnosis(found: Diagnosis, folder: str | Path) -> Path:
+    """Write `diagnosis.html`, `.md`, `.txt` and `.json` into a folder, which is made if need be.
+
+    Returns:
+        The page.
+
+    Raises:
+        EdgeError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    with _writing(folder):
+        texts = {
+            "diagnosis.html": diagnosed_page(found),
+            "diagnosis.md": diagnosed_markdown(found),
+            "diagnosis.txt": found.text() + "\n",
+            "diagnosis.json": json.dumps(found.to_json()) + "\n",
+        }
+        _put(folder, texts)
+    return folder / "diagnosis.html"
 
 
 def keep_raw(found: BenchReport) -> Path | None:

@@ -32,6 +32,7 @@ from edgedl.inputs import (
     load_model,
     open_inputs,
 )
+from edgedl.report.diagnosed import Diagnosis
 from edgedl.runtime import ENGINES, engine, installed_engines
 from edgedl.runtime.artifact import engine_of_target, find_artifact, find_model
 from edgedl.runtime.bundle import is_bundle, open_bundle
@@ -194,6 +195,42 @@ def evaluate(
         for (name, artifact), one in zip(named.items(), found.values(), strict=True)
     ]
     return {"metric": first["metric"], "figure": first["figure"]["name"], "rows": rows}
+
+
+def diagnose(
+    model: str | Path,
+    compressed: str | Path,
+    samples: SampleSource,
+    *,
+    preprocess: ProcessingSource | None = None,
+    target: str | None = None,
+    metric: str | None = None,
+    seconds: float = 12.0,
+    machine: Mapping[str, Any] | None = None,
+    progress: Progress = silent,
+) -> Diagnosis:
+    """Why a compressed model, of any tool, answers worse than its float model.
+
+    Args:
+        preprocess: what turns raw files into inputs, where samples are a folder of them; what the
+            bundle carries where None.
+        seconds: budget for measuring operators one by one.
+        machine: what it is to run on, as `doctor()["machine"]` tells it; this one where None.
+
+    Raises:
+        EdgeError: a file is unsound, the pair does not fit, or the samples do not.
+    """
+    diagnose_pair = load("edgedl.diagnosis.pair:diagnose_pair", "`edgedl diagnose`")
+    pair_of = load("edgedl.diagnosis.pair:pair_of", "`edgedl diagnose`")
+    artifact = find_artifact(compressed, engine_of_target(target))
+    named = str(samples) if isinstance(samples, (str, Path)) else "S.npz"
+    pair = pair_of(load_model(model), load_model(compressed), artifact, str(model), named)
+    given, _ = open_inputs(samples, preprocess, (model, compressed))
+    bound = given.bind(pair.model.signature)
+    found: Diagnosis = diagnose_pair(
+        pair, bound, metric=metric, seconds=seconds, machine=machine, progress=progress
+    )
+    return found
 
 
 def run(

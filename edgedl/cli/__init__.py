@@ -19,6 +19,7 @@ COMMANDS = {
     "bench": "Time models side by side, with intervals.",
     "eval": "Accuracy of models on labelled samples.",
     "run": "Run a bundle on samples and save its answers.",
+    "diagnose": "Why a compressed model answers worse than its float model, and what mends it.",
     "check": "Check a bundle's digests and its golden answers on this machine.",
 }
 

@@ -80,7 +80,7 @@ def page(
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\">\n"
         f'<link rel="icon" href="data:,">\n<title>{title}</title>\n'
-        f"<style>\n{_style()}</style>\n</head>\n<body>\n<main>\n"
+        f"<style>\n{style()}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(part for part in (_head(document), *sections) if part)
         + f"\n<script>\n{_file('page.js')}</script>\n</main>\n</body>\n</html>\n"
     )
@@ -90,7 +90,7 @@ def _file(name_: str) -> str:
     return files("edgedl.report").joinpath(name_).read_text(encoding="utf-8")
 
 
-def _style() -> str:
+def style() -> str:
     """The palette as variables, light and dark, and the sheet."""
     light, dark = (
         ";".join(f"--{key}:{value}" for key, value in colours.items()) for colours in (LIGHT, DARK)
