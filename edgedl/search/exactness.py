@@ -35,7 +35,8 @@ from edgedl.search.prepared import Prepared, counted, repaired
 
 FEW = 24
 PARTS = 8
-MIXING_SECONDS = 15.0
+MIXING_SECONDS = 5.0
+TRIAL_SAMPLES = 32
 MOST_MIXED_BYTES = 64_000_000
 FEW_BYTES = 8_000_000
 CLEARLY_DB = 0.3
@@ -124,11 +125,20 @@ class Attempts:
         prepared = self.prepared if prepared is None else prepared
         candidate = int8_candidate(self.backend, prepared, method, label=f"int8, {note}", **more)
         found = judge(candidate, self.few, self.threads).agreement.sqnr_db
-        least = self.sqnr_db + (CLEARLY_DB if prepared.model != self.prepared.model else 0.0)
-        if found <= least:
+        if found <= self._to_beat(prepared):
             return False
         self.best, self.sqnr_db = candidate, found
         return True
+
+    def would_help(self, method: Method, prepared: Prepared) -> bool:
+        """Whether this answers more like float than all before; nothing is kept."""
+        candidate = int8_candidate(self.backend, prepared, method, label=f"int8, {method}")
+        found = judge(candidate, self.few, self.threads).agreement.sqnr_db
+        return found > self._to_beat(prepared)
+
+    def _to_beat(self, prepared: Prepared) -> float:
+        other = prepared.model != self.prepared.model
+        return self.sqnr_db + (CLEARLY_DB if other else 0.0)
 
 
 def _worth_trying(model: Model, backend: Backend) -> Iterator[Repair]:
@@ -181,21 +191,30 @@ def _try_repaired(
     progress: Progress,
     rest: Sequence[Method] = (),
 ) -> None:
-    """A repaired model with ranges by each of these methods, and by the rest where one helps."""
+    """A repaired model with ranges by each of these methods, and by the rest where one helps.
+
+    Whether one helps is seen with ranges of a few samples, before all of them are counted.
+    """
     model = repaired(trial.given.model, repairs, calibration, progress)
     watched = tensors_to_watch(model, [trial.backend.scheme])
     if set(watched) <= set(trial.given.histograms):
         watched = list(trial.given.histograms)  # which another engine may have counted already
+    few = calibration.take(range(min(TRIAL_SAMPLES, len(calibration))))
+    if rest and len(few) < len(calibration):
+        seen = counted(model, watched, few, progress)
+        tried = Prepared(model, seen, repairs, calibration.digest)
+        if not any(trial.would_help(method, tried) for method in methods):
+            return
     histograms = counted(model, watched, calibration, progress)
     prepared = Prepared(model, histograms, repairs, calibration.digest)
-    tried = [trial.attempt(method, f"{method}{prepared.label}", prepared) for method in methods]
-    for method in rest if any(tried) else ():
+    helped = [trial.attempt(method, f"{method}{prepared.label}", prepared) for method in methods]
+    for method in rest if any(helped) else ():
         trial.attempt(method, f"{method}{prepared.label}", prepared)
 
 
 def _mix(trial: Attempts) -> None:
     """Give parts of the graph, an eighth of its tensors each, ranges by the other methods, and keep
-    what helps; as many as a quarter of a minute allows, and none in large models.
+    what helps; as many as five seconds allow, and none in large models.
 
     What was kept is noted, so that the same question has the same answer and costs nothing again.
     """
