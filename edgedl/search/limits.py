@@ -18,6 +18,7 @@ from edgedl.passes.ranges import Grid, Histogram, Range, noise_to_signal
 from edgedl.passes.recurrent import is_recurrent, weights_of
 from edgedl.passes.scales import rounded, spread
 from edgedl.search.candidates import Candidate, Reference, Trial, int8_candidate
+from edgedl.search.harm import measured_harm
 from edgedl.search.memory import judge
 
 LEAST_US = 1.0
@@ -158,6 +159,22 @@ def by_harm(
             total += sum(spans.get(value.name or "", 0.0) for value in node.outputs)
             total += sum(_weight_noise(weight, 0) for weight in weights_of(node))
         noise[node.name] = total
+    return _dearest(noise, costs)
+
+
+def order_of_return(start: Candidate, expected: Reference) -> list[str]:
+    """A candidate's int8 nodes, those first whose return to float is worth most: by what each of
+    them was measured to do to the answers, and behind these by what is guessed."""
+    assert start.plan is not None
+    assert start.prepared is not None
+    prepared = start.prepared
+    guessed = by_harm(start.plan, prepared.model, prepared.histograms, start.costs)
+    harm = measured_harm(start, expected, guessed)
+    return [*_dearest(harm, start.costs), *(name for name in guessed if name not in harm)]
+
+
+def _dearest(noise: Mapping[str, float], costs: Sequence[Cost]) -> list[str]:
+    """Nodes by their noise for each microsecond that float takes longer."""
     price = {
         cost.node: max(LEAST_US, (cost.float_us or 0.0) - (cost.int8_us or 0.0)) for cost in costs
     }
@@ -180,8 +197,10 @@ def relieve(
 ) -> Iterator[Trial]:
     """Trials with more and more of the most harmful operators in float, until the drop holds.
 
-    The number of operators doubles from a sixteenth on; once the drop holds, one more trial halfway
-    back looks for a faster one. Every trial is given, so that the caller keeps the best.
+    What an operator does to the answers is measured, as far as the time allows, and guessed from
+    its own noise beyond. The number of operators doubles from a sixteenth on; once the drop holds,
+    one more trial halfway back looks for a faster one. Every trial is given, so that the caller
+    keeps the best.
 
     Raises:
         EngineFailed: the engine refuses a model.
@@ -191,7 +210,7 @@ def relieve(
     assert start.prepared is not None
     method, backend = start.method, in_scheme(backend, SCHEMES[start.plan.scheme])
     prepared = start.prepared
-    order = by_harm(start.plan, prepared.model, prepared.histograms, start.costs)
+    order = order_of_return(start, expected)
     placed = {d.node: d.reason for d in start.plan.decisions if d.precision == "float"}
 
     def attempt(count: int) -> Trial:

@@ -11,7 +11,7 @@ import pytest
 from edgedl.backends import backend
 from edgedl.passes.plan import Cost, Quantizer
 from edgedl.runtime import installed_engines
-from edgedl.search.limits import Drop, Limits, by_harm, relieve
+from edgedl.search.limits import Drop, Limits, by_harm, order_of_return, relieve
 from tests.models import residual_net
 from tests.search.small import counted, full_plan, ways
 from tests.sequences import classifier
@@ -112,7 +112,8 @@ def test_more_and_more_operators_go_back_until_the_drop_holds(tmp_path: Path) ->
     histograms = counted(at.clean, ENGINE)
     start = full_plan(at.clean, ENGINE, histograms)
     assert start.plan is not None
-    order = by_harm(start.plan, at.clean, histograms)
+    order = order_of_return(start, at.expected)
+    assert sorted(order) == sorted(start.plan.int8)
 
     def found(max_drop: float) -> list[str]:
         return [
