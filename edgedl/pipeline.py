@@ -43,6 +43,7 @@ from edgedl.search.candidates import (
     reference,
 )
 from edgedl.search.choose import BUSY, confirm
+from edgedl.search.effort import effort_of
 from edgedl.search.find import Search, find, in_order
 from edgedl.search.limits import Limits
 from edgedl.search.outcome import MOST_AGREEMENT, outcome
@@ -83,6 +84,7 @@ def compress(
     seed: int = 0,
     seconds: float = 5.0,
     force: bool = False,
+    effort: str = "fast",
     progress: Progress = silent,
 ) -> Compressed:
     """Make the smallest and fastest model for a target that keeps the limits, and prove it.
@@ -111,6 +113,9 @@ def compress(
             of your own; where None, what the labels suggest.
         threads: processor threads that a call takes while it is timed.
         seconds: the budget of the last, decisive timing.
+        effort: how much time and speed may go into answers like float's: `fast`, `normal`
+            (operators back in float for 10 % of the speed, where fewer than 98 of 100 classes are
+            float's), or `max`, which searches longer.
         force: quantize a model anew that is quantized already, its quantizers taken out first.
 
     Raises:
@@ -119,6 +124,7 @@ def compress(
     """
     began = perf_counter()
     check_writable(Path(output))
+    tried = effort_of(effort)
     chosen = target_of(target)
     processing = find_processing(preprocess, [model])
     backends, doubts = backends_of(chosen)
@@ -161,7 +167,9 @@ def compress(
     notes: dict[str, Any] = {"target": target, "threads": threads}
     sizes = bundle_sizes(groups.report, expected.answers[0], notes, processing)
     limits = Limits(max_drop, max_latency_ms, max_bytes, sizes)
-    ways = Ways(given, clean, groups.calibration, expected, limits, threads, progress, ask, planned)
+    ways = Ways(
+        given, clean, groups.calibration, expected, limits, threads, progress, ask, planned, tried
+    )  # fmt: skip
     feeds = list(_first(groups.choice, MOST_FEEDS))
 
     def keep(trial: Trial) -> None:
@@ -330,7 +338,8 @@ def _late_doubts(
     if alike.cosine < 0.98 or (alike.top1 is not None and alike.top1 < 0.95):
         top1 = "" if alike.top1 is None else f"top-1 agreement {alike.top1:.3f}, "
         doubts.append(
-            f"the answers moved ({top1}cosine {alike.cosine:.4f}); `--max-drop 1%` limits that"
+            f"the answers moved ({top1}cosine {alike.cosine:.4f}); `--effort normal` looks for"
+            " closer ones, `--max-drop 1%` sets a limit"
         )
     if comparison.unsteady:
         doubts.append(

@@ -60,6 +60,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Budget of the last timing.",
 )
+@click.option(
+    "--effort",
+    type=click.Choice(["fast", "normal", "max"]),
+    default="fast",
+    show_default=True,
+    help="Time and speed that may go into answers like float's.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--force", is_flag=True, help="Quantize a model anew that is quantized already.")
 @click.option("--report", metavar="DIR", help="Write the report there, and the plan.")
@@ -87,6 +94,7 @@ def command(
     seconds: float,
     seed: int,
     force: bool,
+    effort: str,
     report: str | None,
     as_json: bool,
 ) -> int:
@@ -127,7 +135,7 @@ def command(
             model, samples, output, ask=ask, plan=plan, target=target or "cpu", test=test,
             preprocess=preprocess, shapes=fixed, max_drop=drop, max_latency_ms=latency,
             max_bytes=size, metric=metric, threads=threads, seed=seed, seconds=seconds,
-            force=force, progress=bar,
+            force=force, effort=effort, progress=bar,
         )  # fmt: skip
     click.echo(result.text(), err=as_json)
     if as_json:

@@ -35,7 +35,6 @@ from edgedl.search.prepared import Prepared, counted, repaired
 
 FEW = 24
 PARTS = 8
-MIXING_SECONDS = 5.0
 TRIAL_SAMPLES = 32
 MOST_MIXED_BYTES = 64_000_000
 FEW_BYTES = 8_000_000
@@ -50,6 +49,7 @@ def best_ranges(
     calibration: Samples,
     expected: Reference,
     threads: int | None,
+    mixing_seconds: float = 5.0,
     progress: Progress = silent,
 ) -> Candidate | Refusal | None:
     """Int8 as far as the rules go, with the ranges that answer most like float; on a float model
@@ -73,7 +73,7 @@ def best_ranges(
         if narrows and (risky := at_risk(trial.plan, clean, histograms)):
             note = f"{trial.note}, {len(risky)} weights in 7 bits"
             trial.attempt(trial.method, note, narrow=risky)
-        _mix(trial)
+        _mix(trial, mixing_seconds)
         means = channel_means(clean, trial.plan, calibration)
         note = f"{trial.note}, biases corrected"
         trial.attempt(trial.method, note, means=means, narrow=trial.plan.narrow)
@@ -212,9 +212,9 @@ def _try_repaired(
         trial.attempt(method, f"{method}{prepared.label}", prepared)
 
 
-def _mix(trial: Attempts) -> None:
+def _mix(trial: Attempts, seconds: float) -> None:
     """Give parts of the graph, an eighth of its tensors each, ranges by the other methods, and keep
-    what helps; as many as five seconds allow, and none in large models.
+    what helps; as many as the time allows, and none in large models.
 
     What was kept is noted, so that the same question has the same answer and costs nothing again.
     """
@@ -227,6 +227,7 @@ def _mix(trial: Attempts) -> None:
         model=trial.prepared.model.digest,
         expected=trial.few.digest,
         start=key_of_candidate(trial.best) if trial.best else "",
+        seconds=seconds,
         threads=trial.threads,
         machine=machine_parts(),
     )
@@ -240,7 +241,7 @@ def _mix(trial: Attempts) -> None:
     began, size = perf_counter(), max(1, -(-len(tensors) // PARTS))
     for first in range(0, len(tensors), size):
         for method in METHODS:
-            if method == usual or perf_counter() - began > MIXING_SECONDS:
+            if method == usual or perf_counter() - began > seconds:
                 continue
             other = {**chosen, **dict.fromkeys(tensors[first : first + size], method)}
             if trial.attempt(other, f"{start}, mixed", narrow=narrow):

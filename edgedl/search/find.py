@@ -12,6 +12,7 @@ from edgedl.backends import Backend
 from edgedl.core.errors import EdgeError, EngineFailed, Unsupported
 from edgedl.search.candidates import Candidate, Refusal, Trial
 from edgedl.search.choose import Timed, judge_promising, rank, time_candidates
+from edgedl.search.effort import faithful, faithful_first
 from edgedl.search.kernels import with_other_kernels
 from edgedl.search.limits import relieve
 from edgedl.search.memory import judge
@@ -69,7 +70,8 @@ def find(
             hint="are its `settings` the engine's? `edgedl compress --int8 --report DIR` writes one"
             " that runs",
         )
-    for built in backends if ways.limits.max_drop is not None and ways.ask != "plan" else ():
+    give_back = ways.limits.max_drop is not None or ways.effort.slack > 0
+    for built in backends if give_back and ways.ask in ("int8", "auto") else ():
         more, failed = _relieved(built, timed, ways)
         if more:
             timed = _with_more(timed, [trial.candidate for trial in more], ways, feeds, seed)
@@ -79,6 +81,8 @@ def find(
                 keep(best)
         refusals += failed
     order = rank(trials, timed.latency_ms, ways.limits, ways.ask, timed.noise_floor)
+    if ways.limits.max_drop is None:
+        order = faithful_first(order, timed.latency_ms, ways.effort.slack)
     return Search(tuple(order), tuple(trials), timed, (*timed.refusals, *refusals))
 
 
@@ -159,23 +163,27 @@ def in_order(search: Search, ways: Ways) -> Iterator[Trial]:
 
 
 def _relieved(built: Backend, timed: Timed, ways: Ways) -> tuple[list[Trial], list[Refusal]]:
-    """Trials with operators back in float, where the fastest plan loses more than it may."""
-    assert ways.limits.max_drop is not None
+    """Trials with operators back in float, where the fastest plan loses more than it may: the
+    limit, or, without one, what is faithful, unless another engine is far ahead."""
     plans = [c for c in timed.candidates if c.engine == built.engine and c.plan is not None]
     if not plans:
         return [], []
     fastest = min(plans, key=lambda candidate: timed.latency_ms[candidate.name])
+    limit = ways.limits.max_drop
+    if limit is None:
+        able = [timed.latency_ms[c.name] for c in timed.candidates if c.answers(ways.ask)]
+        if timed.latency_ms[fastest.name] > (1 + ways.effort.slack) * min(able):
+            return [], []
+
+    def enough(trial: Trial) -> bool:
+        return faithful(trial) if limit is None else trial.drop <= limit
+
     trials: list[Trial] = []
     try:
-        if judge(fastest, ways.expected, ways.threads).drop <= ways.limits.max_drop:
+        if enough(judge(fastest, ways.expected, ways.threads)):
             return [], []
-        for trial in relieve(
-            built,
-            fastest,
-            ways.expected,
-            ways.limits.max_drop,
-            ways.threads,
-        ):
+        seconds = ways.effort.harm_seconds
+        for trial in relieve(built, fastest, ways.expected, enough, ways.threads, seconds):
             trials.append(trial)
             ways.progress(f"trying {trial.candidate.name}", len(trials), len(trials) + 1)
     except EdgeError as error:

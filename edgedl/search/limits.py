@@ -18,7 +18,7 @@ from edgedl.passes.ranges import Grid, Histogram, Range, noise_to_signal
 from edgedl.passes.recurrent import is_recurrent, weights_of
 from edgedl.passes.scales import rounded, spread
 from edgedl.search.candidates import Candidate, Reference, Trial, int8_candidate
-from edgedl.search.harm import measured_harm
+from edgedl.search.harm import SECONDS, measured_harm
 from edgedl.search.memory import judge
 
 LEAST_US = 1.0
@@ -162,14 +162,16 @@ def by_harm(
     return _dearest(noise, costs)
 
 
-def order_of_return(start: Candidate, expected: Reference) -> list[str]:
+def order_of_return(
+    start: Candidate, expected: Reference, harm_seconds: float = SECONDS
+) -> list[str]:
     """A candidate's int8 nodes, those first whose return to float is worth most: by what each of
     them was measured to do to the answers, and behind these by what is guessed."""
     assert start.plan is not None
     assert start.prepared is not None
     prepared = start.prepared
     guessed = by_harm(start.plan, prepared.model, prepared.histograms, start.costs)
-    harm = measured_harm(start, expected, guessed)
+    harm = measured_harm(start, expected, guessed, seconds=harm_seconds)
     return [*_dearest(harm, start.costs), *(name for name in guessed if name not in harm)]
 
 
@@ -192,13 +194,14 @@ def relieve(
     backend: Backend,
     start: Candidate,
     expected: Reference,
-    max_drop: float,
+    enough: Callable[[Trial], bool],
     threads: int | None,
+    harm_seconds: float = SECONDS,
 ) -> Iterator[Trial]:
-    """Trials with more and more of the most harmful operators in float, until the drop holds.
+    """Trials with more and more of the most harmful operators in float, until one is enough.
 
     What an operator does to the answers is measured, as far as the time allows, and guessed from
-    its own noise beyond. The number of operators doubles from a sixteenth on; once the drop holds,
+    its own noise beyond. The number of operators doubles from a sixteenth on; once one is enough,
     one more trial halfway back looks for a faster one. Every trial is given, so that the caller
     keeps the best.
 
@@ -210,7 +213,7 @@ def relieve(
     assert start.prepared is not None
     method, backend = start.method, in_scheme(backend, SCHEMES[start.plan.scheme])
     prepared = start.prepared
-    order = order_of_return(start, expected)
+    order = order_of_return(start, expected, harm_seconds)
     placed = {d.node: d.reason for d in start.plan.decisions if d.precision == "float"}
 
     def attempt(count: int) -> Trial:
@@ -233,7 +236,7 @@ def relieve(
     while count < len(order):
         trial = attempt(count)
         yield trial
-        if trial.drop <= max_drop:
+        if enough(trial):
             middle = (failed + count) // 2
             if middle > failed:
                 yield attempt(middle)

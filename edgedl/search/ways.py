@@ -30,6 +30,7 @@ from edgedl.search.candidates import (
     narrower,
     tensors_to_watch,
 )
+from edgedl.search.effort import EFFORTS, Effort
 from edgedl.search.exactness import best_ranges
 from edgedl.search.limits import Limits
 from edgedl.search.memory import careful
@@ -56,6 +57,7 @@ class Ways:
     progress: Progress
     ask: Ask = "int8"
     plan: PlanFile | None = None
+    effort: Effort = EFFORTS["fast"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +119,13 @@ def _int8(built: Backend, ways: Ways, prepared: Prepared) -> Iterator[Candidate 
     usual = built.scheme
     built = in_better_scheme(built, prepared, ways.expected, ways.threads, ways.progress)
     full = best_ranges(
-        built, prepared, ways.calibration, ways.expected, ways.threads, ways.progress
+        built,
+        prepared,
+        ways.calibration,
+        ways.expected,
+        ways.threads,
+        ways.effort.mixing_seconds,
+        ways.progress,
     )
     if full is None or isinstance(full, Refusal):
         yield from [full] if full else []

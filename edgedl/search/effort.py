@@ -1,0 +1,75 @@
+"""How long a search for answers like float's may take, and what it may cost in speed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from edgedl.core.errors import BadOption, nearest
+from edgedl.search.candidates import Trial
+
+FAITHFUL_TOP1, FAITHFUL_COSINE = 0.98, 0.999
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Budgets.
+
+    Attributes:
+        mixing_seconds: for giving parts of the graph ranges by other methods, an engine.
+        harm_seconds: for measuring what each operator does to the answers.
+        slack: by how much more than the fastest way one may take whose answers are faithful, where
+            those of the fastest are not.
+    """
+
+    name: str
+    mixing_seconds: float
+    harm_seconds: float
+    slack: float
+
+
+EFFORTS: Mapping[str, Effort] = {
+    effort.name: effort
+    for effort in (
+        Effort("fast", mixing_seconds=5.0, harm_seconds=20.0, slack=0.0),
+        Effort("normal", mixing_seconds=20.0, harm_seconds=40.0, slack=0.1),
+        Effort("max", mixing_seconds=120.0, harm_seconds=240.0, slack=0.1),
+    )
+}
+
+
+def effort_of(name: str) -> Effort:
+    """The effort of this name.
+
+    Raises:
+        BadOption: there is none.
+    """
+    if name not in EFFORTS:
+        raise BadOption(f"unknown effort `{name}`", hint=nearest(name, EFFORTS))
+    return EFFORTS[name]
+
+
+def faithful(trial: Trial) -> bool:
+    """Whether answers are like float's: the same class in 98 of 100, or, where no output has
+    classes, a cosine of 0.999."""
+    alike = trial.agreement
+    if alike.top1 is not None:
+        return alike.top1 >= FAITHFUL_TOP1
+    return alike.cosine >= FAITHFUL_COSINE
+
+
+def faithful_first(
+    order: Sequence[Trial], latency_ms: Mapping[str, float], slack: float
+) -> list[Trial]:
+    """Trials that may ship, with the fastest faithful one in front where the first is not and it
+    takes no more than `slack` longer."""
+    if not order or faithful(order[0]):
+        return list(order)
+    limit = (1 + slack) * latency_ms[order[0].candidate.name]
+    near = [
+        trial for trial in order if faithful(trial) and latency_ms[trial.candidate.name] <= limit
+    ]
+    if not near:
+        return list(order)
+    chosen = min(near, key=lambda trial: latency_ms[trial.candidate.name])
+    return [chosen, *(trial for trial in order if trial is not chosen)]
