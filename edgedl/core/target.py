@@ -43,8 +43,8 @@ class Scheme:
         operators: what the engine computes in int8.
         moves: operators that carry integer codes through unchanged; their outputs take their
             inputs' scale.
-        carries: whether the engine takes conversions through moves by itself, so that one in front
-            is enough: behind each move OpenVINO 2026.4 computes another.
+        carries: moves that the engine takes conversions through by itself, so that one in front is
+            enough: behind each of them OpenVINO 2026.4 computes another.
         bias_apart: whether a Gemm must leave its float bias to an Add behind it, because the
             engine's integer Gemm takes none.
         own_gelu: whether GELU is written as the engine's own operator.
@@ -67,7 +67,7 @@ class Scheme:
     signed_only: bool = False
     int8_for_matmul_only: bool = False
     optional_outputs: frozenset[str] = frozenset()
-    carries: bool = False
+    carries: frozenset[str] = frozenset()
     skewed: frozenset[str] = frozenset()
     bias_apart: bool = False
     own_gelu: bool = False
@@ -99,7 +99,9 @@ OPENVINO = Scheme(
     int8_for_matmul_only=True,
     free_multiplications=True,
     outputs=False,
-    carries=True,
+    carries=frozenset(
+        {"Flatten", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
+    ),
     operators=PRODUCTS
     | {"ConvTranspose", "Add", "Mul", "AveragePool", "GlobalAveragePool", "Concat", "LSTM", "GRU"},
     moves=MOVES,

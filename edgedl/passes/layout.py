@@ -26,8 +26,9 @@ TABLE_ELEMENTS = 1 << 16
 class Layout:
     """Where quantizers stand, before any scale is known: what calibration has to watch.
 
-    `groups` maps each quantized tensor to the representative of those that share its scale;
-    `skewed` are those of them that may have a zero point of their own in a symmetric scheme.
+    `groups` maps each quantized tensor to the representative of those that share its scale; `users`
+    has the int8 operators that read these, moved or not, and `skewed` those representatives that
+    may have a zero point of their own in a symmetric scheme.
     """
 
     decisions: tuple[Decision, ...]
@@ -35,6 +36,7 @@ class Layout:
     readers: Mapping[str, tuple[str, ...]]
     weights: Mapping[str, tuple[int, int | None]]
     tables: tuple[str, ...]
+    users: Mapping[str, frozenset[str]]
     skewed: frozenset[str] = frozenset()
 
     @property
@@ -126,26 +128,45 @@ def layout(
         for node in facts.nodes
         if extent != "gemms" and _is_table(node, facts) and node.name not in (keep_float or {})
     )
-    skewed = _skewed(chosen, groups, facts, scheme) if scheme.skewed else frozenset()
-    return Layout(tuple(decisions.values()), groups, readers, weights, tables, skewed)
+    users = _users(chosen, groups, facts, scheme)
+    return Layout(
+        tuple(decisions.values()),
+        groups,
+        readers,
+        weights,
+        tables,
+        users={group: frozenset(n.name or "" for n in nodes) for group, nodes in users.items()},
+        skewed=frozenset(
+            group
+            for group, nodes in users.items()
+            if all(_takes_zero_point(node, scheme) for node in nodes)
+        ),
+    )
 
 
-def _skewed(
+def _users(
     chosen: list[ir.Node], groups: Mapping[str, str], facts: Facts, scheme: Scheme
-) -> frozenset[str]:
-    """Representatives of tensors that nothing reads but operators which take a zero point."""
-    others: set[str] = set()
+) -> dict[str, list[ir.Node]]:
+    """By representative, the int8 operators that read its tensors, moved or not."""
+    found: dict[str, list[ir.Node]] = {group: [] for group in groups.values()}
     for node in chosen:
-        if node.op_type in scheme.skewed and node.attributes.get_int("group", 1) == 1:
-            continue
         for operand in computed_operands(node, facts):
-            value: ir.Value | None = operand
-            while value is not None:
-                others.add(groups.get(value.name or "", ""))
+            waiting, seen = [operand], {operand}
+            while waiting:
+                value = waiting.pop()
+                if (group := groups.get(value.name or "")) is not None:
+                    found[group].append(node)
                 producer = value.producer()
-                moved = producer is not None and is_move(producer, scheme)
-                value = producer.inputs[0] if producer is not None and moved else None
-    return frozenset(groups.values()) - others
+                if producer is None or not is_move(producer, scheme):
+                    continue
+                more = producer.inputs if producer.op_type == "Concat" else producer.inputs[:1]
+                waiting += [v for v in more if v is not None and v not in seen]
+                seen |= {v for v in more if v is not None}
+    return found
+
+
+def _takes_zero_point(node: ir.Node, scheme: Scheme) -> bool:
+    return node.op_type in scheme.skewed and node.attributes.get_int("group", 1) == 1
 
 
 def _judge(
@@ -359,7 +380,7 @@ def _quantized_tensors(
 def _moved_from_one(value: ir.Value, quantized: Collection[str], scheme: Scheme) -> bool:
     """Whether a tensor is another that is quantized, moved."""
     producer = value.producer()
-    if producer is None or producer.op_type == "Concat" or not is_move(producer, scheme):
+    if producer is None or producer.op_type not in scheme.carries:
         return False
     return producer.inputs[0] is not None and producer.inputs[0].name in quantized
 

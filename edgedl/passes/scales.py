@@ -61,7 +61,7 @@ def _read_by_others(found: Layout) -> set[str]:
         for decision in found.decisions
         if decision.precision == "int8" and decision.operator not in ("MatMul", "Gemm")
     }
-    return {group for name, group in found.groups.items() if others & set(found.readers[name])}
+    return {group for group, users in found.users.items() if others & users}
 
 
 def not_finite(found: Layout, histograms: Mapping[str, Histogram]) -> set[str]:

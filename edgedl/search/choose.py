@@ -21,7 +21,7 @@ from edgedl.search.memory import Latencies, careful, judge
 
 TIE = 0.01
 ALIKE = 0.1
-UNRELATED = 0.6
+UNRELATED, UNLIKE = 0.6, 0.9
 HEAT = 4
 HEAT_BYTES = 64_000_000
 HOPELESS = 1.15
@@ -217,7 +217,9 @@ def troubles(trial: Trial, latency_ms: Mapping[str, float], limits: Limits) -> t
     """Whether the answers have nothing to do with float's, and how many limits are broken."""
     candidate, same = trial.candidate, trial.agreement
     broken = limits.broken_by(trial, latency_ms[candidate.name])
-    lost = same.cosine < UNRELATED and (same.top1 is None or same.top1 < 0.5)
+    if same.top1 is None:
+        return int(same.cosine < UNLIKE), len(broken)
+    lost = same.cosine < UNRELATED and same.top1 < 0.5
     return int(lost), len(broken)
 
 
