@@ -56,8 +56,8 @@ def time_candidates(
 
     Each latency is the first one's median times the median of the rounds' ratios to it, so that a
     machine whose speed drifts ranks all the same, and no more than a heat is in memory at once.
-    What was found on this machine in the last 30 days to be 15 % slower than the best is not timed
-    again.
+    What was timed on this machine within a day, while it was quiet, is not timed again, nor is what
+    was found in the last 30 days to be 15 % slower than the best.
 
     Raises:
         EngineFailed: none of them opens.
@@ -79,9 +79,10 @@ def time_candidates(
     kept = Latencies(reference, threads, {n: list(a.shape) for n, a in feeds[0].items()})
     ratios: dict[str, float] = {reference.name: 1.0}
     known = {c.name: ratio for c in rest if (ratio := kept.ratio(c)) is not None}
-    hopeless = {n for n, ratio in known.items() if ratio > HOPELESS * min(1.0, *known.values())}
-    ratios |= {name: known[name] for name in hopeless}
-    waiting = [candidate for candidate in rest if candidate.name not in hopeless]
+    settled = {n for n, ratio in known.items() if ratio > HOPELESS * min(1.0, *known.values())}
+    settled |= {c.name for c in rest if kept.fresh(c)}
+    ratios |= {name: known[name] for name in settled}
+    waiting = [candidate for candidate in rest if candidate.name not in settled]
     times_ms: list[float] = []
     floors: list[float] = []
     # What is large is opened again for each heat, behind the others: while a model is opened, its
@@ -98,7 +99,8 @@ def time_candidates(
             floors.append(compared.noise_floor)
             refusals += failed
             ratios |= found
-            kept.add((c, found[c.name]) for c in heat if c.name in found)
+            timed = ((c, found[c.name]) for c in heat if c.name in found)
+            kept.add(timed, compared.noise_floor)
     reference_ms = float(np.median(times_ms))
     lasted = tuple(c for c in candidates if c.name in ratios)
     _level(lasted, ratios)

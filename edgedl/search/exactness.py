@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -23,6 +23,7 @@ from edgedl.passes.quantize import plan
 from edgedl.passes.ranges import METHODS, Method, Methods, method_for, usual_method
 from edgedl.passes.repairs import Repair, worth_equalizing, worth_smoothing
 from edgedl.passes.saturation import at_risk, saturates
+from edgedl.runtime import engine
 from edgedl.search.candidates import (
     Candidate,
     Reference,
@@ -30,7 +31,7 @@ from edgedl.search.candidates import (
     int8_candidate,
     tensors_to_watch,
 )
-from edgedl.search.memory import judge, key_of_candidate, machine_parts
+from edgedl.search.memory import judge, machine_parts
 from edgedl.search.prepared import Prepared, counted, repaired
 
 FEW = 24
@@ -64,23 +65,86 @@ def best_ranges(
     if not plan(prepared.model, backend.scheme.name, prepared.histograms, "minmax").int8:
         return None
     trial = Attempts(backend, prepared, expected.take(FEW), threads)
+    noted = Ledger.of(
+        "exactness",
+        model=prepared.model.digest,
+        calibration=calibration.digest,
+        expected=trial.few.digest,
+        engine=backend.engine,
+        version=engine(backend.engine).version,
+        scheme=backend.scheme.name,
+        seconds=mixing_seconds,
+        threads=threads,
+        machine=machine_parts(),
+    )
     try:
-        for method in METHODS:
-            trial.attempt(method, str(method))
-        _repair(trial, calibration, progress)
-        narrows = saturates(this_machine().to_json(), backend.engine)
-        clean, histograms = trial.prepared.model, trial.prepared.histograms
-        if narrows and (risky := at_risk(trial.plan, clean, histograms)):
-            note = f"{trial.note}, {len(risky)} weights in 7 bits"
-            trial.attempt(trial.method, note, narrow=risky)
-        _mix(trial, mixing_seconds)
-        means = channel_means(clean, trial.plan, calibration)
-        note = f"{trial.note}, biases corrected"
-        trial.attempt(trial.method, note, means=means, narrow=trial.plan.narrow)
+        for row in noted.rows():
+            with contextlib.suppress(BadValue, KeyError, TypeError, AttributeError):
+                _again(trial, row, calibration, progress)
+        if trial.best is None:
+            _search(trial, calibration, mixing_seconds, progress)
+            noted.add([_note(trial)])
     except EdgeError as error:
         if trial.best is None:
             return Refusal(f"{backend.engine} int8", error.message)
     return trial.best
+
+
+def _search(trial: Attempts, calibration: Samples, seconds: float, progress: Progress) -> None:
+    for method in METHODS:
+        trial.attempt(method, str(method))
+    _repair(trial, calibration, progress)
+    narrows = saturates(this_machine().to_json(), trial.backend.engine)
+    clean, histograms = trial.prepared.model, trial.prepared.histograms
+    if narrows and (risky := at_risk(trial.plan, clean, histograms)):
+        note = f"{trial.note}, {len(risky)} weights in 7 bits"
+        trial.attempt(trial.method, note, narrow=risky)
+    _mix(trial, seconds)
+    means = channel_means(clean, trial.plan, calibration)
+    note = f"{trial.note}, biases corrected"
+    trial.attempt(trial.method, note, means=means, narrow=trial.plan.narrow)
+
+
+def _note(trial: Attempts) -> dict[str, Any]:
+    """What was kept, so that the same question has the same answer and costs little again."""
+    assert trial.best is not None
+    usual, method = usual_method(trial.method), trial.method
+    others = {} if isinstance(method, str) else {t: m for t, m in method.items() if m != usual}
+    return {
+        "note": trial.note,
+        "method": usual,
+        "others": others,
+        "repairs": [repair.to_json() for repair in trial.prepared.repairs],
+        "narrow": list(trial.plan.narrow),
+        "corrected": trial.best.means is not None,
+    }
+
+
+def _again(
+    trial: Attempts, row: Mapping[str, Any], calibration: Samples, progress: Progress
+) -> None:
+    """What a note says.
+
+    Raises:
+        BadValue, KeyError, TypeError, AttributeError: it is not a note of this version.
+    """
+    repairs = tuple(from_plain(Repair, one) for one in row["repairs"])
+    others, usual = dict(row["others"]), row["method"]
+    if not {usual, *others.values()} <= set(METHODS):
+        raise KeyError(usual)
+    prepared = trial.given
+    if repairs:
+        model = repaired(prepared.model, repairs, calibration, progress)
+        histograms = counted(model, _watched(trial, model), calibration, progress)
+        prepared = Prepared(model, histograms, repairs, calibration.digest)
+    method: Methods = usual
+    if others:
+        method = {tensor: others.get(tensor, usual) for tensor in prepared.histograms}
+    more: dict[str, Any] = {"narrow": tuple(row["narrow"])}
+    if row["corrected"]:
+        planned = plan(prepared.model, trial.backend.scheme.name, prepared.histograms, method)
+        more["means"] = channel_means(prepared.model, planned, calibration)
+    trial.attempt(method, str(row["note"]), prepared, **more)
 
 
 @dataclass(eq=False)
@@ -151,27 +215,8 @@ def _worth_trying(model: Model, backend: Backend) -> Iterator[Repair]:
 
 
 def _repair(trial: Attempts, calibration: Samples, progress: Progress) -> None:
-    """Repair the float model in each way that is worth trying, and keep what helps.
-
-    What was kept is noted, so that the same question has the same answer and costs little again.
-    """
-    assert trial.best is not None
+    """Repair the float model in each way that is worth trying, and keep what helps."""
     clean, backend = trial.given.model, trial.backend
-    noted = Ledger.of(
-        "repairs",
-        model=clean.digest,
-        expected=trial.few.digest,
-        calibration=calibration.digest,
-        start=key_of_candidate(trial.best),
-        threads=trial.threads,
-        machine=machine_parts(),
-    )
-    for row in noted.rows():
-        with contextlib.suppress(BadValue, KeyError, TypeError):
-            repairs = tuple(from_plain(Repair, one) for one in row["repairs"])
-            if repairs and row["method"] in METHODS:
-                _try_repaired(trial, repairs, [row["method"]], calibration, progress)
-            return
     for repair in _worth_trying(clean, backend):
         progress(f"trying {repair.label} for {backend.engine}", 0, 1)
         others = [one for one in trial.prepared.repairs if one.kind != repair.kind]
@@ -179,8 +224,6 @@ def _repair(trial: Attempts, calibration: Samples, progress: Progress) -> None:
         first = list(dict.fromkeys(likely if clean.bytes > FEW_BYTES else METHODS))
         rest = [method for method in METHODS if method not in first]
         _try_repaired(trial, (*others, repair), first, calibration, progress, rest)
-    kept = [repair.to_json() for repair in trial.prepared.repairs]
-    noted.add([{"repairs": kept, "method": usual_method(trial.method)}])
 
 
 def _try_repaired(
@@ -196,9 +239,7 @@ def _try_repaired(
     Whether one helps is seen with ranges of a few samples, before all of them are counted.
     """
     model = repaired(trial.given.model, repairs, calibration, progress)
-    watched = tensors_to_watch(model, [trial.backend.scheme])
-    if set(watched) <= set(trial.given.histograms):
-        watched = list(trial.given.histograms)  # which another engine may have counted already
+    watched = _watched(trial, model)
     few = calibration.take(range(min(TRIAL_SAMPLES, len(calibration))))
     if rest and len(few) < len(calibration):
         seen = counted(model, watched, few, progress)
@@ -212,32 +253,23 @@ def _try_repaired(
         trial.attempt(method, f"{method}{prepared.label}", prepared)
 
 
+def _watched(trial: Attempts, model: Model) -> list[str]:
+    """The tensors to count: those of the given model where that is enough, which may have been
+    counted for another engine already."""
+    watched = tensors_to_watch(model, [trial.backend.scheme])
+    known = trial.given.histograms
+    return list(known) if set(watched) <= set(known) else watched
+
+
 def _mix(trial: Attempts, seconds: float) -> None:
     """Give parts of the graph, an eighth of its tensors each, ranges by the other methods, and keep
-    what helps; as many as the time allows, and none in large models.
-
-    What was kept is noted, so that the same question has the same answer and costs nothing again.
-    """
+    what helps; as many as the time allows, and none in large models."""
     if trial.prepared.model.bytes > MOST_MIXED_BYTES:
         return
     usual = usual_method(trial.method)
     tensors = list(trial.plan.activations)
-    noted = Ledger.of(
-        "ranges",
-        model=trial.prepared.model.digest,
-        expected=trial.few.digest,
-        start=key_of_candidate(trial.best) if trial.best else "",
-        seconds=seconds,
-        threads=trial.threads,
-        machine=machine_parts(),
-    )
     chosen = {tensor: method_for(trial.method, tensor) for tensor in trial.prepared.histograms}
     start, narrow = trial.note, trial.plan.narrow
-    for row in noted.rows():
-        kept = {**chosen, **{t: m for t, m in row.items() if t in chosen and m in METHODS}}
-        if kept != chosen:
-            trial.attempt(kept, f"{start}, mixed", narrow=narrow)
-        return
     began, size = perf_counter(), max(1, -(-len(tensors) // PARTS))
     for first in range(0, len(tensors), size):
         for method in METHODS:
@@ -246,4 +278,3 @@ def _mix(trial: Attempts, seconds: float) -> None:
             other = {**chosen, **dict.fromkeys(tensors[first : first + size], method)}
             if trial.attempt(other, f"{start}, mixed", narrow=narrow):
                 chosen = other
-    noted.add([{tensor: method for tensor, method in chosen.items() if method != usual}])

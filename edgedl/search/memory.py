@@ -20,6 +20,7 @@ from edgedl.search.candidates import Candidate, Reference, Trial, try_out
 
 LATEST = 5
 MOST_AGE_SECONDS = 30 * 86_400
+FRESH_SECONDS, QUIET = 86_400, 0.05
 MOST_CRASHES = 2
 MACHINE = ("processor", "architecture", "isa", "usable_cores", "isa_cap")
 
@@ -124,21 +125,35 @@ class Latencies:
         )
         self._clock = clock
         self._seen: dict[str, list[float]] = {}
+        self._fresh: set[str] = set()
         now = clock()
         for row in self._ledger.rows():
             with contextlib.suppress(KeyError, TypeError, ValueError):
-                if abs(now - float(row["at"])) <= MOST_AGE_SECONDS:
+                age = abs(now - float(row["at"]))
+                if age <= MOST_AGE_SECONDS:
                     self._seen.setdefault(row["candidate"], []).append(float(row["ratio"]))
+                if age <= FRESH_SECONDS and float(row["noise"]) <= QUIET:
+                    self._fresh.add(row["candidate"])
 
     def ratio(self, candidate: Candidate) -> float | None:
         """Its time over the reference's, None where it was not timed of late."""
         seen = self._seen.get(key_of_candidate(candidate), [])[-LATEST:]
         return median(seen) if seen else None
 
-    def add(self, found: Iterable[tuple[Candidate, float]]) -> None:
-        """Keep what was measured now."""
+    def fresh(self, candidate: Candidate) -> bool:
+        """Whether it was timed within a day, while the machine was quiet."""
+        return key_of_candidate(candidate) in self._fresh
+
+    def add(self, found: Iterable[tuple[Candidate, float]], noise: float = 1.0) -> None:
+        """Keep what was measured now.
+
+        Args:
+            noise: by which share the same model differed from itself meanwhile.
+        """
         at = round(self._clock())
         rows = [(key_of_candidate(candidate), ratio) for candidate, ratio in found]
         for name, ratio in rows:
             self._seen.setdefault(name, []).append(ratio)
-        self._ledger.add({"candidate": name, "ratio": ratio, "at": at} for name, ratio in rows)
+        self._ledger.add(
+            {"candidate": name, "ratio": ratio, "at": at, "noise": noise} for name, ratio in rows
+        )

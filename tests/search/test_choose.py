@@ -246,6 +246,21 @@ def test_what_was_hopeless_before_is_not_opened_again(tmp_path: Path) -> None:
     assert [refusal.name for refusal in found.refusals] == [near.name]
 
 
+def test_what_was_timed_within_a_quiet_day_is_not_timed_again(tmp_path: Path) -> None:
+    model = saved(conv_net(), tmp_path)
+    first = Candidate(ENGINE, "float32", "float32, as given", model, {}, as_given=True)
+    fresh, noisy, old = (candidate(tmp_path, name) for name in ("fresh", "noisy", "old"))
+    given = feeds(model.signature, 2)
+    shapes = {name: list(array.shape) for name, array in given[0].items()}
+    for one, hours, noise in ((fresh, 23, 0.05), (noisy, 1, 0.06), (old, 25, 0.0)):
+        then = time.time() - 3600 * hours
+        Latencies(first, 1, shapes, clock=lambda then=then: then).add([(one, 0.9)], noise)
+    found = time_candidates([first, fresh, noisy, old], given, 1, 0, silent)
+    assert found.latency_ms[fresh.name] == pytest.approx(0.9 * found.latency_ms[first.name])
+    # What is timed cannot be opened here.
+    assert {refusal.name for refusal in found.refusals} == {noisy.name, old.name}
+
+
 def test_what_was_hopeless_a_month_ago_is_opened_again(tmp_path: Path) -> None:
     model = saved(conv_net(), tmp_path)
     first = Candidate(ENGINE, "float32", "float32, as given", model, {}, as_given=True)
