@@ -47,7 +47,8 @@ def file_of(text: str, folder: Path) -> PlanFile:
 
 def again(plan: Plan, model: Model, folder: Path, method: Method = "mse") -> Plan:
     """The plan out of its own file, without any histogram."""
-    read_back = file_of(to_yaml(plan, plan.scheme, {}, method), folder)
+    engine = plan.scheme.split(",")[0]
+    read_back = file_of(to_yaml(plan, engine, {}, method), folder)
     assert read_back.ranges == method
     return decide(fit(read_back, model), SCHEMES[plan.scheme], {}, method, read_back.scales)
 

@@ -46,7 +46,8 @@ def test_a_plan_within_the_full_one_and_the_table_behind_it(
         assert cost.int8_us is not None
         assert cost.chosen == ("int8" if cost.node in placed.plan.int8 else "float")
     if placed is not full:
-        assert placed.label in ("int8, minmax, placed", "int8, minmax, placed, other kernels")
+        assert placed.label.removesuffix(", other kernels") in (full.label, f"{full.label}, placed")
+    if ", placed" in placed.label:
         why = {d.reason for d in placed.plan.decisions if d.precision == "float"}
         assert "costs less in float here, with the conversions around it" in why
 
