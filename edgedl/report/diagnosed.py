@@ -166,24 +166,25 @@ class Diagnosis:
         head = ["along the graph", "SQNR", "cosine", "added here", "inherited", "range used"]
         rows = [[*head, "range of codes", "clipped", "dead codes"]]
         shown = shown_tensors(self.tensors)
-        rows += [
-            [
-                short(row.tensor),
-                f"{row.sqnr_db:.1f} dB",
-                f"{row.cosine:.4f}",
-                percent(row.added),
-                percent(row.inherited),
-                f"{row.low:.3g} to {row.high:.3g}",
-                "" if row.code_low is None else f"{row.code_low:.3g} to {row.code_high:.3g}",
-                "" if row.saturated is None else percent(row.saturated),
-                "" if row.dead is None else f"{100 * row.dead:.0f} %",
-            ]
-            for row in shown
-        ]
+        rows += [[short(row.tensor), *tensor_cells(row)] for row in shown]
         text = table(rows, right=(1, 2, 3, 4, 7, 8))
         if len(shown) < len(self.tensors):
             text += f"\n{len(shown)} of {len(self.tensors)} tensors: where most is added, in order"
         return text
+
+
+def tensor_cells(row: TensorRow) -> list[str]:
+    """A tensor's figures in words: SQNR, cosine, error added and inherited, ranges, codes."""
+    return [
+        f"{row.sqnr_db:.1f} dB",
+        f"{row.cosine:.4f}",
+        percent(row.added),
+        percent(row.inherited),
+        f"{row.low:.3g} to {row.high:.3g}",
+        "" if row.code_low is None else f"{row.code_low:.3g} to {row.code_high:.3g}",
+        "" if row.saturated is None else percent(row.saturated),
+        "" if row.dead is None else f"{100 * row.dead:.0f} %",
+    ]
 
 
 PLURALS = {"activation": "activations", "weight": "weights", "bias": "biases"}

@@ -13,6 +13,7 @@ from edgedl.report.diagnosed import (
     share_text,
     short,
     shown_tensors,
+    tensor_cells,
 )
 from edgedl.report.page import style
 from edgedl.report.scale import spanning
@@ -180,22 +181,7 @@ TENSOR_HEAD = [
 
 
 def _tensor_rows(rows: list[TensorRow]) -> list[list[str]]:
-    return [
-        [
-            row.tensor,
-            row.operator,
-            row.matched,
-            f"{row.sqnr_db:.1f} dB",
-            f"{row.cosine:.4f}",
-            percent(row.added),
-            percent(row.inherited),
-            f"{row.low:.3g} to {row.high:.3g}",
-            "" if row.code_low is None else f"{row.code_low:.3g} to {row.code_high:.3g}",
-            "" if row.saturated is None else percent(row.saturated),
-            "" if row.dead is None else f"{100 * row.dead:.0f} %",
-        ]
-        for row in rows
-    ]
+    return [[row.tensor, row.operator, row.matched, *tensor_cells(row)] for row in rows]
 
 
 def _tensors(found: Diagnosis) -> str:

@@ -17,12 +17,12 @@ from edgedl.passes.plan import Cost
 from edgedl.passes.ranges import Histogram
 from edgedl.runtime import engine
 from edgedl.search.candidates import Candidate, Reference, int8_candidate
+from edgedl.search.choose import UNRELATED
 from edgedl.search.costs import CostTable, Spent, spend
 from edgedl.search.memory import careful, judge, machine_parts, open_carefully
 
 CHEAPER_IN_FLOAT = "costs less in float here, with the conversions around it"
 MOST_TURNS = 4
-UNRELATED = 0.6
 CLEARLY, CLEARLY_US = 0.95, 2.0
 PROFILE_SECONDS = 0.5
 LEAST_RUNS, MOST_RUNS = 8, 60
