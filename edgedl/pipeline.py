@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -58,7 +59,7 @@ from edgedl.search.ready import (
 )
 from edgedl.search.ways import Ways
 from edgedl.search.why import reasons, too_busy
-from edgedl.ship import bundle_sizes, count_operators, precision_of, ship
+from edgedl.ship import Shipped, bundle_sizes, count_operators, precision_of, ship
 from edgedl.yamls import read_yaml
 
 MOST_FEEDS = 32
@@ -172,12 +173,16 @@ def compress(
     )  # fmt: skip
     feeds = list(_first(groups.choice, MOST_FEEDS))
 
-    def keep(trial: Trial) -> None:
-        ship(
-            trial, groups.report, Path(output), threads, {**notes, "unconfirmed": True}, processing
-        )
+    shipped: Shipped | None = None
 
-    search = find(backends, ways, feeds, seed, keep)
+    def keep(trial: Trial, **more: Any) -> Shipped:
+        nonlocal shipped
+        shipped = ship(
+            trial, groups.report, Path(output), threads, {**notes, **more}, processing, shipped
+        )
+        return shipped
+
+    search = find(backends, ways, feeds, seed, partial(keep, unconfirmed=True))
     winner, comparison, baseline = confirm(
         in_order(search, ways), search.timed.candidates, feeds, threads, seconds, seed, progress,
         search.timed.latency_ms,
@@ -187,8 +192,7 @@ def compress(
 
     ratio = comparison.ratio("baseline", "result")
     machine = this_machine().to_json()
-    notes |= {"speedup": ratio.to_json(), "machine": machine}
-    operators = ship(winner, groups.report, Path(output), threads, notes, processing)
+    operators = keep(winner, speedup=ratio.to_json(), machine=machine).operators
     judged = outcome(baseline, winner.candidate, groups.report, named, threads, progress)
     alike, drop = judged.agreement, judged.beside(winner.drop, len(expected.feeds))
     size = Path(output).stat().st_size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,17 @@ PRODUCTS = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True, eq=False)
+class Shipped:
+    """What was written: the candidate, its payload, its golden answers, and the operators that the
+    engine really runs, timed."""
+
+    candidate: str
+    payload: Payload
+    golden: Golden
+    operators: tuple[Operator, ...]
+
+
 def ship(
     winner: Trial,
     samples: Samples,
@@ -41,23 +53,28 @@ def ship(
     threads: int,
     notes: Mapping[str, Any],
     processing: Processing | None = None,
-) -> tuple[Operator, ...]:
+    before: Shipped | None = None,
+) -> Shipped:
     """Write the winner's bundle, open it again, and check its golden answers.
 
     What stood at `output` is replaced by a bundle that was proven, or not at all.
 
-    Returns:
-        The operators that the engine really runs, timed.
+    Args:
+        before: what was written last; where it was the same candidate, only the notes are new.
 
     Raises:
         EdgeError: the file cannot be written. WrongAnswers: the bundle answers otherwise.
     """
-    chosen = winner.candidate
-    with chosen.open(threads) as session:
-        golden = _golden(chosen.model, samples, session.run, _tolerance(winner))
+    chosen, key = winner.candidate, key_of_candidate(winner.candidate)
+    same = before if before is not None and before.candidate == key else None
+    golden = same.golden if same is not None else _answers(winner, samples, threads)
     data, names = to_ship(chosen.model)
     settings = shipped_settings(chosen.settings, names)
-    payload: Payload = backend(chosen.engine).compile(data, chosen.precision, settings)
+    payload: Payload = (
+        same.payload
+        if same is not None
+        else backend(chosen.engine).compile(data, chosen.precision, settings)
+    )
     with atomic_write(output) as work:
         write_bundle(
             work,
@@ -76,10 +93,17 @@ def ship(
                 where=str(output),
                 hint="please report this, with the model",
             )
+    if same is not None:
+        return same
     run = engine(payload.engine).operators(
         data, golden.inputs[0], settings=payload.settings, threads=threads, runs=PROFILE_RUNS
     )
-    return tuple(run)
+    return Shipped(key, payload, golden, tuple(run))
+
+
+def _answers(winner: Trial, samples: Samples, threads: int) -> Golden:
+    with winner.candidate.open(threads) as session:
+        return _golden(winner.candidate.model, samples, session.run, _tolerance(winner))
 
 
 def bundle_sizes(

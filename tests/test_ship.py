@@ -38,7 +38,7 @@ def test_a_trial_becomes_a_proven_bundle(engine: str, tmp_path: Path) -> None:
     out = tmp_path / "out.edl"
     notes = {"target": engine, "unconfirmed": True}
     trial = Trial(full_plan(clean, engine), PERFECT, 0.0)
-    operators = ship(trial, samples(clean.signature, 4), out, 1, notes)
+    operators = ship(trial, samples(clean.signature, 4), out, 1, notes).operators
     assert any(operator.precision == "int8" for operator in operators)
     assert all(operator.us is not None for operator in operators)
     assert edgedl.check(out).ok
@@ -108,6 +108,19 @@ def test_a_bundle_that_answers_otherwise_replaces_nothing(
     assert caught.value.hint
     assert sorted(path.name for path in tmp_path.iterdir()) == there
     assert before is None or out.read_bytes() == before
+
+
+def test_the_same_candidate_again_is_proven_again_with_new_notes(tmp_path: Path) -> None:
+    model = saved(conv_net(), tmp_path)
+    given, out = samples(model.signature, 4), tmp_path / "out.edl"
+    trial = Trial(Candidate(INSTALLED[0], "float32", "float32", model, {}), PERFECT, 0.0)
+    first = ship(trial, given, out, 1, {"unconfirmed": True})
+    assert ship(trial, given, out, 1, {"speedup": 2}, before=first) is first
+    assert open_bundle(out).notes == {"speedup": 2}
+    (tmp_path / "other").mkdir()
+    another = saved(conv_net(seed=1), tmp_path / "other")
+    other = Trial(dataclasses.replace(trial.candidate, model=another), PERFECT, 0.0)
+    assert ship(other, given, out, 1, {}, before=first) is not first
 
 
 class Stopped(Exception):

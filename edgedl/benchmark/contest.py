@@ -104,7 +104,7 @@ def contest(
     threads: int = 1,
     seconds: float = 10.0,
     precision: float = 0.005,
-    least_processes: int | None = None,
+    enough: Callable[[Comparison], bool] = lambda _: False,
     yardstick: bool = True,
     seed: int = 0,
     cores: Cores = lambda: None,
@@ -113,14 +113,15 @@ def contest(
     """Time contestants in interleaved rounds in fresh processes, the first beside a twin of itself.
 
     Processes follow one another until every ratio to the first, the twin's too, has an interval
-    narrower than twice `precision`, or until `seconds` are spent, process starts included. One
-    that fails, or takes its process down with it, is left out of what follows and of the result.
+    narrower than twice `precision`, or until `seconds` are spent, process starts included; five of
+    them at least, or three where there are less than 5 seconds. One that fails, or takes its
+    process down with it, is left out of what follows and of the result.
 
     Args:
-        least_processes: 5, or 3 where there are less than 5 seconds; less than 3 say little.
+        enough: whether what three or more processes found answers the question already.
         cores: which cores the next process is bound to; None for all.
     """
-    least = least_processes or (QUICK_PROCESSES if seconds < QUICK_SECONDS else LEAST_PROCESSES)
+    least = QUICK_PROCESSES if seconds < QUICK_SECONDS else LEAST_PROCESSES
     share = min(max(0.6 * seconds / least, PROCESS_SECONDS[0]), PROCESS_SECONDS[1])
     left = list(contestants)
     failures: dict[str, str] = {}
@@ -132,6 +133,8 @@ def contest(
         while left and len(done) < MOST_PROCESSES:
             spent = monotonic() - began
             if len(done) >= least and (spent > seconds or _known(done, precision)):
+                break
+            if len(done) >= QUICK_PROCESSES and enough(Comparison(tuple(done))):
                 break
             chosen = cores()
             job = replace(

@@ -28,6 +28,7 @@ HOPELESS = 1.15
 SAME_OPERATORS = 0.05
 SECONDS_EACH = 0.4
 BUSY = 0.05
+KNOWN = 0.1
 
 Measured = tuple[Trial, Comparison, Candidate]
 
@@ -181,7 +182,7 @@ def judge_promising(
     ask: Ask,
     threads: int,
     progress: Progress,
-    keep: Callable[[Trial], None] = lambda _: None,
+    keep: Callable[[Trial], object] = lambda _: None,
 ) -> tuple[list[Trial], list[Refusal]]:
     """Candidates compared with float, the fastest first, until one keeps every limit, and all that
     are as fast as it within 1 %, or within the noise of a busy machine.
@@ -312,11 +313,19 @@ def confirm(
             seed=seed,
             cores=lambda: idle_cores(threads),
             progress=progress,
+            enough=_clear,
         )
         hint = "`edgedl bench` it; the engine may be out of memory"
         return trial, must(outcome, hint=hint), baseline
 
     return decided(iter(order), measured, latency_ms)
+
+
+def _clear(found: Comparison) -> bool:
+    """Whether the result is faster or slower beyond doubt, by a ratio that is known to a tenth."""
+    ratio = found.ratio("baseline", "result")
+    clear = ratio.verdict(found.noise_floor) != "inconclusive"
+    return clear and found.noise_floor <= BUSY and ratio.width <= KNOWN
 
 
 def decided(

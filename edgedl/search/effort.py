@@ -31,9 +31,9 @@ class Effort:
 EFFORTS: Mapping[str, Effort] = {
     effort.name: effort
     for effort in (
-        Effort("fast", mixing_seconds=5.0, harm_seconds=20.0, slack=0.0),
-        Effort("normal", mixing_seconds=20.0, harm_seconds=40.0, slack=0.1),
-        Effort("max", mixing_seconds=120.0, harm_seconds=240.0, slack=0.1),
+        Effort("fast", mixing_seconds=2.5, harm_seconds=20.0, slack=0.0),
+        Effort("normal", mixing_seconds=10.0, harm_seconds=40.0, slack=0.1),
+        Effort("max", mixing_seconds=60.0, harm_seconds=240.0, slack=0.1),
     )
 }
 

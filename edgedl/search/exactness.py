@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -14,6 +15,7 @@ from edgedl.benchmark.machine import this_machine
 from edgedl.core.errors import BadValue, EdgeError
 from edgedl.core.fields import from_plain
 from edgedl.core.ledger import Ledger
+from edgedl.core.memory import usable_cores
 from edgedl.core.model import Model
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
@@ -50,7 +52,7 @@ def best_ranges(
     calibration: Samples,
     expected: Reference,
     threads: int | None,
-    mixing_seconds: float = 5.0,
+    mixing_seconds: float = 2.5,
     progress: Progress = silent,
 ) -> Candidate | Refusal | None:
     """Int8 as far as the rules go, with the ranges that answer most like float; on a float model
@@ -91,8 +93,7 @@ def best_ranges(
 
 
 def _search(trial: Attempts, calibration: Samples, seconds: float, progress: Progress) -> None:
-    for method in METHODS:
-        trial.attempt(method, str(method))
+    trial.attempt_each([(method, str(method)) for method in METHODS])
     _repair(trial, calibration, progress)
     narrows = saturates(this_machine().to_json(), trial.backend.engine)
     clean, histograms = trial.prepared.model, trial.prepared.histograms
@@ -186,19 +187,38 @@ class Attempts:
     ) -> bool:
         """Whether this answers more like float than all before; by 0.3 dB, where another float
         model than that of the best is quantized."""
-        prepared = self.prepared if prepared is None else prepared
-        candidate = int8_candidate(self.backend, prepared, method, label=f"int8, {note}", **more)
-        found = judge(candidate, self.few, self.threads).agreement.sqnr_db
-        if found <= self._to_beat(prepared):
-            return False
-        self.best, self.sqnr_db = candidate, found
-        return True
+        return self.attempt_each([(method, note)], prepared, **more)
 
-    def would_help(self, method: Method, prepared: Prepared) -> bool:
-        """Whether this answers more like float than all before; nothing is kept."""
-        candidate = int8_candidate(self.backend, prepared, method, label=f"int8, {method}")
-        found = judge(candidate, self.few, self.threads).agreement.sqnr_db
-        return found > self._to_beat(prepared)
+    def attempt_each(
+        self, tries: Sequence[tuple[Methods, str]], prepared: Prepared | None = None, **more: Any
+    ) -> bool:
+        """Whether one of several answers more like float than all before; the best is kept."""
+        prepared = self.prepared if prepared is None else prepared
+        helped = False
+        for candidate, found in self._judged(tries, prepared, **more):
+            if found > self._to_beat(prepared):
+                self.best, self.sqnr_db, helped = candidate, found, True
+        return helped
+
+    def would_help(self, methods: Sequence[Method], prepared: Prepared) -> bool:
+        """Whether one of these answers more like float than all before; nothing is kept."""
+        tried = self._judged([(method, str(method)) for method in methods], prepared)
+        return any(found > self._to_beat(prepared) for _, found in tried)
+
+    def _judged(
+        self, tries: Sequence[tuple[Methods, str]], prepared: Prepared, **more: Any
+    ) -> list[tuple[Candidate, float]]:
+        """Candidates and their signal to noise. Small ones are opened side by side: an engine
+        compiles a model on one core, for longer than it runs it on a few samples."""
+        candidates = [
+            int8_candidate(self.backend, prepared, method, label=f"int8, {note}", **more)
+            for method, note in tries
+        ]
+        side_by_side = usable_cores() if prepared.model.bytes <= MOST_MIXED_BYTES else 1
+        with ThreadPoolExecutor(side_by_side) as pool:
+            trials = pool.map(lambda c: judge(c, self.few, self.threads), candidates)
+            found = [trial.agreement.sqnr_db for trial in trials]
+        return list(zip(candidates, found, strict=True))
 
     def _to_beat(self, prepared: Prepared) -> float:
         other = prepared.model != self.prepared.model
@@ -244,13 +264,12 @@ def _try_repaired(
     if rest and len(few) < len(calibration):
         seen = counted(model, watched, few, progress)
         tried = Prepared(model, seen, repairs, calibration.digest)
-        if not any(trial.would_help(method, tried) for method in methods):
+        if not trial.would_help(methods, tried):
             return
     histograms = counted(model, watched, calibration, progress)
     prepared = Prepared(model, histograms, repairs, calibration.digest)
-    helped = [trial.attempt(method, f"{method}{prepared.label}", prepared) for method in methods]
-    for method in rest if any(helped) else ():
-        trial.attempt(method, f"{method}{prepared.label}", prepared)
+    if trial.attempt_each([(m, f"{m}{prepared.label}") for m in methods], prepared):
+        trial.attempt_each([(m, f"{m}{prepared.label}") for m in rest], prepared)
 
 
 def _watched(trial: Attempts, model: Model) -> list[str]:
@@ -272,9 +291,13 @@ def _mix(trial: Attempts, seconds: float) -> None:
     start, narrow = trial.note, trial.plan.narrow
     began, size = perf_counter(), max(1, -(-len(tensors) // PARTS))
     for first in range(0, len(tensors), size):
-        for method in METHODS:
-            if method == usual or perf_counter() - began > seconds:
-                continue
-            other = {**chosen, **dict.fromkeys(tensors[first : first + size], method)}
-            if trial.attempt(other, f"{start}, mixed", narrow=narrow):
-                chosen = other
+        if perf_counter() - began > seconds:
+            return
+        others = [
+            {**chosen, **dict.fromkeys(tensors[first : first + size], method)}
+            for method in METHODS
+            if method != usual
+        ]
+        if trial.attempt_each([(other, f"{start}, mixed") for other in others], narrow=narrow):
+            assert not isinstance(trial.method, str)
+            chosen = dict(trial.method)

@@ -22,7 +22,7 @@ from edgedl.search.ways import PLANNED, Ways, gather
 BEHIND = 1.3
 NEAR = 1.1
 MOST_SHARPENED = 4
-Keep = Callable[[Trial], None]
+Keep = Callable[[Trial], object]
 
 
 @dataclass(frozen=True, eq=False)

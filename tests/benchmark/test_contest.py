@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgedl.benchmark.compare import Comparison
 from edgedl.benchmark.contest import Contestant, contest, must
 from edgedl.benchmark.rounds import TWIN, YARDSTICK
 from edgedl.benchmark.worker import Yardstick, read_feeds, read_rounds, write_feeds, write_rounds
@@ -99,6 +100,18 @@ def test_several_processes_and_a_twin(net: Path) -> None:
         assert all((times > 0).all() for times in one.samples_ns.values())
     assert comparison.ratio("a", "b").freedom == 2
     assert told[-1] == 100
+
+
+def test_three_processes_do_where_they_answer_the_question(net: Path) -> None:
+    asked: list[int] = []
+
+    def enough(found: Comparison) -> bool:
+        asked.append(len(found.processes))
+        return len(found.processes) > 3
+
+    found = contest([entered(net, "a"), entered(net, "b")], feeds(net), seconds=5, enough=enough)
+    assert asked == [3, 4]
+    assert len(must(found, "").processes) == 4
 
 
 @pytest.mark.parametrize(
