@@ -14,7 +14,7 @@ import numpy as np
 
 from edgedl.benchmark.accuracy import check_labels, metric_for
 from edgedl.benchmark.compare import Comparison
-from edgedl.benchmark.machine import this_machine
+from edgedl.benchmark.machine import processor_of, this_machine
 from edgedl.core.errors import Unsupported
 from edgedl.core.kept import kept, read_ahead
 from edgedl.core.memory import peak_rss_bytes
@@ -46,6 +46,7 @@ from edgedl.search.candidates import (
 from edgedl.search.choose import BUSY, confirm
 from edgedl.search.effort import effort_of
 from edgedl.search.find import Search, find, in_order
+from edgedl.search.foretold import foretold
 from edgedl.search.limits import Limits
 from edgedl.search.outcome import MOST_AGREEMENT, outcome
 from edgedl.search.prepared import as_planned
@@ -127,8 +128,10 @@ def compress(
     check_writable(Path(output))
     tried = effort_of(effort)
     chosen = target_of(target)
+    processor = processor_of(chosen.name)
     processing = find_processing(preprocess, [model])
     backends, doubts = backends_of(chosen)
+    machine_there = None if processor is None else processor.machine()
     written = None if plan is None else read_yaml(plan, MOST_PLAN_BYTES)
     planned = None if written is None else written.read(from_document)
     if planned is not None:
@@ -153,7 +156,7 @@ def compress(
 
     clean, odd_clean = proven_clean(given, clean, groups.choice)
     with float_session(backends, given, clean) as session:
-        expected = reference(session, groups.choice, named)
+        expected = replace(reference(session, groups.choice, named), machine=machine_there)
         if processing is not None:
             processing = processing.bind(clean.signature)
             processing.after(expected.answers[0])
@@ -193,7 +196,9 @@ def compress(
     ratio = comparison.ratio("baseline", "result")
     machine = this_machine().to_json()
     operators = keep(winner, speedup=ratio.to_json(), machine=machine).operators
-    judged = outcome(baseline, winner.candidate, groups.report, named, threads, progress)
+    judged = outcome(
+        baseline, winner.candidate, groups.report, named, threads, progress, machine_there
+    )
     alike, drop = judged.agreement, judged.beside(winner.drop, len(expected.feeds))
     size = Path(output).stat().st_size
     result_ms = comparison.measurements["result"].latency_ms()
@@ -227,6 +232,7 @@ def compress(
         plan=_plan_text(winner.candidate),
         doubts=(
             *doubts,
+            *foretold(processor, winner.candidate.engine),
             *groups.doubts,
             *odd_clean,
             *_odd_answers(expected),

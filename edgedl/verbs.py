@@ -17,6 +17,7 @@ from edgedl.benchmark.machine import (
     INT8_FLAGS,
     energy_counters,
     library_differences,
+    processor_of,
     this_machine,
 )
 from edgedl.benchmark.result import BenchReport
@@ -25,6 +26,7 @@ from edgedl.core.model import Model
 from edgedl.core.progress import Progress, silent
 from edgedl.core.registry import load, version
 from edgedl.core.store import atomic_write, check_writable, default_store
+from edgedl.core.target import Processor
 from edgedl.inputs import (
     ProcessingSource,
     SampleSource,
@@ -34,9 +36,11 @@ from edgedl.inputs import (
 )
 from edgedl.report.diagnosed import Diagnosis
 from edgedl.runtime import ENGINES, engine, installed_engines
-from edgedl.runtime.artifact import engine_of_target, find_artifact, find_model
+from edgedl.runtime.artifact import Artifact, engine_of_target, find_artifact, find_model
 from edgedl.runtime.bundle import is_bundle, open_bundle
 from edgedl.runtime.files import Files
+
+ANOTHER = "answers of another processor"
 
 
 def bench(
@@ -159,15 +163,19 @@ def evaluate(
         preprocess: what turns raw files into inputs, where samples are a folder of them; what the
             bundles carry where None.
 
+        target: an engine, or a processor of `edgedl.core.target.PROCESSORS`, whose answers are then
+            foretold.
+
     Returns:
-        `metric`, `figure`, its name in its field, and `rows`, each with `artifact`, `engine`,
+        `metric`, `figure`, its name in its field, `foretold`, how answers of another processor came
+        about, and `rows`, each with `artifact`, `engine`,
         `value` (more is better), `figure` (in its usual direction), `samples`, `agreement`,
         `difference` from the first, `against_first` without labels, and `failed`.
 
     Raises:
         EdgeError: a file is unsound, its engine is missing, or the samples do not fit.
     """
-    engine_name = engine_of_target(target)
+    engine_name, processor = engine_of_target(target), processor_of(target)
     given, processing = open_inputs(samples, preprocess, models)
     if processing is None and (metric or "").partition(":")[0] == "detection":
         processing = find_processing(None, models)
@@ -175,6 +183,11 @@ def evaluate(
     names = number_twins([str(artifact.path) for artifact in artifacts])
     named = dict(zip(names, artifacts, strict=True))
     boxes = None if processing is None else processing.boxes
+    foretold: list[str] = []
+    if processor is not None:
+        tell = load("edgedl.search.foretold:how_foretold", ANOTHER)
+        named = {n: _there(one, load_model(one.path), processor) for n, one in named.items()}
+        foretold = tell(processor, list(dict.fromkeys(one.engine for one in artifacts)))
     found = answered(named, given, metric, threads, progress, boxes=boxes)
     told = [one.accuracy or one.against_first for one in found.values()]
     nothing = {"metric": metric, "figure": {"name": None}}
@@ -194,7 +207,13 @@ def evaluate(
         }
         for (name, artifact), one in zip(named.items(), found.values(), strict=True)
     ]
-    return {"metric": first["metric"], "figure": first["figure"]["name"], "rows": rows}
+    figure = first["figure"]["name"]
+    return {"metric": first["metric"], "figure": figure, "foretold": foretold, "rows": rows}
+
+
+def _there(artifact: Artifact, model: Model, processor: Processor) -> Artifact:
+    found: Artifact = load("edgedl.search.foretold:as_there", ANOTHER)(artifact, model, processor)
+    return found
 
 
 def diagnose(
@@ -215,16 +234,23 @@ def diagnose(
         preprocess: what turns raw files into inputs, where samples are a folder of them; what the
             bundle carries where None.
         seconds: budget for measuring operators one by one.
-        machine: what it is to run on, as `doctor()["machine"]` tells it; this one where None.
+        machine: what it is to run on, as `doctor()["machine"]` tells it; where None, the processor
+            that the target names, or this one.
 
     Raises:
         EdgeError: a file is unsound, the pair does not fit, or the samples do not.
     """
     diagnose_pair = load("edgedl.diagnosis.pair:diagnose_pair", "`edgedl diagnose`")
     pair_of = load("edgedl.diagnosis.pair:pair_of", "`edgedl diagnose`")
+    processor = processor_of(target)
+    if processor is not None and machine is None:
+        machine = processor.machine()
     artifact = find_artifact(compressed, engine_of_target(target))
     named = str(samples) if isinstance(samples, (str, Path)) else "S.npz"
-    pair = pair_of(load_model(model), load_model(compressed), artifact, str(model), named)
+    quantized = load_model(compressed)
+    if processor is not None:
+        artifact = _there(artifact, quantized, processor)
+    pair = pair_of(load_model(model), quantized, artifact, str(model), named)
     given, _ = open_inputs(samples, preprocess, (model, compressed))
     bound = given.bind(pair.model.signature)
     found: Diagnosis = diagnose_pair(

@@ -17,7 +17,7 @@ from typing import Any
 
 from edgedl.core.memory import available_bytes, total_bytes
 from edgedl.core.registry import version
-from edgedl.core.target import ISA_VARIABLE
+from edgedl.core.target import ISA_VARIABLE, PROCESSORS, Processor
 
 ISA_FLAGS = (
     "sse4_2", "avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16",
@@ -121,6 +121,14 @@ def this_machine(root: Path = ROOT) -> Machine:
         libraries={name: v for name in LIBRARIES if (v := version(name))},
         isa_cap=os.environ.get(ISA_VARIABLE),
     )
+
+
+def processor_of(target: str | None) -> Processor | None:
+    """The processor that a target's name stands for, or else a cap that is set; None for this."""
+    if target in PROCESSORS:
+        return PROCESSORS[target or ""]
+    cap = os.environ.get(ISA_VARIABLE)
+    return next((one for one in PROCESSORS.values() if cap and one.cap == cap), None)
 
 
 def text(path: Path) -> str:

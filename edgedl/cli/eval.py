@@ -48,7 +48,7 @@ def command(
         )
     rows = [["artifact", "engine", found["figure"] or "", "against the first"]]
     rows += [[row["artifact"], row["engine"], _figure(row), _alike(row)] for row in found["rows"]]
-    click.echo(table(rows, right=(2,)), err=as_json)
+    click.echo("\n".join([table(rows, right=(2,)), *found["foretold"]]), err=as_json)
     if as_json:
         print_json(found)
     failed = next((row["failed"] for row in found["rows"] if row["failed"] is not None), None)

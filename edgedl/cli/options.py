@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from edgedl.core.errors import BadOption
-from edgedl.core.target import ISA_CAPS, ISA_VARIABLE
+from edgedl.core.target import ISA_CAPS, ISA_VARIABLE, PROCESSORS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 QUIET_SECONDS = 2.0
@@ -43,7 +43,23 @@ metric_option = click.option(
     help="top1, mse, detection, segmentation, ctc ..., or FILE.py:function; the labels suggest"
     " top1 or mse.",
 )
-target_option = click.option("--target", metavar="NAME", help="cpu, onnxruntime or openvino.")
+
+
+def target_option(command: Command) -> Command:
+    """`--target NAME`; a processor's caps OpenVINO as `--isa` does."""
+
+    def cap(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+        processor = PROCESSORS.get(value or "")
+        if processor is not None and processor.cap is not None:
+            os.environ[ISA_VARIABLE] = processor.cap
+        return value
+
+    return click.option(
+        "--target",
+        metavar="NAME",
+        callback=cap,
+        help=f"cpu, onnxruntime or openvino; or a processor to foretell: {', '.join(PROCESSORS)}.",
+    )(command)
 
 
 def threads_option(command: Command) -> Command:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from edgedl.core.errors import BadOption, nearest
 
@@ -125,6 +125,49 @@ TENSORRT = Scheme(
 
 
 @dataclass(frozen=True)
+class Processor:
+    """A kind of processor that may not be at hand.
+
+    Attributes:
+        isa: of `edgedl doctor`'s instruction sets, those that decide what int8 kernels answer.
+        cap: the value of `ONEDNN_MAX_CPU_ISA` with which OpenVINO runs here as it does there; None
+            where no x86 processor can.
+    """
+
+    name: str
+    architecture: str
+    isa: tuple[str, ...]
+    cap: str | None
+    about: str
+
+    def machine(self) -> dict[str, Any]:
+        """What of `doctor()["machine"]` it is, as far as answers hang on it."""
+        return {
+            "processor": self.name,
+            "architecture": self.architecture,
+            "isa": list(self.isa),
+            "isa_cap": None,
+        }
+
+
+PROCESSORS: Mapping[str, Processor] = {
+    one.name: one
+    for one in (
+        Processor("x86-avx2", "x86_64", ("avx2",), "AVX2", "x86 before VNNI, such as Haswell"),
+        Processor(
+            "x86-avx2-vnni", "x86_64", ("avx2", "avx_vnni"), "AVX2_VNNI", "Intel N100, Core Ultra"
+        ),
+        Processor(
+            "x86-avx512-vnni", "x86_64", ("avx2", "avx512f", "avx512_vnni"), "AVX512_CORE_VNNI",
+            "servers and laptops since 2019, without AMX",
+        ),
+        Processor("arm64-dotprod", "aarch64", ("asimddp",), None, "Cortex-A76 and later"),
+        Processor("arm64-nodot", "aarch64", (), None, "Cortex-A53, A72: a Raspberry Pi 4"),
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Target:
     """A named kind of device: the engines that run there, the best guess first."""
 
@@ -139,6 +182,14 @@ TARGETS: Mapping[str, Target] = {
     ),
     "onnxruntime": Target("onnxruntime", ("onnxruntime",), "any CPU, Arm too"),
     "openvino": Target("openvino", ("openvino",), "Intel and other x86 CPUs, Arm"),
+    **{
+        one.name: Target(
+            one.name,
+            ("onnxruntime",) if one.cap is None else ("openvino", "onnxruntime"),
+            f"{one.about}; its answers are foretold here",
+        )
+        for one in PROCESSORS.values()
+    },
 }
 SCHEMES: Mapping[str, Scheme] = {
     scheme.name: scheme

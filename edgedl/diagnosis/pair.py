@@ -218,9 +218,14 @@ def diagnose_pair(
             if one.operator == "input" and one.grid is not None
         }
         if board.found:
+            if machine is not None:
+                found.processor = str(machine.get("processor", found.processor))
             machine = this_machine().to_json() if machine is None else machine
-            found.saturated = saturated(board, first, compared.reference)
             found.saturates = saturates(machine, pair.artifact.engine)
+            with suppress(EdgeError):
+                found.saturated = saturated(
+                    pair.quantized, pair.artifact.engine, first, compared.reference
+                )
     mistake = preprocessing(pair.model, some, spans)
     steps = recurrent(pair.model, compared.steps, pair.command)
     found.told = tuple(cause for cause in (*before, mistake, steps) if cause is not None)
@@ -252,6 +257,7 @@ class Looked:
     told: tuple[Cause, ...] = ()
     saturated: Saturated | None = None
     saturates: bool = False
+    processor: str = "this processor"
 
 
 def _look(

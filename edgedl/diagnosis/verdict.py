@@ -102,7 +102,7 @@ def _saturation(pair: Pair, found: Looked) -> Cause | None:
     share = bounded_share(what.saturating - what.exact, what.saturating)
     if share.value < LEAST_SHARE:
         return None
-    where = "this processor has" if found.saturates else "a processor without VNNI has"
+    where = f"{found.processor} has" if found.saturates else "a processor without VNNI has"
     names = [f"`{pair.names.get(node, node)}`" for node, _ in what.operators[:2]]
     more = len(what.operators) - len(names)
     lines = [
@@ -113,15 +113,13 @@ def _saturation(pair: Pair, found: Looked) -> Cause | None:
         f"`{pair.names.get(node, node)}`: saturation makes {100 * ratio:.2g} % noise in its result"
         for node, ratio in what.operators[:4]
     ]
-    if what.left_out:
-        lines.append(f"{what.left_out} more products were too large to emulate")
     return Cause(
         "saturation",
         f"{where} sums of 16 bits only, and u8 x s8 products pass them in {', '.join(names)}"
         + (f" and {more} more" if more > 0 else ""),
         (share.value, share.low, share.high) if found.saturates else None,
         tuple(lines),
-        f"{pair.command} --isa avx2   # 7-bit weights where it matters",
+        f"{pair.command} --target x86-avx2   # 7-bit weights where it matters",
     )
 
 

@@ -36,30 +36,6 @@ def saturates(machine: Mapping[str, Any], engine: str) -> bool:
     return not VNNI & set(machine["isa"])
 
 
-def saturating_product(activations: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """What such a processor makes of a product of codes.
-
-    Neighbours along the summed axis are added in 16 bits, as OpenVINO 2026.4 does under
-    `ONEDNN_MAX_CPU_ISA=AVX2` for matrix products and for the channels of convolutions.
-
-    Args:
-        activations: uint8, (rows, summed).
-        weights: int8, (summed, columns).
-
-    Returns:
-        int64, (rows, columns).
-    """
-    if weights.shape[0] % 2:
-        activations = np.pad(activations, ((0, 0), (0, 1)))
-        weights = np.pad(weights, ((0, 1), (0, 0)))
-    x, w = activations.astype(np.int64), weights.astype(np.int64)
-    total = np.zeros((x.shape[0], w.shape[1]), np.int64)
-    for first in range(0, w.shape[0], 2):
-        pair = x[:, first : first + 2] @ w[first : first + 2]
-        total += np.clip(pair, LEAST, MOST)
-    return total
-
-
 def at_risk(plan: Plan, model: Model, histograms: Mapping[str, Histogram]) -> dict[str, float]:
     """The share of pairs of products that is expected to overflow, by node, those above 0 alone.
 

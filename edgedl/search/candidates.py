@@ -136,7 +136,8 @@ class Refusal:
 class Reference:
     """Float answers to the samples that choices are made on, and their labels.
 
-    `numbers` are the samples' places in their file.
+    `numbers` are the samples' places in their file, and `machine` is the one that candidates are to
+    answer as on, as `doctor()["machine"]` tells it; this one where None.
     """
 
     feeds: tuple[Mapping[str, np.ndarray], ...]
@@ -144,11 +145,12 @@ class Reference:
     labels: np.ndarray | None
     metric: Metric | None
     numbers: tuple[int, ...] | None = None
+    machine: Mapping[str, Any] | None = None
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 of everything in it."""
-        digest = hashlib.sha256(repr(self.metric).encode())
+        digest = hashlib.sha256(f"{self.metric!r} {self.machine!r}".encode())
         for part in (*self.feeds, *self.answers, {"labels": self.labels}):
             for name, array in sorted(part.items()):
                 if array is not None:
@@ -161,7 +163,7 @@ class Reference:
         labels = None if self.labels is None else self.labels[:count]
         numbers = None if self.numbers is None else self.numbers[:count]
         feeds, answers = self.feeds[:count], self.answers[:count]
-        return Reference(feeds, answers, labels, self.metric, numbers)
+        return Reference(feeds, answers, labels, self.metric, numbers, self.machine)
 
     @cached_property
     def float_score(self) -> float:
@@ -237,16 +239,16 @@ def reference(session: Session, samples: Samples, metric: Metric | None) -> Refe
     )
 
 
-def try_out(candidate: Candidate, expected: Reference, threads: int | None) -> Trial:
-    """Open a candidate, run it, and compare its answers with float.
+def try_out(candidate: Candidate, expected: Reference, session: Session) -> Trial:
+    """Run a candidate, and compare its answers with float.
 
     Raises:
-        EngineFailed: the engine refuses the model, or fails while it runs.
-        MetricFailed: the metric could not take its answers.
+        EngineFailed: the engine fails while it runs. MetricFailed: the metric could not take its
+            answers.
     """
     meter = AgreementMeter()
     answers = []
-    with candidate.open(threads) as session:
+    with session:
         for feed, wanted in zip(expected.feeds, expected.answers, strict=True):
             answers.append(session.run(feed))
             meter.add(wanted, answers[-1])

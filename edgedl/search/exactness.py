@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -33,10 +33,11 @@ from edgedl.search.candidates import (
     int8_candidate,
     tensors_to_watch,
 )
+from edgedl.search.foretold import is_emulated
 from edgedl.search.memory import judge, machine_parts
 from edgedl.search.prepared import Prepared, counted, repaired
 
-FEW = 24
+FEW, FEW_THERE = 24, 12
 PARTS = 8
 TRIAL_SAMPLES = 32
 MOST_MIXED_BYTES = 64_000_000
@@ -66,12 +67,20 @@ def best_ranges(
     """
     if not plan(prepared.model, backend.scheme.name, prepared.histograms, "minmax").int8:
         return None
-    trial = Attempts(backend, prepared, expected.take(FEW), threads)
+    few, machine = expected.take(FEW), expected.machine
+    emulated = machine is not None and is_emulated(machine, backend.engine)
+    trial = Attempts(
+        backend,
+        prepared,
+        replace(few, machine=None) if emulated else few,
+        threads,
+        machine if emulated else None,
+    )
     noted = Ledger.of(
         "exactness",
         model=prepared.model.digest,
         calibration=calibration.digest,
-        expected=trial.few.digest,
+        expected=few.digest,
         engine=backend.engine,
         version=engine(backend.engine).version,
         scheme=backend.scheme.name,
@@ -95,15 +104,25 @@ def best_ranges(
 def _search(trial: Attempts, calibration: Samples, seconds: float, progress: Progress) -> None:
     trial.attempt_each([(method, str(method)) for method in METHODS])
     _repair(trial, calibration, progress)
-    narrows = saturates(this_machine().to_json(), trial.backend.engine)
-    clean, histograms = trial.prepared.model, trial.prepared.histograms
-    if narrows and (risky := at_risk(trial.plan, clean, histograms)):
-        note = f"{trial.note}, {len(risky)} weights in 7 bits"
-        trial.attempt(trial.method, note, narrow=risky)
+    if trial.there is None:
+        _narrow(trial, this_machine().to_json())
     _mix(trial, seconds)
-    means = channel_means(clean, trial.plan, calibration)
+    if trial.there is not None:
+        # Emulation takes too long for everything to be tried there.
+        trial.go_there()
+        _narrow(trial, trial.there)
+    means = channel_means(trial.prepared.model, trial.plan, calibration)
     note = f"{trial.note}, biases corrected"
     trial.attempt(trial.method, note, means=means, narrow=trial.plan.narrow)
+
+
+def _narrow(trial: Attempts, machine: Mapping[str, Any]) -> None:
+    """Give weights 7 bits where sums of 16 bits overflow, if that machine's products have them."""
+    if not saturates(machine, trial.backend.engine):
+        return
+    if risky := at_risk(trial.plan, trial.prepared.model, trial.prepared.histograms):
+        note = f"{trial.note}, {len(risky)} weights in 7 bits"
+        trial.attempt(trial.method, note, narrow=risky)
 
 
 def _note(trial: Attempts) -> dict[str, Any]:
@@ -150,12 +169,16 @@ def _again(
 
 @dataclass(eq=False)
 class Attempts:
-    """Candidates tried on a few samples, of which the best is kept."""
+    """Candidates tried on a few samples, of which the best is kept.
+
+    `there` is the machine whose answers are emulated in the end; None where none are.
+    """
 
     backend: Backend
     given: Prepared
     few: Reference
     threads: int | None
+    there: Mapping[str, Any] | None = None
     best: Candidate | None = None
     sqnr_db: float = -math.inf
 
@@ -181,6 +204,12 @@ class Attempts:
     def note(self) -> str:
         assert self.best is not None
         return self.best.label.removeprefix("int8, ")
+
+    def go_there(self) -> None:
+        """From now on, answers as on the machine that is foretold; the best's own, too."""
+        assert self.best is not None
+        self.few = replace(self.few.take(FEW_THERE), machine=self.there)
+        self.sqnr_db = judge(self.best, self.few, self.threads).agreement.sqnr_db
 
     def attempt(
         self, method: Methods, note: str, prepared: Prepared | None = None, **more: Any

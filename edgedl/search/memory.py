@@ -17,6 +17,7 @@ from edgedl.core.store import key_of
 from edgedl.runtime import engine
 from edgedl.runtime.session import Session
 from edgedl.search.candidates import Candidate, Reference, Trial, try_out
+from edgedl.search.foretold import answering
 
 LATEST = 5
 MOST_AGE_SECONDS = 30 * 86_400
@@ -96,7 +97,8 @@ def judge(candidate: Candidate, expected: Reference, threads: int | None) -> Tri
             with contextlib.suppress(KeyError, TypeError, ValueError):
                 return Trial(candidate, Agreement(**row["agreement"]), float(row["drop"]))
     with careful(candidate):
-        trial = try_out(candidate, expected, threads)
+        session = answering(candidate, expected.machine, threads)
+        trial = try_out(candidate, expected, session)
     agreement = trial.agreement.to_json()
     kept.add([{"candidate": name, "agreement": agreement, "drop": trial.drop}])
     return trial

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from edgedl.benchmark.accuracy import agreement, has_truth, score, score_against
 from edgedl.benchmark.metrics.metric import Metric
@@ -14,6 +16,7 @@ from edgedl.core.stats import Agreement, share_interval
 from edgedl.report.compressed import Accuracy, AgainstFloat
 from edgedl.runtime.session import Session
 from edgedl.search.candidates import Candidate, without_labels
+from edgedl.search.foretold import answering
 from edgedl.search.limits import Drop
 
 MOST_AGREEMENT = 256
@@ -61,10 +64,15 @@ def outcome(
     metric: Metric | None,
     threads: int,
     progress: Progress,
+    machine: Mapping[str, Any] | None = None,
 ) -> Outcome:
-    """The one look at the samples that the report is about."""
+    """The one look at the samples that the report is about.
+
+    Args:
+        machine: the one that the result is to answer as on; this one where None.
+    """
     compared = samples.take(range(min(MOST_AGREEMENT, len(samples))))
-    with baseline.open(threads) as before, result.open(threads) as after:
+    with baseline.open(threads) as before, answering(result, machine, threads) as after:
         alike = agreement(before, after, compared, progress)
         if metric is None:
             return Outcome(alike)

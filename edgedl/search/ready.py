@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 
 from edgedl.backends import Backend, backend
@@ -10,7 +9,7 @@ from edgedl.benchmark.accuracy import agreement
 from edgedl.core.errors import EdgeError, EngineFailed, Missing
 from edgedl.core.model import Model
 from edgedl.core.samples import Samples
-from edgedl.core.target import ISA_DOUBT, ISA_VARIABLE, Target
+from edgedl.core.target import PROCESSORS, Target
 from edgedl.passes.clean import Clean
 from edgedl.passes.fold import Fold
 from edgedl.passes.graph import quantized_already, rewrite
@@ -55,7 +54,8 @@ def with_shapes(
 
 
 def backends_of(target: Target) -> tuple[list[Backend], list[str]]:
-    """The installed engines of a target, and doubts about those that are not.
+    """The installed engines of a target, and doubts about those that are not; the first alone where
+    the target is a processor that is not at hand.
 
     Raises:
         Missing: none is installed. Unsupported: one cannot build for the target.
@@ -73,8 +73,8 @@ def backends_of(target: Target) -> tuple[list[Backend], list[str]]:
             f"no engine of target `{target.name}` is installed",
             hint=f"pip install 'edgedl[{target.engines[0]}]'",
         )
-    if os.environ.get(ISA_VARIABLE) and any(built.engine == "onnxruntime" for built in found):
-        return found, [ISA_DOUBT]
+    if target.name in PROCESSORS:
+        return found[:1], []
     return found, doubts if len(target.engines) > 1 else []
 
 

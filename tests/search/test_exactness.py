@@ -45,7 +45,7 @@ def test_nothing_answers_less_like_float_than_the_best_single_method(
     few = expected.take(FEW)
 
     def found(candidate: Candidate) -> float:
-        return try_out(candidate, few, 1).agreement.sqnr_db
+        return try_out(candidate, few, candidate.open(1)).agreement.sqnr_db
 
     single = [
         found(int8_candidate(built, Prepared(clean, histograms), method, label="single"))

@@ -57,7 +57,7 @@ def gone(candidate: Candidate, **changes: object) -> Candidate:
 def test_answers_are_compared_once(case: tuple[Candidate, Reference]) -> None:
     candidate, expected = case
     first = judge(candidate, expected, 1)
-    assert first == try_out(candidate, expected, 1)
+    assert first == try_out(candidate, expected, candidate.open(1))
     assert 0.9 < first.agreement.cosine < 1
     again = judge(gone(candidate, label="another name"), expected, 1)
     assert (again.agreement, again.drop) == (first.agreement, first.drop)
@@ -123,7 +123,7 @@ def test_a_row_that_is_none_is_passed_over(
         [{"candidate": key_of_candidate(candidate), "agreement": whole, "drop": 0.0, **change}]
     )
     found = judge(candidate, expected, 1)
-    assert found == try_out(candidate, expected, 1)
+    assert found == try_out(candidate, expected, candidate.open(1))
     assert len(list(kept.rows())) == 2
 
 

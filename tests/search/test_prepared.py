@@ -47,7 +47,7 @@ def found_for(at: Ways, engine: str) -> Candidate:
 
 
 def sqnr_db(candidate: Candidate, at: Ways) -> float:
-    return try_out(candidate, at.expected, at.threads).agreement.sqnr_db
+    return try_out(candidate, at.expected, candidate.open(at.threads)).agreement.sqnr_db
 
 
 @pytest.mark.parametrize("engine", installed_engines())

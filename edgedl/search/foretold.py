@@ -1,0 +1,101 @@
+"""Answers of a processor that is not at hand: run as there, the same as here, or emulated."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgedl.benchmark.machine import this_machine
+from edgedl.core.model import Model
+from edgedl.core.target import ISA_VARIABLE, Processor
+from edgedl.passes.emulate import Emulated
+from edgedl.passes.graph import quantized_already
+from edgedl.passes.saturation import saturates
+from edgedl.runtime.artifact import Artifact
+from edgedl.runtime.session import Session
+from edgedl.search.candidates import Candidate
+
+
+def is_run_as_there(processor: Processor, engine: str) -> bool:
+    """Whether this engine runs here as on the processor, times and all."""
+    return (
+        engine == "openvino"
+        and processor.cap is not None
+        and (os.environ.get(ISA_VARIABLE) == processor.cap)
+    )
+
+
+def is_emulated(machine: Mapping[str, Any], engine: str) -> bool:
+    """Whether an engine adds products of codes otherwise on a machine than on this one."""
+    return saturates(machine, engine) != saturates(this_machine().to_json(), engine)
+
+
+def answering(
+    candidate: Candidate, machine: Mapping[str, Any] | None, threads: int | None
+) -> Session:
+    """A session of a candidate that answers as on this machine, or, where one is given, on that.
+
+    Raises:
+        EngineFailed: the engine refuses the model. Missing: onnxruntime, which emulates.
+    """
+    engine, coded = candidate.engine, candidate.plan is not None or candidate.dynamic
+    if machine is None or not coded or not is_emulated(machine, engine):
+        return candidate.open(threads)
+    return Emulated(candidate.model, engine, saturating=saturates(machine, engine))
+
+
+@dataclass(frozen=True)
+class There(Artifact):
+    """An artifact as it answers on another machine.
+
+    Attributes:
+        model: its graph.
+        machine: as `doctor()["machine"]` tells it.
+    """
+
+    model: Model
+    machine: Mapping[str, Any]
+
+    def open(self, threads: int | None = None) -> Session:
+        """A session of it.
+
+        Raises:
+            EngineFailed: the engine refuses the model. Missing: onnxruntime, which emulates.
+        """
+        if not is_emulated(self.machine, self.engine) or not quantized_already(self.model):
+            return super().open(threads)
+        return Emulated(self.model, self.engine, saturating=saturates(self.machine, self.engine))
+
+
+def as_there(artifact: Artifact, model: Model, processor: Processor) -> There:
+    """An artifact, whose graph is `model`, as it answers on a processor."""
+    return There(**vars(artifact), model=model, machine=processor.machine())
+
+
+def how_foretold(processor: Processor, engines: Sequence[str]) -> list[str]:
+    """What of a processor's answers was run, and what was computed, an engine a line."""
+    said = []
+    for name in engines:
+        if is_run_as_there(processor, name):
+            said.append(f"{name} ran with the instructions of {processor.name} alone")
+            continue
+        how = "are this processor's, whose int8 sums are as exact"
+        if is_emulated(processor.machine(), name):
+            there = saturates(processor.machine(), name)
+            how = f"were emulated: {'products added in 16 bits' if there else 'exact sums'}"
+        said.append(f"{name}'s answers for {processor.name} {how}")
+    return said
+
+
+def foretold(processor: Processor | None, engine: str) -> list[str]:
+    """The same of one engine, and whose its times are; nothing where no processor is foretold."""
+    if processor is None:
+        return []
+    said = how_foretold(processor, [engine])
+    if not is_run_as_there(processor, engine):
+        said.append(
+            f"the times are this processor's, not {processor.name}'s: time the bundle there"
+        )
+    return said
