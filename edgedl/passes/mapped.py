@@ -58,15 +58,19 @@ def _graph(data: Data, start: int, end: int, name: str) -> Iterator[bytes]:
 
 
 def _tensor(data: Data, start: int, end: int, name: str) -> Iterator[bytes]:
+    place: dict[str, str] = {}
     for number, kind, begin, body, stop in _fields(data, start, end):
         if (number, kind) == (RAW_DATA, DELIMITED) and stop - body >= LEAST_WEIGHT_BYTES:
             place = {"location": name, "offset": str(body), "length": str(stop - body)}
-            for key, value in place.items():
-                entry = _delimited(1, key.encode()) + _delimited(2, value.encode())
-                yield _delimited(EXTERNAL_DATA, entry)
-            yield _varint(DATA_LOCATION << 3 | VARINT) + _varint(1)
         else:
             yield data[begin:stop]
+    if place:
+        # Behind what the tensor says of itself: of a field that is there twice, the last counts,
+        # and a writer may have stated that its data is inside.
+        for key, value in place.items():
+            entry = _delimited(1, key.encode()) + _delimited(2, value.encode())
+            yield _delimited(EXTERNAL_DATA, entry)
+        yield _varint(DATA_LOCATION << 3 | VARINT) + _varint(1)
 
 
 def _fields(data: Data, at: int, end: int) -> Iterator[tuple[int, int, int, int, int]]:

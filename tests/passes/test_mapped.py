@@ -52,6 +52,23 @@ def test_weights_inside_are_the_same_mapped(tmp_path: Path, request: pytest.Fixt
 
 
 @pytest.mark.usefixtures("eager")
+@pytest.mark.usefixtures("eager")
+def test_a_writer_may_state_that_data_is_inside(tmp_path: Path) -> None:
+    """As `onnx.load` leaves it in a model whose data lay in another file."""
+    net = models.residual_net()
+    expected = {t.name: onnx.numpy_helper.to_array(t) for t in net.graph.initializer}
+    for tensor in net.graph.initializer:
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        tensor.external_data.add(key="location", value="elsewhere")
+    assert all(tensor.HasField("data_location") for tensor in net.graph.initializer)
+    for tensor in net.graph.initializer[1:]:
+        del tensor.external_data[:]
+    found = weights(models.saved(net, tmp_path).path)
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
 def test_a_model_is_edited_with_its_weights_mapped(tmp_path: Path) -> None:
     model = models.saved(models.conv_net(), tmp_path)
     rows = models.feeds(model.signature)
