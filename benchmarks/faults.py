@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -106,9 +107,10 @@ def pairs(net: onnx.ModelProto) -> list[tuple[onnx.NodeProto, onnx.NodeProto]]:
             continue
         if len(behind) == 1 and behind[0].op_type == "Relu" and last not in outputs:
             behind = readers.get(behind[0].output[0], [])
-        if len(behind) == 1 and behind[0].op_type == "Conv" and behind[0].input[1] in weights:
-            if weights[behind[0].input[1]].dims[1] == weights[node.input[1]].dims[0]:
-                found.append((node, behind[0]))
+        if len(behind) != 1 or behind[0].op_type != "Conv" or behind[0].input[1] not in weights:
+            continue
+        if weights[behind[0].input[1]].dims[1] == weights[node.input[1]].dims[0]:
+            found.append((node, behind[0]))
     return sorted(found, key=lambda p: -weights[p[0].input[1]].dims[0])
 
 
@@ -162,7 +164,7 @@ def faults(good: Good) -> Iterator[Planted]:
         "calibrated on samples of a sixth of the contrast", ("calibration",), good.path,
         good.coded(good.planned(dim), corrected=False), good.unseen,
     )  # fmt: skip
-    middle = list(plan.activations)[len(plan.activations) // 2]
+    middle = list(plan.activations)[len(plan.activations) // 3]
     yield Planted(
         "a range that clips", ("clipped_range",), good.path,
         good.coded(_with_scale(plan, middle, 0.08)), good.unseen,
@@ -172,23 +174,19 @@ def faults(good: Good) -> Iterator[Planted]:
         good.coded(_with_scale(plan, middle, 60)), good.unseen,
     )  # fmt: skip
     for name, words, change in (
-        ("preprocessing", "colours in the other order", lambda x: _flipped(good, x)),
+        ("preprocessing", "colours in the other order", _flipped),
         ("preprocessing", "values 255 times as large", lambda x: x * np.float32(255)),
     ):
         data = {**good.unseen, good.input: np.ascontiguousarray(change(good.unseen[good.input]))}
         yield Planted(words, (name,), good.path, good.coded(plan), data)
     yield Planted(
         "8-bit weights on a processor without VNNI", ("saturation",), good.path,
-        good.coded(_steep(plan)), good.unseen, PROCESSORS["x86-avx2"].machine(),
+        good.coded(plan), good.unseen, PROCESSORS["x86-avx2"].machine(),
     )  # fmt: skip
 
 
-def _flipped(good: Good, x: np.ndarray) -> np.ndarray:
+def _flipped(x: np.ndarray) -> np.ndarray:
     return np.flip(x, 1 if x.shape[1] == 3 else x.ndim - 1)
-
-
-def _steep(plan: Plan) -> Plan:
-    return plan
 
 
 def _with_scale(plan: Plan, tensor: str, factor: float) -> Plan:
@@ -234,6 +232,7 @@ def load(name: str, cache: Path, count: int, folder: Path) -> Good:
     with np.load(entry.samples, allow_pickle=False) as arrays:
         whole = {key: arrays[key] for key in arrays.files}
     order = np.random.default_rng(0).permutation(len(next(iter(whole.values()))))
+    count = min(count, len(order) // 3)
     seen = {key: array[order[: 2 * count]] for key, array in whole.items()}
     unseen = {key: array[order[2 * count : 3 * count]] for key, array in whole.items()}
     model = prepare(load_model(entry.model), {})
@@ -253,7 +252,7 @@ def main() -> int:
     for name in given.names:
         with tempfile.TemporaryDirectory() as folder:
             good = load(name, given.cache, given.samples, Path(folder))
-            for planted in (*faults(good), *healthy(good)):
+            for planted in chain(faults(good), healthy(good)):
                 row = {"model": name, "planted": bool(planted.names), **said(planted)}
                 rows.append(row)
                 print(json.dumps(row), file=sys.stderr, flush=True)

@@ -18,12 +18,14 @@ from edgedl.report.diagnosed import Cause
 from edgedl.runtime import any_engine, engine, installed_engines
 from edgedl.runtime.session import Session
 
-MOST_TRIED, FEW = 32, 4
+MOST_TRIED, FEW = 64, 4
 AT_ONCE = 32
 TOLERANCE = 0.01
 # Without labels the lead of the first answer over the second must grow by half, with labels the
 # accuracy by a twentieth, and by more than chance.
 MORE_LEAD, MORE_RIGHT = 1.5, 0.05
+# Of ranges, in lengths of what calibration saw: another scale altogether, and the same.
+FAR_OFF, NEARLY = 0.4, 0.2
 MEAN = np.asarray([0.485, 0.456, 0.406], np.float32)
 STD = np.asarray([0.229, 0.224, 0.225], np.float32)
 Change = Callable[[np.ndarray, int], np.ndarray]
@@ -89,7 +91,7 @@ def preprocessing(
     with any_engine().open_model(model.path, settings={}, threads=usable_cores()) as session:
         plain = _scores(session, some, name, None, axis, labels if classes else None)
         if plain is None:
-            return None
+            return _by_range(some, name, axis, spans.get(name))
         for mistake in MISTAKES:
             if mistake.colours and axis is None:
                 continue
@@ -102,15 +104,50 @@ def preprocessing(
                 line = line if fits else None
             if line is not None and (best is None or changed.mean() > best[0]):
                 best = (float(changed.mean()), mistake, line)
-    if best is None:
-        return None
+    return None if best is None else _told(best[1], name, best[2])
+
+
+def _told(mistake: Mistake, name: str, evidence: str) -> Cause:
     return Cause(
         "preprocessing",
-        f"the samples are not what the model expects: {best[1].words}",
+        f"the samples are not what the model expects: {mistake.words}",
         None,
-        (best[2],),
-        f"mend input `{name}`: {best[1].mend}; then np.savez again",
+        (evidence,),
+        f"mend input `{name}`: {mistake.mend}; then np.savez again",
     )
+
+
+def _by_range(
+    samples: Samples, name: str, axis: int | None, span: tuple[float, float] | None
+) -> Cause | None:
+    """The mistake that turns what calibration saw into what the samples are, where answers without
+    classes tell nothing."""
+    if span is None:
+        return None
+    arrays = [feed[name] for feed in samples]
+    now = _misfit(arrays, span)
+    found = []
+    for mistake in MISTAKES[1:]:
+        if not mistake.colours or axis is not None:
+            mended = [mistake.change(a, axis if axis is not None else 1) for a in arrays]
+            found.append((_misfit(mended, span), mistake))
+    least, mistake = min(found, key=lambda one: one[0])
+    if now < FAR_OFF or least > NEARLY:
+        return None
+    low, high = (float(end([end(a) for a in arrays])) for end in (np.min, np.max))
+    evidence = (
+        f"calibration saw `{name}` from {span[0]:.3g} to {span[1]:.3g}, these samples span"
+        f" {low:.3g} to {high:.3g}; mended, they would fit"
+    )
+    return _told(mistake, name, evidence)
+
+
+def _misfit(arrays: Sequence[np.ndarray], span: tuple[float, float]) -> float:
+    """How far the ends of arrays, or 0, lie from those of a range, in its lengths."""
+    low = min(0.0, *(float(array.min()) for array in arrays))
+    high = max(0.0, *(float(array.max()) for array in arrays))
+    length = max(span[1] - span[0], 1e-30)
+    return max(abs(low - span[0]), abs(high - span[1])) / length
 
 
 def _scores(

@@ -29,13 +29,17 @@ TWO_BITS = 4.0
 # A range of which less than half is used wastes a bit; beyond its end by a tenth, it is another's.
 HALF, A_TENTH = 0.5, 0.1
 RARE = 1e-4
+# Ranges by percentile or by least error leave out so many values on purpose.
+LEFT_OUT = 2e-3
 MOST_NAMED = 4
 Cause = Callable[[Case], Iterator[Proposal]]
 
 
 def ranges(case: Case) -> Iterator[Proposal]:
     """Ranges that do not fit the samples: clipped, too wide, or from unlike data altogether."""
-    narrow, wide = [], []
+    narrow: list[int] = []
+    wide: list[int] = []
+    rare: list[int] = []
     for switch in case.activations:
         low, high = case.walked[switch].used
         grid = case.grid(switch)
@@ -43,10 +47,11 @@ def ranges(case: Case) -> Iterator[Proposal]:
         if grid.least >= 0 and grid.low >= 0 and case.board.found[switch].operator != "input":
             low = max(low, 0.0)
         if max(high - grid.high, grid.low - low) > A_TENTH * given:
-            narrow.append(switch)
+            (narrow if case.walked[switch].saturated > LEFT_OUT else rare).append(switch)
         elif max(high, 0) - min(low, 0) < HALF * given and not _fixed_by_symmetry(case, switch):
             wide.append(switch)
     repair = {i: covering(*case.walked[i].used, case.grid(i)) for i in (*narrow, *wide)}
+    whole = {i: covering(*case.walked[i].used, case.grid(i)) for i in rare}
     many = len(repair) * 2 > len(case.activations) and len(repair) > 2
     inputs = [i for i in repair if case.board.found[i].operator == "input"]
     if many or inputs:
@@ -63,16 +68,17 @@ def ranges(case: Case) -> Iterator[Proposal]:
         )
     if many:
         return
-    yield from _stretched(case, set(repair))
+    yield from _stretched(case, {*repair, *whole})
     for cause, switches, words in (
         ("clipped_range", narrow, "values are clipped: the range of {} ends before the data does"),
         ("wide_range", wide, "the range of {} is far wider than the data, codes lie idle"),
+        ("clipped_range", rare, "rare values are clipped: the range of {} leaves them out"),
     ):
         if switches:
             named = _worst(case, switches)
             yield Proposal(
                 cause,
-                {i: repair[i] for i in switches},
+                {i: {**repair, **whole}[i] for i in switches},
                 words.format(_listed(case, switches)),
                 tuple(_range_line(case, i) for i in named),
                 case.command(),

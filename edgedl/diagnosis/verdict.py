@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgedl.diagnosis.pair import Compared, Looked, Pair
 
 FEWEST = 8
-TOLERANCE = 0.01
+TOLERANCE = 0.015
 MUCH = 0.1
 ENOUGH_SHARE = 0.25
 
