@@ -145,7 +145,8 @@ def main() -> int:
         wanted = run_there(here, given.reference, samples, {})
         for file in given.files:
             model, engine = load_model(file), find_artifact(file).engine
-            label = f"{given.reference.stem}, {file.stem.rpartition('-')[0] or file.stem}"
+            maker = "edgedl" if file.suffix == ".edl" else file.stem.rpartition("-")[0] or file.stem
+            label = f"{given.reference.stem}, {maker}"
             runs: dict[str, tuple[list[str], dict[str, str]]] = {}
             if engine == "openvino":
                 for name in ("x86-avx2", "x86-avx2-vnni"):

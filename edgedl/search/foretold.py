@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgedl.benchmark.machine import this_machine
+from edgedl.core.errors import Unsupported
 from edgedl.core.model import Model
-from edgedl.core.target import ISA_VARIABLE, Processor
+from edgedl.core.target import ISA_VARIABLE, PROCESSORS, Processor
 from edgedl.passes.emulate import Emulated
 from edgedl.passes.graph import quantized_already
 from edgedl.passes.saturation import saturates
 from edgedl.runtime.artifact import Artifact
 from edgedl.runtime.session import Session
 from edgedl.search.candidates import Candidate
+
+EMULATED = "onnxruntime"
 
 
 def is_run_as_there(processor: Processor, engine: str) -> bool:
@@ -30,6 +33,20 @@ def is_run_as_there(processor: Processor, engine: str) -> bool:
 def is_emulated(machine: Mapping[str, Any], engine: str) -> bool:
     """Whether an engine adds products of codes otherwise on a machine than on this one."""
     return saturates(machine, engine) != saturates(this_machine().to_json(), engine)
+
+
+def can_foretell(processor: Processor, engine: str) -> bool:
+    """Whether an engine's answers there are run or emulated here: onnxruntime's always, OpenVINO's
+    where its sums are added alike, or it keeps to the processor's instructions."""
+    return engine == EMULATED or not is_emulated(processor.machine(), engine)
+
+
+def needs_cap(processor: Processor, engine: str) -> tuple[str, str]:
+    """Why an engine's answers cannot be foretold, and the way out."""
+    return (
+        f"{engine} adds as on {processor.name} only where it is told so before it is loaded",
+        f"{ISA_VARIABLE}={processor.cap}, or the command `edgedl`, which sets it",
+    )
 
 
 def answering(
@@ -62,10 +79,15 @@ class There(Artifact):
         """A session of it.
 
         Raises:
-            EngineFailed: the engine refuses the model. Missing: onnxruntime, which emulates.
+            EngineFailed: the engine refuses the model. Unsupported: the engine's sums are not
+                emulated. Missing: onnxruntime, which emulates.
         """
         if not is_emulated(self.machine, self.engine) or not quantized_already(self.model):
             return super().open(threads)
+        processor = PROCESSORS[self.machine["processor"]]
+        if not can_foretell(processor, self.engine):
+            message, hint = needs_cap(processor, self.engine)
+            raise Unsupported(message, where=str(self.path), hint=hint)
         return Emulated(self.model, self.engine, saturating=saturates(self.machine, self.engine))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from edgedl.backends import Backend, backend
 from edgedl.benchmark.accuracy import agreement
-from edgedl.core.errors import EdgeError, EngineFailed, Missing
+from edgedl.core.errors import EdgeError, EngineFailed, Missing, Unsupported
 from edgedl.core.model import Model
 from edgedl.core.samples import Samples
 from edgedl.core.target import PROCESSORS, Target
@@ -17,6 +17,7 @@ from edgedl.passes.shapes import Shapes
 from edgedl.passes.unquantize import Unquantize
 from edgedl.runtime import installed_engines
 from edgedl.runtime.session import Session
+from edgedl.search.foretold import can_foretell, needs_cap
 from edgedl.search.memory import open_carefully
 
 SAME_ANSWERS = 0.999
@@ -74,7 +75,13 @@ def backends_of(target: Target) -> tuple[list[Backend], list[str]]:
             hint=f"pip install 'edgedl[{target.engines[0]}]'",
         )
     if target.name in PROCESSORS:
-        return found[:1], []
+        processor = PROCESSORS[target.name]
+        able = [built for built in found if can_foretell(processor, built.engine)]
+        left_out = [built.engine for built in found if built not in able]
+        if not able:
+            message, hint = needs_cap(processor, left_out[0])
+            raise Unsupported(message, hint=hint)
+        return able[:1], [": ".join(needs_cap(processor, name)) for name in left_out]
     return found, doubts if len(target.engines) > 1 else []
 
 

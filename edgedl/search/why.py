@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from edgedl.benchmark.machine import this_machine
 from edgedl.core.units import format_ms
 from edgedl.passes.plan import Cost
+from edgedl.passes.saturation import at_risk, saturates
 from edgedl.runtime.session import Operator
 from edgedl.search.candidates import Candidate
 from edgedl.search.choose import BUSY
@@ -15,6 +17,8 @@ PRODUCTS = (
     "Conv", "Gemm", "MatMul", "FullyConnected", "Deconvolution", "Attention", "LSTM", "GRU", "RNN",
 )  # fmt: skip
 WORTH_NAMING = 0.03
+# A hundredth, in the worst product, cost MobileNetV2 a tenth of its classes.
+WORTH_WARNING = 1e-4
 MOST_NAMED = 4
 
 
@@ -34,7 +38,29 @@ def reasons(
         found += _shares(operators, total_us, winner.engine)
         found += _next(operators, total_us)
     found += _elsewhere(winner, latency_ms)
+    found += before_vnni(winner)
     return tuple(found)
+
+
+def before_vnni(winner: Candidate) -> list[str]:
+    """Which products would overflow on x86 processors before VNNI, where this one is x86 too, and
+    is a later one; nothing of plans whose ranges are not known."""
+    plan, prepared = winner.plan, winner.prepared
+    here = this_machine().to_json()
+    there = {**here, "isa": [], "isa_cap": None}
+    if plan is None or prepared is None or not prepared.histograms:
+        return []
+    if saturates(here, winner.engine) or not saturates(there, winner.engine):
+        return []
+    risk = at_risk(plan, prepared.model, prepared.histograms)
+    risky = {node: share for node, share in risk.items() if node not in plan.narrow}
+    if max(risky.values(), default=0.0) < WORTH_WARNING:
+        return []
+    return [
+        f"on x86 before VNNI sums of {len(risky)} products overflow, in up to"
+        f" {100 * max(risky.values()):.2g} % of their pairs: --target x86-avx2 foretells that, and"
+        " gives weights 7 bits"
+    ]
 
 
 def too_busy(

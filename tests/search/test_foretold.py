@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,20 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgedl import verbs
 from edgedl.benchmark.machine import processor_of, this_machine
+from edgedl.core.errors import Unsupported
 from edgedl.core.target import ISA_VARIABLE, PROCESSORS, TARGETS
 from edgedl.passes.emulate import Emulated
+from edgedl.passes.graph import open_model
 from edgedl.passes.saturation import saturates
 from edgedl.pipeline import compress
 from edgedl.runtime import installed_engines
+from edgedl.runtime.artifact import find_artifact
 from edgedl.search.candidates import Candidate
-from edgedl.search.foretold import answering, foretold, is_emulated
+from edgedl.search.foretold import answering, as_there, foretold, is_emulated
+from edgedl.search.ready import backends_of
+from edgedl.search.why import before_vnni
 from tests.models import conv_net, saved
+from tests.search.small import full_plan, prepared
 
 both = pytest.mark.skipif(
     set(installed_engines()) != {"onnxruntime", "openvino"}, reason="needs both engines"
@@ -87,6 +94,21 @@ def steep_net() -> onnx.ModelProto:
 
 
 @both
+def test_openvino_is_left_out_where_it_was_not_capped(tmp_path: Path) -> None:
+    if saturates(this_machine().to_json(), "openvino"):
+        pytest.skip("OpenVINO's sums are those of this processor")
+    built, doubts = backends_of(TARGETS["x86-avx2"])
+    assert [one.engine for one in built] == ["onnxruntime"]
+    assert "ONEDNN_MAX_CPU_ISA=AVX2" in doubts[0]
+    codes = tmp_path / "codes.onnx"
+    onnx.save(by_hand(), codes)
+    artifact = find_artifact(codes, "openvino")
+    with pytest.raises(Unsupported, match="before it is loaded") as caught:
+        as_there(artifact, open_model(codes), PROCESSORS["x86-avx2"]).open()
+    assert caught.value.hint
+
+
+@both
 def test_weights_get_7_bits_for_a_processor_that_saturates(tmp_path: Path) -> None:
     model = saved(steep_net(), tmp_path)
     x = np.random.default_rng(1).random((64, 32)).astype(np.float32)
@@ -101,6 +123,22 @@ def test_weights_get_7_bits_for_a_processor_that_saturates(tmp_path: Path) -> No
     tried = [[choice.name for choice in one.choices] for one in out.values()]
     assert any("7 bits" in name for name in tried[0])
     assert not any("7 bits" in name for name in tried[1])
+
+
+@pytest.mark.skipif(
+    saturates(this_machine().to_json(), "onnxruntime")
+    or this_machine().architecture not in ("x86_64", "AMD64")
+    or "onnxruntime" not in installed_engines(),
+    reason="says what older x86 processors would do, on a later one",
+)
+def test_a_plan_says_what_overflows_on_older_processors(tmp_path: Path) -> None:
+    steep = full_plan(prepared(steep_net(), tmp_path), "onnxruntime")
+    [told] = before_vnni(steep)
+    assert "--target x86-avx2" in told
+    assert steep.plan is not None
+    narrow = dataclasses.replace(steep.plan, narrow=steep.plan.int8)
+    assert before_vnni(dataclasses.replace(steep, plan=narrow)) == []
+    assert before_vnni(dataclasses.replace(steep, prepared=None)) == []
 
 
 @pytest.mark.skipif("onnxruntime" not in installed_engines(), reason="needs onnxruntime")
