@@ -216,6 +216,8 @@ class Agreement:
     `top1` is the share of samples whose largest entry along the last axis of the first output
     stands at the same place (None where the first output has no classes), `cosine` the mean cosine
     per sample, `sqnr_db` signal to noise power in decibels over all samples, the worst output's.
+    Probabilities that stand beside coordinates in one output, as in a detector's head, count as an
+    output of their own: beside values of hundreds, nothing would be seen of them.
     """
 
     top1: float | None
@@ -251,6 +253,29 @@ def _unit(answer: np.ndarray) -> bool:
     return bool(np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-3))
 
 
+LEAST_CHANNELS, MOST_CHANNELS, UNLIKE_SIZES = 5, 1024, 8.0
+
+
+def probabilities(answer: np.ndarray) -> tuple[int, np.ndarray] | None:
+    """The axis of an output's channels and those that hold probabilities, 0 to 1, where others hold
+    values that are larger by far; None where there are no such two kinds.
+
+    Channels lie along the shortest axis behind the batch's, of 5 to 1,024.
+    """
+    if answer.ndim < 3 or answer.dtype.kind != "f" or not np.isfinite(answer).all():
+        return None
+    axis = min(range(1, answer.ndim), key=lambda i: answer.shape[i])
+    others = tuple(i for i in range(answer.ndim) if i != axis)
+    if not LEAST_CHANNELS <= answer.shape[axis] <= MOST_CHANNELS:
+        return None
+    low, high = answer.min(axis=others), answer.max(axis=others)
+    inside = (low >= 0) & (high <= 1) & (high > 0)
+    outside = (high > UNLIKE_SIZES) | (low < -UNLIKE_SIZES)
+    if not inside.any() or not outside.any():
+        return None
+    return axis, np.flatnonzero(inside)
+
+
 class AgreementMeter:
     """Gathers an `Agreement` sample by sample, keeping sums only."""
 
@@ -262,6 +287,7 @@ class AgreementMeter:
         self.same = 0
         self.votes = 0
         self.unit = True
+        self._parts: dict[str, tuple[int, np.ndarray] | None] = {}
 
     def add(self, expected: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> None:
         self.samples += 1
@@ -273,17 +299,26 @@ class AgreementMeter:
                 self.signal[name] = self.signal.get(name, 0.0)
                 self.noise[name] = float("inf")
                 continue
-            self.cosines[name] = self.cosines.get(name, 0.0) + cosine(x, y)
-            self.signal[name] = self.signal.get(name, 0.0) + float(np.sum(x * x))
-            difference = float(np.sum((x - y) ** 2))
-            self.noise[name] = self.noise.get(name, 0.0) + (
-                difference if np.isfinite(difference) else float("inf")
-            )
+            self._count(name, x, y)
+            if name not in self._parts:
+                self._parts[name] = probabilities(x)
+            if (part := self._parts[name]) is not None:
+                axis, chosen = part
+                both = (np.take(array, chosen, axis) for array in (x, y))
+                self._count(f"probabilities of {name}", *both)
             if position == 0 and _scores(x):
                 self.unit = self.unit and x.ndim <= 2 and _unit(x)
                 matches = x.argmax(-1) == y.argmax(-1)
                 self.same += int(np.sum(matches))
                 self.votes += matches.size
+
+    def _count(self, name: str, x: np.ndarray, y: np.ndarray) -> None:
+        self.cosines[name] = self.cosines.get(name, 0.0) + cosine(x, y)
+        self.signal[name] = self.signal.get(name, 0.0) + float(np.sum(x * x))
+        difference = float(np.sum((x - y) ** 2))
+        self.noise[name] = self.noise.get(name, 0.0) + (
+            difference if np.isfinite(difference) else float("inf")
+        )
 
     def result(self) -> Agreement:
         worst = min(self.cosines, key=lambda name: self.cosines[name], default=None)

@@ -144,12 +144,6 @@ def spans(walked: Walked) -> np.ndarray:
     return np.asarray(np.maximum(np.abs(walked.low), np.abs(walked.high)))
 
 
-def times_median(values: np.ndarray) -> float:
-    """The largest over the median of those above zero."""
-    alive = values[values > 0]
-    return float(alive.max() / np.median(alive)) if alive.size else 1.0
-
-
 def channel_axis(board: Switchboard, one: Found, rank: int) -> int | None:
     """The axis of a weight's output channels."""
     if one.operator in ("Conv",):

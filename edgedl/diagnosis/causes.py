@@ -19,9 +19,9 @@ from edgedl.diagnosis.case import (
     channel_axis,
     covering,
     spans,
-    times_median,
     weights_by_channel,
 )
+from edgedl.diagnosis.walk import times_median
 from edgedl.passes.switches import Setting
 
 # A channel that is 4 times wider than the median one costs that one two of its eight bits.
@@ -141,7 +141,7 @@ def channels(case: Case) -> Iterator[Proposal]:
         walked = case.walked[switch]
         if walked.axis is None or walked.low is None or walked.high is None:
             continue
-        if times_median(spans(walked)) < TWO_BITS:
+        if times_median(spans(walked)) < TWO_BITS and not _unlike(case, switch):
             continue
         repair[switch] = by_channel(walked.low, walked.high, case.grid(switch), walked.axis)
         groups[_origin(case, switch)].append(switch)
@@ -158,6 +158,15 @@ def channels(case: Case) -> Iterator[Proposal]:
                 tuple(_channel_line(case, i) for i in _worst(case, switches)),
                 case.command("--max-drop 1%"),
             )
+
+
+def _unlike(case: Case, switch: int) -> bool:
+    """Whether a concat put channels of wildly unlike sizes into one tensor, whichever are more."""
+    if case.maker(switch) != "Concat":
+        return False
+    sizes = spans(case.walked[switch])
+    alive = sizes[sizes > 0]
+    return bool(alive.size and alive.max() > TWO_BITS**2 * alive.min())
 
 
 def _origin(case: Case, switch: int) -> str:

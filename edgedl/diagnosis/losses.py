@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgedl.core.samples import Samples
+from edgedl.core.stats import probabilities
 from edgedl.passes.switches import Settings, Switchboard
 
 DRAWS = 1000
@@ -28,7 +29,8 @@ def loss(expected: Answers, given: Answers) -> float:
     """The share of noise in an answer's power, 0 to 1, the mean over its float outputs.
 
     Noise over noise plus signal: where it is small, that is one over the signal-to-noise ratio;
-    1 is an answer that is not finite or has another shape.
+    1 is an answer that is not finite or has another shape. Of an output with probabilities beside
+    coordinates, the worse of all and the probabilities alone.
     """
     parts = []
     for name, reference in expected.items():
@@ -38,9 +40,17 @@ def loss(expected: Answers, given: Answers) -> float:
         if x.shape != y.shape or not np.isfinite(y).all():
             parts.append(1.0)
             continue
-        noise, signal = float(np.sum((x - y) ** 2)), float(np.sum(x * x))
-        parts.append(noise / (noise + signal) if noise else 0.0)
+        shares = [_share(x, y)]
+        if (part := probabilities(x)) is not None:
+            axis, chosen = part
+            shares.append(_share(np.take(x, chosen, axis), np.take(y, chosen, axis)))
+        parts.append(max(shares))
     return float(np.mean(parts)) if parts else 0.0
+
+
+def _share(x: np.ndarray, y: np.ndarray) -> float:
+    noise, signal = float(np.sum((x - y) ** 2)), float(np.sum(x * x))
+    return noise / (noise + signal) if noise else 0.0
 
 
 def bounded_mean(values: np.ndarray, seed: int = 0) -> Bounded:

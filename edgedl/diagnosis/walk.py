@@ -16,6 +16,7 @@ FIRST_BLOCK, MOST_AT_ONCE = 6, 32
 CHUNK = 1 << 18
 MOST_CODES = 1 << 16
 MOST_BYTES = 48 << 20
+TWICE = 2.0
 
 
 @dataclass
@@ -188,8 +189,24 @@ def _add(
             _codes(one, x, grid)
 
 
+def _channels_of(x: np.ndarray) -> int | None:
+    """The axis of a tensor's channels: of one of three dimensions the last, as in transformers, or
+    the middle one, as in heads of detectors, where sizes differ more along it."""
+    if x.ndim != 3:
+        return 1 if x.ndim == 4 else -1 if x.ndim == 2 else None
+    middle, last = (times_median(np.abs(x).max(axis=axis).max(axis=0)) for axis in (2, 1))
+    return -2 if middle > TWICE * last else -1
+
+
+def times_median(values: np.ndarray) -> float:
+    """The largest over the median of those above zero."""
+    alive = values[values > 0]
+    return float(alive.max() / np.median(alive)) if alive.size else 1.0
+
+
 def _range(one: Walked, x: np.ndarray) -> None:
-    one.axis = 1 if x.ndim == 4 else -1 if x.ndim in (2, 3) else None
+    if one.low is None:
+        one.axis = _channels_of(x)
     rows = (
         np.moveaxis(x, one.axis, 0).reshape(x.shape[one.axis], -1) if one.axis else x.reshape(1, -1)
     )

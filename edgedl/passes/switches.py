@@ -369,7 +369,9 @@ def _quantizer(
                 "DequantizeLinear", [f"{name}_c", scale, zero], [result], f"{name}_dq"
             ),
         ]
-    behind = 0 if grid.axis is None or grid.axis == -1 else RANK_4 - 1 - grid.axis
+    behind = 0
+    if grid.axis is not None:
+        behind = -1 - grid.axis if grid.axis < 0 else RANK_4 - 1 - grid.axis
     shape = () if grid.axis is None else (-1, *[1] * behind)
     scale = initializer("scale", np.asarray(grid.scale, np.float32).reshape(shape))
     low = initializer("low", (grid.least - grid.zero).astype(np.float32).reshape(shape))

@@ -19,6 +19,7 @@ from edgedl.core.stats import (
     mean_interval,
     percentiles,
     pooled_ratio,
+    probabilities,
     share_interval,
     student_quantile,
     student_within,
@@ -296,3 +297,33 @@ def test_the_interval_of_a_drop_holds_the_truth_in_95_of_100(losses: float) -> N
         assert found is not None
         held += found[0] <= losses / 2 <= found[1]
     assert held >= 460
+
+
+def head(scores: np.ndarray, axis: int = 1) -> np.ndarray:
+    """Boxes of hundreds of pixels beside scores, (1, 4 + classes, places), or the other way."""
+    boxes = np.linspace(3, 600, 4 * scores.shape[1]).reshape(4, -1)
+    both = np.concatenate([boxes, scores])[None]
+    return both if axis == 1 else both.transpose(0, 2, 1)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_scores_beside_boxes_count_on_their_own(axis: int) -> None:
+    scores = np.random.default_rng(0).random((6, 50)) ** 4
+    meter = AgreementMeter()
+    meter.add({"head": head(scores, axis)}, {"head": head(np.zeros_like(scores), axis)})
+    found = meter.result()
+    assert found.sqnr_db == pytest.approx(0.0, abs=1e-6)
+    assert found.cosine == 0.0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        np.random.default_rng(0).normal(0, 5, (1, 21, 8, 8)),  # logits of pixels
+        np.random.default_rng(0).random((1, 16, 40)),  # features, all of them below 1
+        np.full((1, 4), 300.0),
+        np.full((1, 8, 30), np.nan),
+    ],
+)
+def test_other_outputs_are_one(answer: np.ndarray) -> None:
+    assert probabilities(answer) is None

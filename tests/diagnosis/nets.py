@@ -179,6 +179,34 @@ def softmax_in_int8(folder: Path, model: Model) -> Path:
     return coded(folder, model, plan)
 
 
+def head_net(folder: Path, classes: int) -> Model:
+    """A detector's head: boxes in pixels and scores of classes in one output, [1, 4 + classes, n],
+    by way of a sum as its last operator but the concat."""
+    net = Sketch(4)
+    net.conv("x", "stem", 3, 8, stride=2)
+    net.node("Relu", ["stem"], "seen")
+    net.conv("seen", "boxes", 8, 4, kernel=1)
+    net.conv("seen", "logits", 8, classes, kernel=1)
+    net.constant("stride", np.float32(40))
+    net.constant("centre", np.full((1, 4, 1, 1), 150, np.float32))
+    net.node("Mul", ["boxes", "stride"], "pixels")
+    net.node("Add", ["pixels", "centre"], "placed")
+    net.node("Sigmoid", ["logits"], "scores")
+    net.node("Concat", ["placed", "scores"], "both", axis=1)
+    net.constant("flat", np.array([1, 4 + classes, -1]))
+    net.node("Reshape", ["both", "flat"], "head")
+    shape = [1, 4 + classes, (SIDE // 2) ** 2]
+    return save(net.model([1, 3, SIDE, SIDE], shape, output="head"), folder / "float.onnx")
+
+
+def one_scale(folder: Path, model: Model, tensor: str, most: float) -> Path:
+    """The model with 8 bits of 0 to `most` at one tensor."""
+    plan = Plan(
+        "onnxruntime", (), {tensor: Quantizer("uint8", most / 255, 0)}, {tensor: ("head",)}, {}
+    )
+    return coded(folder, model, plan)
+
+
 def bind(model: Model, data: Mapping[str, np.ndarray]) -> Samples:
     return from_arrays(data).bind(model.signature)
 

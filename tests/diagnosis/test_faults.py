@@ -128,6 +128,16 @@ def test_a_scale_shared_by_a_concat(tmp_path: Path) -> None:
     assert first(found) == "shared_scale", found.text()
 
 
+@pytest.mark.parametrize("classes", [2, 12])
+def test_boxes_and_scores_under_one_scale(tmp_path: Path, classes: int) -> None:
+    """Beside boxes of hundreds of pixels, nothing of the scores is seen in the output's power."""
+    model = nets.head_net(tmp_path, classes)
+    path = nets.one_scale(tmp_path, model, "both", 400.0)
+    found = told(tmp_path, path, {"x": nets.pictures(seed=1)["x"]})
+    assert first(found) == "shared_scale", found.text()
+    assert "`both`" in found.causes[0].sentence
+
+
 def test_softmax_in_int8(tmp_path: Path) -> None:
     model = nets.attention_net(tmp_path)
     found = told(tmp_path, nets.softmax_in_int8(tmp_path, model), nets.tokens())
