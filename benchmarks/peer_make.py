@@ -206,15 +206,18 @@ def compress(
     limit_seconds: float,
     *,
     cold: bool,
+    effort: str = "fast",
 ) -> Made:
     """edgedl's bundle, from the same samples and nothing else."""
-    name = "-".join([target, str(threads), *([isa] if isa else [])]) + ".edl"
+    parts = [target, str(threads), *([isa] if isa else []), *([effort] if effort != "fast" else [])]
+    name = "-".join(parts) + ".edl"
     bundle = case.folder / name
     bundle.unlink(missing_ok=True)
     command = [sys.executable, "-m", "edgedl", "compress", str(case.entry.model), "--int8"]
     command += ["--json", "--samples", str(case.calibration), "--target", target]
     command += ["--threads", str(threads), "--seconds", str(seconds), "-o", str(bundle)]
     command += ["--isa", isa] if isa else []
+    command += ["--effort", effort]
     for shape in case.shape_options():
         command += ["--shape", shape]
     with tempfile.TemporaryDirectory(prefix="edgedl-store-") as store:
@@ -232,5 +235,5 @@ def compress(
     if done.problem:
         return made
     said = json.loads(done.last_line())
-    told = {key: said.get(key) for key in ("precision", "engine", "operators", "doubts")}
+    told = {key: said.get(key) for key in ("precision", "engine", "operators", "doubts", "speedup")}
     return replace(made, files=(bundle.name,), bytes=bundle.stat().st_size, told=told)
