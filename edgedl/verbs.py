@@ -185,9 +185,9 @@ def evaluate(
     boxes = None if processing is None else processing.boxes
     foretold: list[str] = []
     if processor is not None:
-        tell = load("edgedl.search.foretold:how_foretold", ANOTHER)
+        tell = load("edgedl.search.foretold:told_of", ANOTHER)
         named = {n: _there(one, load_model(one.path), processor) for n, one in named.items()}
-        foretold = tell(processor, list(dict.fromkeys(one.engine for one in artifacts)))
+        foretold = tell(processor, named)
     found = answered(named, given, metric, threads, progress, boxes=boxes)
     told = [one.accuracy or one.against_first for one in found.values()]
     nothing = {"metric": metric, "figure": {"name": None}}

@@ -1,8 +1,8 @@
 """What a quantized graph answers on a processor without VNNI, computed on any processor.
 
 Products of codes are computed exactly in float, and at each that can pass 16 bits what saturation
-takes from its sums is added. The graph is cut into stages at
-those products, so that an error is carried on as it would be there.
+takes from its sums is added. The graph is cut into stages at those products, so that an error is
+carried on as it would be there.
 
 The order in which neighbours are added is that of onnxruntime 1.31 on Haswell, emulated by qemu,
 and of OpenVINO 2026.4 under `ONEDNN_MAX_CPU_ISA=AVX2`; both were matched code by code.
@@ -26,7 +26,7 @@ from edgedl.core.memory import usable_cores
 from edgedl.core.model import Model, Signature
 from edgedl.core.store import default_store
 from edgedl.passes.graph import FILE_NAME, drop_unused_initializers, read
-from edgedl.passes.integers import Coded, Sums, as_sums, made_axis, product_of_codes
+from edgedl.passes.integers import PRODUCTS, Coded, Sums, as_sums, made_axis, product_of_codes
 from edgedl.passes.qoperators import expand_integer_operators
 from edgedl.passes.saturation import LEAST, MOST
 from edgedl.passes.stages import Arrays, Staged
@@ -83,23 +83,35 @@ class Product:
 
 @dataclass(frozen=True)
 class Taps:
-    """Where a convolution reads, an entry a spatial axis; pads at the front, then at the back."""
+    """Where a convolution reads, an entry a spatial axis; pads at the front, then at the back, or
+    by ONNX's `auto_pad`."""
 
     kernel: tuple[int, ...]
     pads: tuple[tuple[int, int], ...]
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
+    auto: str = "NOTSET"
 
     def read(self, codes: np.ndarray, zero: int, spare: int) -> np.ndarray:
         """What is summed at each position, (taps * channels, positions), channels innermost."""
-        pads = ((0, 0), (0, spare), *self.pads)
-        padded = np.pad(codes, pads, constant_values=zero)
         spans = [1 + d * (k - 1) for k, d in zip(self.kernel, self.dilations, strict=True)]
+        pads = ((0, 0), (0, spare), *self._pads(codes.shape[2:], spans))
+        padded = np.pad(codes, pads, constant_values=zero)
         axes = tuple(range(2, padded.ndim))
         windows = np.lib.stride_tricks.sliding_window_view(padded, spans, axis=axes)
         steps = tuple(slice(None, None, step) for step in (1, 1, *self.strides, *self.dilations))
         ordered = windows[steps].transpose((*(axis + len(axes) for axis in axes), 1, 0, *axes))
         return np.asarray(ordered.reshape(padded.shape[1] * int(np.prod(self.kernel)), -1))
+
+    def _pads(self, sizes: Sequence[int], spans: Sequence[int]) -> tuple[tuple[int, int], ...]:
+        if not self.auto.startswith("SAME"):
+            return self.pads
+        found = []
+        for size, span, stride in zip(sizes, spans, self.strides, strict=True):
+            total = max((-(-size // stride) - 1) * stride + span - size, 0)
+            less, more = total // 2, total - total // 2
+            found.append((less, more) if self.auto == "SAME_UPPER" else (more, less))
+        return tuple(found)
 
 
 def missing(read: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -189,7 +201,7 @@ def _product(
         return None
     taps = _taps(node, codes.shape[2:])
     more = codes.shape[1] % 2 if spare else 0
-    if taps is None or (more and groups > 1):
+    if more and groups > 1:
         return None
     codes = np.pad(codes, ((0, 0), (0, more), *((0, 0),) * (codes.ndim - 2)))
     lines = np.moveaxis(codes, 1, -1)
@@ -201,23 +213,36 @@ def _product(
     return Product(**shared, weights=weights, taps=taps, spare=more)
 
 
-def _taps(node: ir.Node, kernel: Sequence[int]) -> Taps | None:
+def _taps(node: ir.Node, kernel: Sequence[int]) -> Taps:
     axes = len(kernel)
-    if node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        return None
     pads = node.attributes.get_ints("pads", [0] * (2 * axes))
     strides = node.attributes.get_ints("strides", [1] * axes)
     dilations = node.attributes.get_ints("dilations", [1] * axes)
     both = tuple(zip(pads[:axes], pads[axes:], strict=True))
-    return Taps(tuple(kernel), both, tuple(strides), tuple(dilations))
+    auto = node.attributes.get_string("auto_pad", "NOTSET")
+    return Taps(tuple(kernel), both, tuple(strides), tuple(dilations), auto)
+
+
+def not_emulated(model: Model) -> tuple[str, ...]:
+    """The operators that compute on codes and count as exact: whose scales are found in each call,
+    LSTMs, and others that are not written as float operators between quantizers."""
+    graph = read(model.path)
+    _name_all(graph)
+    found = list(expand_integer_operators(graph))
+    for node in graph.graph:
+        makers = [value.producer() if value is not None else None for value in node.inputs[:2]]
+        kinds = [maker.op_type if maker is not None else "" for maker in makers]
+        coded = node.op_type in PRODUCTS and kinds == ["DequantizeLinear"] * 2
+        if coded and product_of_codes(node) is None:
+            found.append(f"`{node.name}` ({node.op_type})")
+    return tuple(found)
 
 
 class Emulated:
     """A session that answers as the engine would where products of codes are added in 16 bits.
 
     `operators` are those that can saturate; `noise` is, by node, the power of what saturation took
-    and that of the result, summed over the calls so far. `left_out` names operators that compute on
-    codes and are not emulated.
+    and that of the result, summed over the calls so far.
     """
 
     def __init__(
@@ -240,7 +265,7 @@ class Emulated:
         self.signature: Signature = model.signature
         graph = read(model.path)
         _name_all(graph)
-        self.left_out = expand_integer_operators(graph)
+        expand_integer_operators(graph)
         _name_all(graph)
         risky = products(graph, engine_name)
         common.RemoveUnusedNodesPass()(graph)

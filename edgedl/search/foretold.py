@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from edgedl.benchmark.machine import this_machine
 from edgedl.core.errors import Unsupported
 from edgedl.core.model import Model
 from edgedl.core.target import ISA_VARIABLE, PROCESSORS, Processor
-from edgedl.passes.emulate import Emulated
+from edgedl.passes.emulate import Emulated, not_emulated
 from edgedl.passes.graph import quantized_already
 from edgedl.passes.saturation import saturates
 from edgedl.runtime.artifact import Artifact
@@ -96,28 +96,39 @@ def as_there(artifact: Artifact, model: Model, processor: Processor) -> There:
     return There(**vars(artifact), model=model, machine=processor.machine())
 
 
-def how_foretold(processor: Processor, engines: Sequence[str]) -> list[str]:
-    """What of a processor's answers was run, and what was computed, an engine a line."""
-    said = []
-    for name in engines:
-        if is_run_as_there(processor, name):
-            said.append(f"{name} ran with the instructions of {processor.name} alone")
+def told_of(processor: Processor, artifacts: Mapping[str, Artifact]) -> list[str]:
+    """What of a processor's answers was run, and what was computed, an engine a line; and what of
+    each artifact, by name, counts as exact though nobody knows."""
+    said = [_how(processor, one) for one in dict.fromkeys(a.engine for a in artifacts.values())]
+    for name, artifact in artifacts.items():
+        if not isinstance(artifact, There) or not is_emulated(artifact.machine, artifact.engine):
             continue
-        how = "are this processor's, whose int8 sums are as exact"
-        if is_emulated(processor.machine(), name):
-            there = saturates(processor.machine(), name)
-            how = f"were emulated: {'products added in 16 bits' if there else 'exact sums'}"
-        said.append(f"{name}'s answers for {processor.name} {how}")
+        if left_out := not_emulated(artifact.model):
+            more = f" and {len(left_out) - 2} more" if len(left_out) > 2 else ""
+            said.append(
+                f"{name}: not emulated, and taken for exact: {', '.join(left_out[:2])}{more}"
+            )
     return said
 
 
 def foretold(processor: Processor | None, engine: str) -> list[str]:
-    """The same of one engine, and whose its times are; nothing where no processor is foretold."""
+    """How one engine's answers came about, and whose its times are; nothing where no processor is
+    foretold."""
     if processor is None:
         return []
-    said = how_foretold(processor, [engine])
+    said = [_how(processor, engine)]
     if not is_run_as_there(processor, engine):
         said.append(
             f"the times are this processor's, not {processor.name}'s: time the bundle there"
         )
     return said
+
+
+def _how(processor: Processor, engine: str) -> str:
+    if is_run_as_there(processor, engine):
+        return f"{engine} ran with the instructions of {processor.name} alone"
+    how = "are this processor's, whose int8 sums are as exact"
+    if is_emulated(processor.machine(), engine):
+        there = saturates(processor.machine(), engine)
+        how = f"were emulated: {'products added in 16 bits' if there else 'exact sums'}"
+    return f"{engine}'s answers for {processor.name} {how}"

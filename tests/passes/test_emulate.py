@@ -14,12 +14,13 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 
 from edgedl.benchmark.machine import this_machine
 from edgedl.core.errors import Missing
 from edgedl.core.model import Model
 from edgedl.passes import emulate
-from edgedl.passes.emulate import Emulated, could_pass, missing
+from edgedl.passes.emulate import Emulated, could_pass, missing, not_emulated
 from edgedl.passes.graph import open_model
 from edgedl.passes.saturation import LEAST, MOST, saturates
 from edgedl.runtime import engine, installed_engines
@@ -179,3 +180,24 @@ def test_without_onnxruntime_it_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(emulate, "installed_engines", lambda: ("openvino",))
     with pytest.raises(Missing, match="onnxruntime"):
         Emulated(saved(CASES["matmul_16"], tmp_path), "onnxruntime", saturating=True)
+
+
+def test_what_is_not_emulated_is_named(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["codes", "scale", "zero"], name="in"),
+        helper.make_node("MatMulInteger", ["codes", "w", "zero"], ["sums"], name="product"),
+        helper.make_node("Cast", ["sums"], ["real"], to=TensorProto.FLOAT, name="cast"),
+        helper.make_node("Mul", ["real", "scale"], ["y"], name="scaled"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "dynamic",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 3])],
+        [numpy_helper.from_array(np.full((4, 3), 100, np.int8), "w")],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "d.onnx")
+    [told] = not_emulated(open_model(tmp_path / "d.onnx"))
+    assert "product" in told
+    assert not_emulated(saved(CASES["conv3_16"], tmp_path)) == ()
