@@ -260,20 +260,19 @@ def probabilities(answer: np.ndarray) -> tuple[int, np.ndarray] | None:
     """The axis of an output's channels and those that hold probabilities, 0 to 1, where others hold
     values that are larger by far; None where there are no such two kinds.
 
-    Channels lie along the shortest axis behind the batch's, of 5 to 1,024.
+    Channels, 5 to 1,024, lie along the last axis or along the one behind the batch's.
     """
     if answer.ndim < 3 or answer.dtype.kind != "f" or not np.isfinite(answer).all():
         return None
-    axis = min(range(1, answer.ndim), key=lambda i: answer.shape[i])
-    others = tuple(i for i in range(answer.ndim) if i != axis)
-    if not LEAST_CHANNELS <= answer.shape[axis] <= MOST_CHANNELS:
-        return None
-    low, high = answer.min(axis=others), answer.max(axis=others)
-    inside = (low >= 0) & (high <= 1) & (high > 0)
-    outside = (high > UNLIKE_SIZES) | (low < -UNLIKE_SIZES)
-    if not inside.any() or not outside.any():
-        return None
-    return axis, np.flatnonzero(inside)
+    for axis in (answer.ndim - 1, 1):
+        if not LEAST_CHANNELS <= answer.shape[axis] <= MOST_CHANNELS or not answer.size:
+            continue
+        others = tuple(i for i in range(answer.ndim) if i != axis)
+        low, high = answer.min(axis=others), answer.max(axis=others)
+        inside = (low >= 0) & (high <= 1) & (high > 0)
+        if inside.any() and ((high > UNLIKE_SIZES) | (low < -UNLIKE_SIZES)).any():
+            return axis, np.flatnonzero(inside)
+    return None
 
 
 class AgreementMeter:

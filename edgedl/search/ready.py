@@ -81,7 +81,7 @@ def backends_of(target: Target) -> tuple[list[Backend], list[str]]:
         if not able:
             message, hint = needs_cap(processor, left_out[0])
             raise Unsupported(message, hint=hint)
-        return able[:1], [": ".join(needs_cap(processor, name)) for name in left_out]
+        return able[:1], [": ".join(needs_cap(processor, one)) for one in left_out]
     return found, doubts if len(target.engines) > 1 else []
 
 

@@ -316,6 +316,16 @@ def test_scores_beside_boxes_count_on_their_own(axis: int) -> None:
     assert found.cosine == 0.0
 
 
+def test_scores_are_found_behind_anchors_and_places() -> None:
+    """As YOLOv5 writes its head before it is flattened."""
+    boxes = np.random.default_rng(0).uniform(2, 600, (1, 3, 4, 4, 4))
+    both = np.concatenate([boxes, np.random.default_rng(1).random((1, 3, 4, 4, 6))], axis=-1)
+    found = probabilities(both)
+    assert found is not None
+    assert found[0] == 4
+    assert found[1].tolist() == [4, 5, 6, 7, 8, 9]
+
+
 @pytest.mark.parametrize(
     "answer",
     [
