@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -78,9 +79,12 @@ def _be_child(run: Callable[[], int], mask: set[int | signal.Signals]) -> NoRetu
         _end_with_parent()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         status = run()
-        sys.stdout.flush()
-        sys.stderr.flush()
+    except BaseException:
+        traceback.print_exc()
     finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(status)
 
 

@@ -100,7 +100,7 @@ def counted(
         np.savez(folder / "counts.npz", *(found[name].to_array() for name in watched))
 
     key = key_of(
-        what="histograms",
+        what="sparse histograms",
         model=model.digest,
         samples=samples.digest,
         tensors=list(watched),

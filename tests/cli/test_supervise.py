@@ -59,3 +59,13 @@ def test_a_signal_to_end_reaches_what_runs(tmp_path: Path) -> None:
 
     assert supervised(ended, lambda _: pytest.fail("said")) == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_what_is_our_fault_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
+    def wrong() -> int:
+        raise ZeroDivisionError("ours")
+
+    assert supervised(wrong, lambda _: pytest.fail("said")) == 1
+    told = capfd.readouterr().err
+    assert "Traceback" in told
+    assert "ZeroDivisionError: ours" in told
