@@ -7,7 +7,6 @@ import ctypes
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -79,9 +78,10 @@ def _be_child(run: Callable[[], int], mask: set[int | signal.Signals]) -> NoRetu
         _end_with_parent()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         status = run()
-    except BaseException:
-        traceback.print_exc()
     finally:
+        kind, error, trace = sys.exc_info()
+        if kind is not None and error is not None:
+            sys.excepthook(kind, error, trace)
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()
