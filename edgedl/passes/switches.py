@@ -188,7 +188,6 @@ class Switchboard:
         *,
         watch: Sequence[str] = (),
         twins: Sequence[int] = (),
-        inject: Mapping[str, int] | None = None,
     ) -> onnx.ModelProto:
         """The float model with these switches, its large weights beside it.
 
@@ -196,7 +195,6 @@ class Switchboard:
             watch: tensors that become outputs.
             twins: switches of weights; the operator that reads one is there a second time with the
                 weight as given, and its result is the output `edgedl_twin_<switch>`.
-            inject: tensors, with their ranks, to which an input `<tensor>_error` is added.
         """
         proto = onnx.ModelProto()
         proto.CopyFrom(self._proto)
@@ -224,15 +222,6 @@ class Switchboard:
         del graph.node[:]
         for i, node in enumerate(nodes):
             graph.node.extend(replaced.get(i, [node]))
-            for name in set(inject or ()) & set(node.output):
-                graph.node[-1].output[list(node.output).index(name)] = f"{name}_exact"
-                added = [f"{name}_exact", f"{name}_error"]
-                graph.node.append(onnx.helper.make_node("Add", added, [name], f"{name}_inject"))
-        for name, rank in (inject or {}).items():
-            shape = [f"{name}_{i}" for i in range(rank)]
-            graph.input.append(
-                onnx.helper.make_tensor_value_info(f"{name}_error", onnx.TensorProto.FLOAT, shape)
-            )
         outputs = {value.name for value in graph.output}
         for name in (*watch, *(f"edgedl_twin_{switch}" for switch in twins)):
             if name not in outputs:
@@ -263,13 +252,10 @@ class Switchboard:
         *,
         watch: Sequence[str] = (),
         twins: Sequence[int] = (),
-        inject: Mapping[str, int] | None = None,
     ) -> Iterator[Session]:
         """A session of a variant, on the first engine that is installed."""
         path = self.folder / "variant.onnx"
-        path.write_bytes(
-            self.variant(settings, watch=watch, twins=twins, inject=inject).SerializeToString()
-        )
+        path.write_bytes(self.variant(settings, watch=watch, twins=twins).SerializeToString())
         kept = {**(MEASURED if watch or twins else {}), **AS_WRITTEN}
         with any_engine().open_model(path, settings=kept, threads=usable_cores()) as session:
             yield session
