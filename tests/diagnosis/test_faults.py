@@ -170,6 +170,16 @@ def test_values_up_to_255(tmp_path: Path, labelled: bool) -> None:
     assert "0 to 255" in found.causes[0].sentence
 
 
+def test_values_up_to_255_where_answers_have_no_classes(tmp_path: Path) -> None:
+    model = nets.head_net(tmp_path, 6)
+    path = nets.coded(tmp_path, *nets.planned(model, {"x": nets.pictures()["x"]}))
+    found = told(tmp_path, path, {"x": nets.pictures(seed=1)["x"] * np.float32(255)})
+    assert first(found) == "preprocessing", found.text()
+    assert "0 to 255" in found.causes[0].sentence
+    right = told(tmp_path, path, {"x": nets.pictures(seed=1)["x"]})
+    assert "preprocessing" not in [cause.name for cause in right.causes]
+
+
 def test_sums_that_saturate(tmp_path: Path) -> None:
     one = np.abs(nets.gabors()) + np.float32(0.3)
     model = nets.edge_net(tmp_path, first=one)
