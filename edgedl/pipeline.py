@@ -18,6 +18,7 @@ from edgedl.benchmark.machine import processor_of, this_machine
 from edgedl.core.errors import Unsupported
 from edgedl.core.kept import kept, read_ahead
 from edgedl.core.memory import peak_rss_bytes
+from edgedl.core.program import TUNED
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Arrays, Samples
 from edgedl.core.stats import Agreement
@@ -133,7 +134,9 @@ def compress(
     backends, doubts = backends_of(chosen)
     machine_there = None if processor is None else processor.machine()
     written = None if plan is None else read_yaml(plan, MOST_PLAN_BYTES)
-    planned = None if written is None else written.read(from_document)
+    planned = None
+    if written is not None and plan is not None:
+        planned = written.read(lambda one: from_document(one).with_constants(Path(plan).parent))
     if planned is not None:
         ask, backends = "plan", [b for b in backends if b.engine == planned.engine]
         if not backends:
@@ -230,6 +233,7 @@ def compress(
         ),
         costs=tuple(cost.to_json() for cost in winner.candidate.costs),
         plan=_plan_text(winner.candidate),
+        tuned=None if winner.candidate.prepared is None else winner.candidate.prepared.tuned,
         doubts=(
             *doubts,
             *foretold(processor, winner.candidate.engine),
@@ -338,6 +342,7 @@ def _plan_text(candidate: Candidate) -> str | None:
         costs=candidate.costs,
         repairs=prepared.repairs if prepared is not None else (),
         repaired_with=prepared.samples if prepared is not None else "",
+        tuned=TUNED if prepared is not None and prepared.tuned else "",
     )
 
 

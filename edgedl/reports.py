@@ -11,6 +11,7 @@ from typing import Any
 
 from edgedl.benchmark.result import BenchReport
 from edgedl.core.errors import EdgeError
+from edgedl.core.program import TUNED
 from edgedl.core.store import atomic_write, default_store, key_of
 from edgedl.report.benched import text
 from edgedl.report.compressed import Compressed
@@ -56,9 +57,10 @@ def write_bench(found: BenchReport, folder: str | Path, command: str = "") -> Pa
 
 
 def write_compressed(found: Compressed, folder: str | Path) -> None:
-    """Write `report.txt`, `report.json` and `plan.yaml` into a folder, made where it is missing.
+    """Write `report.txt`, `report.json` and `plan.yaml` into a folder, made where it is missing,
+    and beside the plan the constants that training moved, where it did.
 
-    A plan that an earlier run left there goes where this one made none.
+    What an earlier run left there goes where this one made none.
 
     Raises:
         EdgeError: the folder cannot be written.
@@ -73,6 +75,11 @@ def write_compressed(found: Compressed, folder: str | Path) -> None:
             (folder / PLAN).unlink(missing_ok=True)
         else:
             texts[PLAN] = found.plan
+        if found.tuned is None:
+            (folder / TUNED).unlink(missing_ok=True)
+        else:
+            with atomic_write(folder / TUNED) as work:
+                found.tuned.write(work)
         _put(folder, texts)
 
 

@@ -53,6 +53,7 @@ OWNERS = {
         "core",
         "runtime",
         "passes",
+        "train",
         "benchmark",
         "report",
         "search",

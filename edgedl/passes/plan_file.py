@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from edgedl.core.errors import BadValue, nearest
 from edgedl.core.fields import from_plain
 from edgedl.core.model import Model
+from edgedl.core.program import Constants
 from edgedl.core.target import PLANNED_ENGINES, SCHEMES
-from edgedl.passes.graph import read
+from edgedl.passes.graph import first_line, read
 from edgedl.passes.layout import Layout, layout
 from edgedl.passes.plan import Cost, Plan, Quantizer, State
 from edgedl.passes.ranges import METHODS, Method
@@ -27,7 +30,7 @@ STATES: tuple[State, ...] = ("float", "int8")
 LIKE = f"like `{json.dumps(Quantizer('uint8', 0.02, 128).to_json())}`"
 NEEDED = ("engine", "settings", "ranges", "operators", "scales")
 LISTS = ("shifted", "narrow", "exact", "tables")
-PARTS = (*NEEDED, "corrected", "repairs", "repaired_with", *LISTS)
+PARTS = (*NEEDED, "corrected", "repairs", "repaired_with", "tuned", *LISTS)
 MOST_WIDTH = 80
 MOST_PLAIN_KEY = 1000  # YAML 1.2 (7.4) reads no further for the colon behind a key
 HEAD = """\
@@ -54,6 +57,9 @@ class PlanFile:
         tables: nodes that look rows up in a table of codes; as the rules say where None.
         repairs: what is done to the float model first.
         repaired_with: the digest of the samples that repairs were made with.
+        tuned: the file beside the plan's that holds constants which training moved; empty where it
+            moved none.
+        constants: what is in that file.
     """
 
     engine: str
@@ -68,6 +74,28 @@ class PlanFile:
     tables: tuple[str, ...] | None = None
     repairs: tuple[Repair, ...] = ()
     repaired_with: str = ""
+    tuned: str = ""
+    constants: Constants | None = None
+
+    def with_constants(self, folder: Path) -> PlanFile:
+        """The plan with the constants in the file that it names, within this folder.
+
+        Raises:
+            BadValue: the file is missing, damaged, or not in the folder.
+        """
+        if not self.tuned:
+            return self
+        hint = "copy it there; without `tuned`, weights are those of the model"
+        if Path(self.tuned).name != self.tuned:
+            raise BadValue(f"`{self.tuned}` is not the name of a file", keys=("tuned",), hint=hint)
+        try:
+            return replace(self, constants=Constants.read(folder / self.tuned))
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise BadValue(
+                f"`{self.tuned}` beside the plan cannot be read ({first_line(error)})",
+                keys=("tuned",),
+                hint=hint,
+            ) from error
 
 
 def to_yaml(
@@ -81,6 +109,7 @@ def to_yaml(
     costs: Sequence[Cost] = (),
     repairs: Sequence[Repair] = (),
     repaired_with: str = "",
+    tuned: str = "",
 ) -> str:
     """The file's text, with what each operator costs and why as comments."""
     lines = [HEAD, f"engine: {engine}", f"settings: {json.dumps(dict(settings))}"]
@@ -88,6 +117,8 @@ def to_yaml(
     if repairs:
         lines.append(f"repairs: {json.dumps([repair.to_json() for repair in repairs])}")
         lines.append(f"repaired_with: {repaired_with}")
+    if tuned:
+        lines.append(f"tuned: {tuned}  # weights and biases that training moved")
     lists = (plan.shifted, plan.narrow, exact, plan.tables)
     lines += [f"{part}: {json.dumps(list(n))}" for part, n in zip(LISTS, lists, strict=True)]
     lines += ["operators:" + ("" if plan.decisions else " {}")]
@@ -159,6 +190,7 @@ def from_document(document: Any) -> PlanFile:
         tuple(document["tables"]) if "tables" in document else None,
         _repairs(document.get("repairs", [])),
         str(document.get("repaired_with", "")),
+        str(document.get("tuned", "")),
     )
 
 

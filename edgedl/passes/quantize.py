@@ -15,7 +15,7 @@ from edgedl.passes.calibrate import calibrate
 from edgedl.passes.graph import read, rewrite
 from edgedl.passes.layout import EXTENTS, Extent, layout
 from edgedl.passes.place import Place
-from edgedl.passes.plan import Plan
+from edgedl.passes.plan import Plan, Quantizer
 from edgedl.passes.ranges import METHODS, Histogram, Method, Methods
 from edgedl.passes.recurrent import int8_recurrent, own_tensors
 from edgedl.passes.scales import decide, not_finite
@@ -81,10 +81,14 @@ def plan(
     *,
     extent: Extent = "full",
     keep_float: Mapping[str, str] | None = None,
+    given: Mapping[str, Quantizer] | None = None,
 ) -> Plan:
     """A plan from histograms that were counted before, for any extent within theirs.
 
     Operators whose tensors were not finite, or were never seen, stay float.
+
+    Args:
+        given: quantizers that are decided already, by tensor.
     """
     graph = read(model.path)
     rules = SCHEMES[scheme]
@@ -105,5 +109,5 @@ def plan(
             if node.name in int8 and broken & {value.name for value in node.outputs}
         }
         if not broken or not culprits:
-            return decide(found, rules, histograms, method)
+            return decide(found, rules, histograms, method, given)
         kept |= dict.fromkeys(culprits, "a tensor of its was not finite during calibration")

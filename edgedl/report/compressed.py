@@ -11,6 +11,7 @@ from typing import Any
 
 from edgedl.core.errors import MetricFailed
 from edgedl.core.paired import Difference
+from edgedl.core.program import Constants
 from edgedl.core.stats import Agreement, Interval, Verdict
 from edgedl.core.units import format_bytes, format_ms
 from edgedl.report.table import table
@@ -137,6 +138,7 @@ class Compressed:
         why: sentences about what was won, what it costs, and what would help next.
         costs: the cost table: each operator's microseconds in float and in int8.
         plan: the plan as a YAML file's text; None where nothing computes in int8.
+        tuned: the constants that training moved, which the plan names; None where it moved none.
     """
 
     source: Path
@@ -167,6 +169,7 @@ class Compressed:
     machine: Mapping[str, Any]
     against_float: AgainstFloat | None = None
     failed: MetricFailed | None = None
+    tuned: Constants | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The contract's document."""

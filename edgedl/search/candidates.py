@@ -325,7 +325,15 @@ def int8_candidate(
     """The model in int8 by the backend's scheme; operators that compute in float have their weights
     stored in 8 bits, but for those of `exact`. Biases are corrected where there are means."""
     clean, scheme = prepared.model, backend.scheme.name
-    decided = plan(clean, scheme, prepared.histograms, method, extent=extent, keep_float=keep_float)
+    decided = plan(
+        clean,
+        scheme,
+        prepared.histograms,
+        method,
+        extent=extent,
+        keep_float=keep_float,
+        given=prepared.scales,
+    )
     decided = replace(
         decided,
         shifted=tuple(n for n in decided.weights if n in shifted),

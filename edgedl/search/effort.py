@@ -18,6 +18,9 @@ class Effort:
     Attributes:
         mixing_seconds: for giving parts of the graph ranges by other methods, an engine.
         harm_seconds: for measuring what each operator does to the answers.
+        tuning_visits: how many samples training looks at, each as often as comes to that; 0 where
+            nothing is trained.
+        tuning_seconds: for training, an engine.
         slack: by how much more than the fastest way one may take whose answers are faithful, where
             those of the fastest are not.
     """
@@ -25,15 +28,38 @@ class Effort:
     name: str
     mixing_seconds: float
     harm_seconds: float
+    tuning_visits: int
+    tuning_seconds: float
     slack: float
 
 
 EFFORTS: Mapping[str, Effort] = {
     effort.name: effort
     for effort in (
-        Effort("fast", mixing_seconds=2.5, harm_seconds=20.0, slack=0.0),
-        Effort("normal", mixing_seconds=10.0, harm_seconds=40.0, slack=0.1),
-        Effort("max", mixing_seconds=60.0, harm_seconds=240.0, slack=0.1),
+        Effort(
+            "fast",
+            mixing_seconds=2.5,
+            harm_seconds=20.0,
+            tuning_visits=0,
+            tuning_seconds=0.0,
+            slack=0.0,
+        ),
+        Effort(
+            "normal",
+            mixing_seconds=10.0,
+            harm_seconds=40.0,
+            tuning_visits=1000,
+            tuning_seconds=90.0,
+            slack=0.1,
+        ),
+        Effort(
+            "max",
+            mixing_seconds=60.0,
+            harm_seconds=240.0,
+            tuning_visits=8000,
+            tuning_seconds=600.0,
+            slack=0.1,
+        ),
     )
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,11 +17,13 @@ from edgedl.search.kernels import with_other_kernels
 from edgedl.search.limits import relieve
 from edgedl.search.memory import judge
 from edgedl.search.placement import runs_for
+from edgedl.search.tuned import tuned
 from edgedl.search.ways import PLANNED, Ways, gather
 
 BEHIND = 1.3
 NEAR = 1.1
 MOST_SHARPENED = 4
+CLOSE_DB, CLEARLY_DB = 40.0, 0.3
 Keep = Callable[[Trial], object]
 
 
@@ -70,6 +72,17 @@ def find(
             hint="are its `settings` the engine's? `edgedl compress --int8 --report DIR` writes one"
             " that runs",
         )
+    if ways.effort.tuning_visits and ways.ask in ("int8", "auto"):
+        for built in backends:
+            timed, better, failed = _tuned(built, timed, ways)
+            for trial in better:
+                trials.append(trial)
+                if (
+                    rank(trials, timed.latency_ms, ways.limits, ways.ask, timed.noise_floor)[0]
+                    is trial
+                ):
+                    keep(trial)
+            refusals += failed
     give_back = ways.limits.max_drop is not None or ways.effort.slack > 0
     for built in backends if give_back and ways.ask in ("int8", "auto") else ():
         more, failed = _relieved(built, timed, ways)
@@ -162,18 +175,65 @@ def in_order(search: Search, ways: Ways) -> Iterator[Trial]:
     yield from (trial for trial in ranked if trial.candidate.name not in taken)
 
 
+def _fastest_plan(built: Backend, timed: Timed, ways: Ways) -> Candidate | None:
+    """The engine's fastest plan, the trained one where there is one; None where there is no plan,
+    or, without a limit to keep, where another way is faster by more than the effort's slack."""
+    plans = [c for c in timed.candidates if c.engine == built.engine and c.plan is not None]
+    if not plans:
+        return None
+    least_ms = min(timed.latency_ms[candidate.name] for candidate in plans)
+    if ways.limits.max_drop is None:
+        able = [timed.latency_ms[c.name] for c in timed.candidates if c.answers(ways.ask)]
+        if least_ms > (1 + ways.effort.slack) * min(able):
+            return None
+    fastest = [c for c in plans if timed.latency_ms[c.name] == least_ms]
+    return next((c for c in fastest if c.prepared is not None and c.prepared.tuned), fastest[0])
+
+
+def _tuned(built: Backend, timed: Timed, ways: Ways) -> tuple[Timed, list[Trial], list[Refusal]]:
+    """The engine's fastest plan with weights and scales trained, where its answers are not float's
+    and training brings them nearer: the same kernels, so that it takes as long."""
+    start = _fastest_plan(built, timed, ways)
+    if start is None:
+        return timed, [], []
+    try:
+        before = judge(start, ways.expected, ways.threads)
+        if before.agreement.sqnr_db >= CLOSE_DB:
+            return timed, [], []
+        found = tuned(built, start, ways.calibration, ways.expected, ways.effort, ways.progress)
+        after = judge(found, ways.expected, ways.threads)
+    except EdgeError as error:
+        return timed, [], [Refusal(f"{start.name}, tuned", _with_hint(error))]
+    if not nearer(after, before):
+        reason = f"training did not help: {_db(before)} before, {_db(after)} after"
+        return timed, [], [Refusal(found.name, reason)]
+    latency_ms = {**timed.latency_ms, found.name: timed.latency_ms[start.name]}
+    return (
+        replace(timed, candidates=(*timed.candidates, found), latency_ms=latency_ms), [after], [],
+    )  # fmt: skip
+
+
+def nearer(after: Trial, before: Trial) -> bool:
+    """Whether answers are clearly nearer to float's than before, and the metric no worse."""
+    gained = after.agreement.sqnr_db - before.agreement.sqnr_db
+    return gained >= CLEARLY_DB and after.drop <= before.drop
+
+
+def _db(trial: Trial) -> str:
+    return f"{trial.agreement.sqnr_db:.1f} dB"
+
+
+def _with_hint(error: EdgeError) -> str:
+    return error.message if error.hint is None else f"{error.message} ({error.hint})"
+
+
 def _relieved(built: Backend, timed: Timed, ways: Ways) -> tuple[list[Trial], list[Refusal]]:
     """Trials with operators back in float, where the fastest plan loses more than it may: the
     limit, or, without one, what is faithful, unless another engine is far ahead."""
-    plans = [c for c in timed.candidates if c.engine == built.engine and c.plan is not None]
-    if not plans:
+    fastest = _fastest_plan(built, timed, ways)
+    if fastest is None:
         return [], []
-    fastest = min(plans, key=lambda candidate: timed.latency_ms[candidate.name])
     limit = ways.limits.max_drop
-    if limit is None:
-        able = [timed.latency_ms[c.name] for c in timed.candidates if c.answers(ways.ask)]
-        if timed.latency_ms[fastest.name] > (1 + ways.effort.slack) * min(able):
-            return [], []
 
     def enough(trial: Trial) -> bool:
         return faithful(trial) if limit is None else trial.drop <= limit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,16 @@ import numpy as np
 import edgedl
 from edgedl.core.errors import BadValue
 from edgedl.core.model import Model
+from edgedl.core.program import Constants
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
 from edgedl.core.store import default_store, key_of
 from edgedl.passes.calibrate import calibrate
 from edgedl.passes.equalize import EqualizeBy, Seen, channels_seen
 from edgedl.passes.graph import rewrite
+from edgedl.passes.plan import Quantizer
 from edgedl.passes.plan_file import PlanFile
+from edgedl.passes.program import Reweigh
 from edgedl.passes.ranges import Histogram
 from edgedl.passes.repairs import Repair
 from edgedl.passes.smooth import Maxima, SmoothBy, channel_maxima
@@ -35,12 +38,16 @@ class Prepared:
         histograms: of its tensors.
         repairs: what was repaired, in this order.
         samples: the digest of the samples that the repairs were made with.
+        tuned: constants of the model that training moved.
+        scales: quantizers that training moved, by tensor; they stand before histograms.
     """
 
     model: Model
     histograms: Mapping[str, Histogram]
     repairs: tuple[Repair, ...] = ()
     samples: str = ""
+    tuned: Constants | None = None
+    scales: Mapping[str, Quantizer] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -87,7 +94,9 @@ def as_planned(
             hint="give the same samples, or write `scales: {}`, and they are found anew",
         )
     model = repaired(clean, written.repairs, samples, progress)
-    return Prepared(model, {}, written.repairs, samples.digest)
+    if written.constants is not None:
+        model = rewrite(model, Reweigh(written.constants))
+    return Prepared(model, {}, written.repairs, samples.digest, written.constants)
 
 
 def counted(

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from edgedl.core.errors import BadValue
 from edgedl.core.model import Model
+from edgedl.core.program import Constants
 from edgedl.core.target import SCHEMES
 from edgedl.passes.calibrate import calibrate
 from edgedl.passes.clean import Clean
@@ -300,3 +301,37 @@ def test_a_plan_is_as_long_as_what_it_decides() -> None:
     assert json.loads(json.dumps(plan.to_json())) == plan.to_json()
     rows = [line for line in to_yaml(plan, "x", {}, "mse").splitlines() if line.startswith("  ")]
     assert len(rows) == len(plan.decisions) + len(plan.activations)
+
+
+def test_constants_that_training_moved_lie_beside_the_plan(tmp_path: Path) -> None:
+    text = to_yaml(of_names(["a", "b"]), "onnxruntime", {}, "mse", tuned="tuned.npz")
+    written = file_of(text, tmp_path)
+    assert written.constants is None
+    Constants({"w": np.arange(3, dtype=np.float32)}).write(tmp_path / "tuned.npz")
+    found = written.with_constants(tmp_path).constants
+    assert found is not None
+    np.testing.assert_array_equal(found.of["w"], [0, 1, 2])
+    assert file_of(to_yaml(of_names(["a"]), "onnxruntime", {}, "mse"), tmp_path).tuned == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("gone.npz", None),
+        ("empty.npz", b""),
+        ("text.npz", b"not an archive"),
+        ("cut.npz", b"PK\x03\x04" + bytes(64)),
+        ("../plan.yaml", None),
+        ("/etc/hosts", None),
+    ],
+)
+def test_constants_that_cannot_be_read_are_told_by_their_file(
+    tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadValue) as error:
+        PlanFile("onnxruntime", {}, "mse", {}, {}, tuned=name).with_constants(tmp_path)
+    assert error.value.keys == ("tuned",)
+    assert name in error.value.message
+    assert "without `tuned`" in str(error.value.hint)

@@ -24,6 +24,7 @@ def test_more_effort_is_more_of_everything() -> None:
     fast, normal, most = (EFFORTS[name] for name in ("fast", "normal", "max"))
     assert fast.mixing_seconds < normal.mixing_seconds < most.mixing_seconds
     assert fast.harm_seconds < normal.harm_seconds < most.harm_seconds
+    assert fast.tuning_visits == 0 < normal.tuning_visits < most.tuning_visits
     assert fast.slack == 0 < normal.slack
 
 

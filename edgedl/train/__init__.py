@@ -1,0 +1,1 @@
+"""Training: a model carried out in torch, so that its weights can learn."""

@@ -1,0 +1,164 @@
+"""Training brings answers nearer, gives the same twice, and refuses what it cannot do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from edgedl.core.errors import Unsupported
+from edgedl.core.program import CodedWeight, Coding, Program
+from edgedl.passes.program import program_of
+from edgedl.passes.quantize import Quantize
+from edgedl.search.tuned import coding_of
+from edgedl.train.network import Coded
+from edgedl.train.tune import Settings, Tuned, tune
+from tests.models import attention_net, conv_net, depthwise_net, feeds, samples
+from tests.search.small import prepared
+
+SHORT = Settings(visits=480, rate=1e-2)
+Arrays = dict[str, np.ndarray]
+
+
+def coarse(net: onnx.ModelProto, folder: Path) -> tuple[Program, Coding]:
+    """The net with weights in 4 bits."""
+    clean = prepared(net, folder)
+    plan = Quantize(samples(clean.signature, 8), method="minmax").plan(clean)
+    coding = coding_of(plan, clean)
+    return program_of(clean), replace(
+        coding,
+        weights={n: CodedWeight(w.position, w.axis, 7) for n, w in coding.weights.items()},
+    )
+
+
+def answered(program: Program, feed: Arrays) -> Arrays:
+    network = Coded(program, Coding({}, {}))
+    with torch.no_grad():
+        return {
+            n: v.numpy()
+            for n, v in network({n: torch.from_numpy(a) for n, a in feed.items()}).items()
+        }
+
+
+def noise(program: Program, coding: Coding, found: Tuned | None, rows: list[Arrays]) -> float:
+    network = Coded(program, coding)
+    if found is not None:
+        network.begin_with(found.constants)
+        with torch.no_grad():
+            for name, one in coding.tensors.items():
+                place = network.groups.index(one.group)
+                network.logarithms[place].copy_(torch.tensor(found.scales[name]).log())
+    lost = power = 0.0
+    for feed in rows:
+        wanted = answered(program, feed)
+        with torch.no_grad():
+            made = network({n: torch.from_numpy(a) for n, a in feed.items()})
+        for name, array in wanted.items():
+            lost += float(np.sum((made[name].numpy() - array) ** 2))
+            power += float(np.sum(array**2))
+    return lost / power
+
+
+@pytest.mark.parametrize("make", [conv_net, depthwise_net, attention_net])
+def test_answers_come_nearer_on_samples_that_it_never_saw(tmp_path: Path, make: object) -> None:
+    program, coding = coarse(make(), tmp_path)  # type: ignore[operator]
+    rows = feeds(program.signature, 48)
+    check = rows[0], answered(program, rows[0])
+    found = tune(program, coding, {}, rows, check, SHORT)
+    unseen = feeds(program.signature, 32, seed=9)
+    before, after = (noise(program, coding, one, unseen) for one in (None, found))
+    assert after < 0.7 * before
+
+
+def test_two_runs_are_the_same_and_another_seed_is_another(tmp_path: Path) -> None:
+    program, coding = coarse(conv_net(), tmp_path)
+    rows = feeds(program.signature, 24)
+    check = rows[0], answered(program, rows[0])
+    one, same, other = (
+        tune(program, coding, {}, rows, check, replace(SHORT, visits=160, seed=seed))
+        for seed in (0, 0, 1)
+    )
+    assert one.scales == same.scales != other.scales
+    assert all(np.array_equal(one.constants[n], a) for n, a in same.constants.items())
+    assert one.steps == 10
+
+
+def test_what_is_not_rounded_and_no_bias_stays_as_it_was(tmp_path: Path) -> None:
+    program, coding = coarse(conv_net(), tmp_path)
+    rows = feeds(program.signature, 16)
+    few = replace(coding, weights={"conv1": coding.weights["conv1"]})
+    found = tune(program, few, {}, rows, (rows[0], answered(program, rows[0])), SHORT)
+    assert set(found.constants) == {"conv1_w", "conv1_b"}
+
+
+def test_it_begins_with_what_it_is_given(tmp_path: Path) -> None:
+    program, coding = coarse(conv_net(), tmp_path)
+    rows = feeds(program.signature, 16)
+    bias = program.constants["fc_b"] + 10
+    still = replace(SHORT, visits=1, rate=0.0)
+    found = tune(
+        program, coding, {"fc_b": bias}, rows, (rows[0], answered(program, rows[0])), still
+    )
+    np.testing.assert_array_equal(found.constants["fc_b"], bias)
+    np.testing.assert_array_equal(found.constants["fc_w"], program.constants["fc_w"])
+
+
+def test_a_graph_that_takes_one_sample_at_a_time_learns_as_one_that_takes_many(
+    tmp_path: Path,
+) -> None:
+    one = conv_net(batch=1)
+    fixed = onnx.numpy_helper.from_array(np.array([1, 5], np.int64), "fixed")
+    one.graph.initializer.append(fixed)
+    one.graph.node[-1].output[0] = "scores"
+    one.graph.node.append(
+        onnx.helper.make_node("Reshape", ["scores", "fixed"], ["logits"], "shape")
+    )
+    found = []
+    for net in (one, conv_net(batch="batch")):
+        folder = tmp_path / str(len(found))
+        folder.mkdir()
+        program, coding = coarse(net, folder)
+        rows = feeds(program.signature, 20)
+        check = rows[0], answered(program, rows[0])
+        found.append(tune(program, coding, {}, rows, check, replace(SHORT, visits=80)))
+    for name, array in found[0].constants.items():
+        np.testing.assert_allclose(array, found[1].constants[name], rtol=1e-3, atol=1e-5)
+
+
+def test_an_engine_that_answers_otherwise_is_refused(tmp_path: Path) -> None:
+    program, coding = coarse(conv_net(), tmp_path)
+    [feed] = feeds(program.signature, 1)
+    wrong = {"logits": answered(program, feed)["logits"] + 1}
+    with pytest.raises(Unsupported, match="torch computes `logits` otherwise"):
+        tune(program, coding, {}, [feed], (feed, wrong), SHORT)
+
+
+def ticks(seconds: float) -> Iterator[float]:
+    return (seconds * n for n in count())
+
+
+def test_time_that_does_not_suffice_is_said_and_less_makes_fewer_steps(tmp_path: Path) -> None:
+    program, coding = coarse(conv_net(), tmp_path)
+    rows = feeds(program.signature, 16)
+    check = rows[0], answered(program, rows[0])
+    slow, slower = ticks(5.0), ticks(50.0)
+    found = tune(
+        program, coding, {}, rows, check, replace(SHORT, seconds=100), clock=lambda: next(slow)
+    )
+    assert found.steps == 20
+    with pytest.raises(Unsupported, match="a step of training takes 50 s"):
+        tune(
+            program,
+            coding,
+            {},
+            rows,
+            check,
+            replace(SHORT, seconds=100),
+            clock=lambda: next(slower),
+        )
