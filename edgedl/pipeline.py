@@ -117,8 +117,9 @@ def compress(
         threads: processor threads that a call takes while it is timed.
         seconds: the budget of the last, decisive timing.
         effort: how much time and speed may go into answers like float's: `fast`, `normal`
-            (operators back in float for 10 % of the speed, where fewer than 98 of 100 classes are
-            float's), or `max`, which searches longer.
+            (weights and scales of the fastest plan are trained, where torch is installed; operators
+            go back to float for 10 % of the speed, where fewer than 98 of 100 classes are float's),
+            or `max`, which searches and trains longer.
         force: quantize a model anew that is quantized already, its quantizers taken out first.
 
     Raises:

@@ -9,6 +9,8 @@ from edgedl.core.errors import BadOption, nearest
 from edgedl.search.candidates import Trial
 
 FAITHFUL_TOP1, FAITHFUL_COSINE = 0.98, 0.999
+# What makes answers nearer enough to pay for them in speed.
+WORTH_DB = 1.0
 
 
 @dataclass(frozen=True)
@@ -87,15 +89,19 @@ def faithful(trial: Trial) -> bool:
 def faithful_first(
     order: Sequence[Trial], latency_ms: Mapping[str, float], slack: float
 ) -> list[Trial]:
-    """Trials that may ship, with the fastest faithful one in front where the first is not and it
-    takes no more than `slack` longer."""
-    if not order or faithful(order[0]):
+    """Trials that may ship, with another in front where the answers of the first are not faithful,
+    among those that take no more than `slack` longer: the fastest faithful one, or, where none is,
+    the one nearest to float, if that is by 1 dB and the metric is no worse."""
+    if not order or slack <= 0 or faithful(order[0]):
         return list(order)
-    limit = (1 + slack) * latency_ms[order[0].candidate.name]
-    near = [
-        trial for trial in order if faithful(trial) and latency_ms[trial.candidate.name] <= limit
-    ]
-    if not near:
-        return list(order)
-    chosen = min(near, key=lambda trial: latency_ms[trial.candidate.name])
+    first = order[0]
+    limit = (1 + slack) * latency_ms[first.candidate.name]
+    near = [trial for trial in order if latency_ms[trial.candidate.name] <= limit]
+    if alike := [trial for trial in near if faithful(trial)]:
+        chosen = min(alike, key=lambda trial: latency_ms[trial.candidate.name])
+    else:
+        chosen = max(near, key=lambda trial: trial.agreement.sqnr_db)
+        gained = chosen.agreement.sqnr_db - first.agreement.sqnr_db
+        if gained < WORTH_DB or chosen.drop > first.drop:
+            return list(order)
     return [chosen, *(trial for trial in order if trial is not chosen)]

@@ -55,6 +55,8 @@ def best_ranges(
     threads: int | None,
     mixing_seconds: float = 2.5,
     progress: Progress = silent,
+    *,
+    insert: bool = False,
 ) -> Candidate | Refusal | None:
     """Int8 as far as the rules go, with the ranges that answer most like float; on a float model
     with even channels, with weights in 7 bits where sums overflow on this processor, with ranges by
@@ -64,7 +66,11 @@ def best_ranges(
     What answers most like float is what has the most signal to noise in the model's outputs, on a
     few samples that calibration did not see, as the engine runs it: the error that a range causes
     further down, and not its own.
+
+    Args:
+        insert: whether smoothing may insert multiplications, though they take time here.
     """
+    insert = insert or backend.scheme.free_multiplications
     if not plan(prepared.model, backend.scheme.name, prepared.histograms, "minmax").int8:
         return None
     few, machine = expected.take(FEW), expected.machine
@@ -85,6 +91,7 @@ def best_ranges(
         version=engine(backend.engine).version,
         scheme=backend.scheme.name,
         seconds=mixing_seconds,
+        insert=insert,
         threads=threads,
         machine=machine_parts(),
     )
@@ -93,7 +100,7 @@ def best_ranges(
             with contextlib.suppress(BadValue, KeyError, TypeError, AttributeError):
                 _again(trial, row, calibration, progress)
         if trial.best is None:
-            _search(trial, calibration, mixing_seconds, progress)
+            _search(trial, calibration, mixing_seconds, insert, progress)
             noted.add([_note(trial)])
     except EdgeError as error:
         if trial.best is None:
@@ -101,9 +108,11 @@ def best_ranges(
     return trial.best
 
 
-def _search(trial: Attempts, calibration: Samples, seconds: float, progress: Progress) -> None:
+def _search(
+    trial: Attempts, calibration: Samples, seconds: float, insert: bool, progress: Progress
+) -> None:
     trial.attempt_each([(method, str(method)) for method in METHODS])
-    _repair(trial, calibration, progress)
+    _repair(trial, calibration, insert, progress)
     if trial.there is None:
         _narrow(trial, this_machine().to_json())
     _mix(trial, seconds)
@@ -254,19 +263,24 @@ class Attempts:
         return self.sqnr_db + (CLEARLY_DB if other else 0.0)
 
 
-def _worth_trying(model: Model, backend: Backend) -> Iterator[Repair]:
-    free = backend.scheme.free_multiplications
+def needs_multiplications(model: Model) -> bool:
+    """Whether smoothing could even out more channels of a model where it may insert
+    multiplications."""
+    return not worth_equalizing(model) and worth_smoothing(model, insert=True)
+
+
+def _worth_trying(model: Model, insert: bool) -> Iterator[Repair]:
     if worth_equalizing(model):
         yield Repair("equalize")
         yield Repair("smooth", STRONG)
-    elif worth_smoothing(model, free):
-        yield from (Repair("smooth", alpha, free) for alpha in (MILD, STRONG))
+    elif worth_smoothing(model, insert):
+        yield from (Repair("smooth", alpha, insert) for alpha in (MILD, STRONG))
 
 
-def _repair(trial: Attempts, calibration: Samples, progress: Progress) -> None:
+def _repair(trial: Attempts, calibration: Samples, insert: bool, progress: Progress) -> None:
     """Repair the float model in each way that is worth trying, and keep what helps."""
     clean, backend = trial.given.model, trial.backend
-    for repair in _worth_trying(clean, backend):
+    for repair in _worth_trying(clean, insert):
         progress(f"trying {repair.label} for {backend.engine}", 0, 1)
         others = [one for one in trial.prepared.repairs if one.kind != repair.kind]
         likely = (usual_method(trial.method), LEAST_ERROR)

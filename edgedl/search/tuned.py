@@ -73,7 +73,11 @@ def tuned(
             progress,
         )
         Constants(found.constants).write(folder / CONSTANTS)
-        told = {"scales": found.scales, "steps": found.steps}
+        told = {
+            "scales": found.scales,
+            "steps": found.steps,
+            "loss": [found.before, found.after],
+        }
         (folder / "told.json").write_text(json.dumps(told), encoding="utf-8")
 
     key = key_of(

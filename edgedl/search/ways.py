@@ -10,6 +10,7 @@ from edgedl.core.errors import EdgeError
 from edgedl.core.model import Model
 from edgedl.core.progress import Progress
 from edgedl.core.samples import Samples
+from edgedl.core.target import Scheme
 from edgedl.core.units import format_bytes
 from edgedl.passes.calibrate import calibrate, forecast
 from edgedl.passes.correct import CorrectBias, channel_means
@@ -30,10 +31,10 @@ from edgedl.search.candidates import (
     narrower,
     tensors_to_watch,
 )
-from edgedl.search.effort import EFFORTS, Effort
-from edgedl.search.exactness import best_ranges
+from edgedl.search.effort import EFFORTS, WORTH_DB, Effort, faithful
+from edgedl.search.exactness import FEW, best_ranges, needs_multiplications
 from edgedl.search.limits import Limits
-from edgedl.search.memory import careful
+from edgedl.search.memory import careful, judge
 from edgedl.search.placement import Bench, place_by_cost, runs_for
 from edgedl.search.prepared import Prepared, as_planned, counted
 from edgedl.search.schemes import in_better_scheme
@@ -130,6 +131,44 @@ def _int8(built: Backend, ways: Ways, prepared: Prepared) -> Iterator[Candidate 
     if full is None or isinstance(full, Refusal):
         yield from [full] if full else []
         return
+    if (dearer := _dearer(built, ways, prepared, full)) is not None:
+        yield from _placed(built, usual, ways, dearer)
+    yield from _placed(built, usual, ways, full)
+
+
+def _dearer(built: Backend, ways: Ways, prepared: Prepared, full: Candidate) -> Candidate | None:
+    """Int8 with multiplications that take time and even out channels, where the effort has speed to
+    spare, answers are not like float's, and these come clearly nearer."""
+    scheme = built.scheme
+    if not ways.effort.slack or scheme.free_multiplications:
+        return None
+    if not needs_multiplications(prepared.model):
+        return None
+    few = ways.expected.take(FEW)
+    before = judge(full, few, ways.threads)
+    if faithful(before):
+        return None
+    found = best_ranges(
+        built,
+        prepared,
+        ways.calibration,
+        ways.expected,
+        ways.threads,
+        ways.effort.mixing_seconds,
+        ways.progress,
+        insert=True,
+    )
+    if not isinstance(found, Candidate):
+        return None
+    after = judge(found, few, ways.threads)
+    gained = after.agreement.sqnr_db - before.agreement.sqnr_db
+    return replace(found, label=f"{found.label} at a price") if gained >= WORTH_DB else None
+
+
+def _placed(
+    built: Backend, usual: Scheme, ways: Ways, full: Candidate
+) -> Iterator[Candidate | Refusal]:
+    """A full plan and that of least cost, for each precision of what stays float."""
     method = full.method
     assert method is not None
     if built.scheme != usual:

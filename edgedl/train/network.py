@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,11 @@ SMALLEST = 1e-30
 class Coded(torch.nn.Module):
     """The program of a float model, with what training may move as parameters.
 
-    These are the weights that are rounded, the biases and norms beside them, and the scales of
-    tensors, as logarithms. A weight's own scales follow from its largest magnitudes, as they do
-    where the plan is placed. Rounding passes gradients on as if it were not there (Bengio et al.,
-    Estimating or Propagating Gradients Through Stochastic Neurons, 2013), and scales have theirs
-    as in Esser et al., Learned Step Size Quantization (ICLR 2020).
+    These are the weights that are rounded, the biases and norms beside them, and of the tensors'
+    scales the logarithms of what they are multiplied with. A weight's own scales follow from its
+    largest magnitudes, as they do where the plan is placed. Rounding passes gradients on as if it
+    were not there (Bengio et al., Estimating or Propagating Gradients Through Stochastic Neurons,
+    2013), and scales have theirs as in Esser et al., Learned Step Size Quantization (ICLR 2020).
 
     Attributes:
         moved: names of the constants that are parameters, in the order of `values`.
@@ -49,10 +50,8 @@ class Coded(torch.nn.Module):
         for one in coding.tensors.values():
             first.setdefault(one.group, one.scale)
         self.groups = list(first)
-        self.logarithms = torch.nn.ParameterList(
-            torch.nn.Parameter(torch.tensor(scale, dtype=torch.float32).log())
-            for scale in first.values()
-        )
+        self._scales = list(first.values())
+        self.logarithms = torch.nn.ParameterList(torch.nn.Parameter(torch.zeros(())) for _ in first)
         self._place = {name: i for i, name in enumerate(self.moved)}
         self._group = {name: i for i, name in enumerate(self.groups)}
         self._fixed = {
@@ -119,10 +118,21 @@ class Coded(torch.nn.Module):
         return value
 
     def _round(self, value: Tensor, coded: CodedTensor) -> Tensor:
+        place = self._group[coded.group]
         rounded: Tensor = _Rounded.apply(  # type: ignore[no-untyped-call]
-            value, self.logarithms[self._group[coded.group]], coded
+            value, self.logarithms[place], self._scales[place], coded
         )
         return rounded
+
+    def state(self) -> list[Tensor]:
+        """Copies of all parameters."""
+        return [one.detach().clone() for one in self.parameters()]
+
+    def go_back(self, state: Sequence[Tensor]) -> None:
+        """Take the parameters of a `state`."""
+        with torch.no_grad():
+            for one, then in zip(self.parameters(), state, strict=True):
+                one.copy_(then)
 
     def constants(self) -> dict[str, np.ndarray]:
         """The parameters that are constants of the program, by name."""
@@ -133,7 +143,10 @@ class Coded(torch.nn.Module):
 
     def scales(self) -> dict[str, float]:
         """The scale of each tensor that is rounded."""
-        known = [float(one.detach().exp()) for one in self.logarithms]
+        known = [
+            scale * math.exp(float(one.detach()))
+            for scale, one in zip(self._scales, self.logarithms, strict=True)
+        ]
         return {name: known[self._group[one.group]] for name, one in self.coding.tensors.items()}
 
 
@@ -166,8 +179,10 @@ class _Rounded(torch.autograd.Function):
     """Values on a grid, with gradients for them and for the logarithm of the grid's scale."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, logarithm: Tensor, coded: CodedTensor) -> Tensor:
-        scale = float(logarithm.exp())
+    def forward(
+        ctx: Any, value: Tensor, logarithm: Tensor, scale: float, coded: CodedTensor
+    ) -> Tensor:
+        scale *= math.exp(float(logarithm))
         low, high = coded.lowest - coded.zero_point, coded.highest - coded.zero_point
         rounded = (value / scale).round_().clamp_(low, high).mul_(scale)
         ctx.save_for_backward(value, rounded)
@@ -175,13 +190,13 @@ class _Rounded(torch.autograd.Function):
         return rounded
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         value, rounded = ctx.saved_tensors
         outside = (value < ctx.low) | (value > ctx.high)
         passed = gradient.masked_fill(outside, 0.0)
         # By the logarithm, a value inside has its rounding error, one outside the grid's end.
         whole = torch.dot(gradient.reshape(-1), rounded.reshape(-1))
-        return passed, whole - torch.dot(passed.reshape(-1), value.reshape(-1)), None
+        return passed, whole - torch.dot(passed.reshape(-1), value.reshape(-1)), None, None
 
 
 def _round_weight(weight: Tensor, coded: CodedWeight) -> Tensor:

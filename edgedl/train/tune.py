@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,11 @@ LARGEST_BATCH = 16
 MEMORY_SHARE = 0.25
 LEAST_STEPS = 8
 WARM_STEPS = 5
+# How often samples are looked at that are not learned from, and how many.
+LOOKS, MOST_HELD = 6, 16
+THIRD, SLOWER = 3, 4.0
 ALIKE = 1e-3
+SUM_ERROR, TINY = 1e-2, 1e-8
 
 
 @dataclass(frozen=True)
@@ -60,11 +64,14 @@ class Tuned:
         constants: new values, by name.
         scales: of tensors, by name.
         steps: how many were made.
+        before, after: the loss on samples that were not learned from.
     """
 
     constants: dict[str, np.ndarray]
     scales: dict[str, float]
     steps: int
+    before: float
+    after: float
 
 
 def tune(
@@ -82,8 +89,10 @@ def tune(
 
     The whole network is reconstructed at once, as Li et al. do with its blocks (BRECQ, ICLR 2021),
     from all of its quantizers as they are; Adam (Kingma and Ba, ICLR 2015), the rate falling by a
-    cosine. The loss is the noise in the outputs by their power, each output's alike, and so are
-    probabilities that stand beside coordinates.
+    cosine. The loss is the noise in each output by its power, or the divergence of probabilities;
+    those that stand beside coordinates count as an output of their own. Some of the samples are not
+    learned from: what is nearest on these is given, and where nothing was nearer after a third of
+    the steps, the rest begins anew, more slowly.
 
     Args:
         start: constants that training begins with where they are not the float model's, by name.
@@ -96,42 +105,65 @@ def tune(
     """
     torch.set_num_threads(usable_cores())
     network = Coded(program, coding)
-    _check_same(network, *check)
+    try:
+        _check_same(network, *check)
+        return _trained(network, start, [_feed(feed) for feed in feeds], settings, progress, clock)
+    except RuntimeError as error:
+        raise Unsupported(
+            f"torch failed on this graph ({str(error).strip().splitlines()[0][:200]})",
+            hint="weights and scales stay as they were found without it",
+        ) from error
+
+
+def _trained(
+    network: Coded,
+    start: Arrays,
+    feeds: Sequence[Feed],
+    settings: Settings,
+    progress: Progress,
+    clock: Clock,
+) -> Tuned:
     with torch.no_grad():
-        wanted = [network(_feed(feed), rounded=False) for feed in feeds]
+        wanted = [network(feed, rounded=False) for feed in feeds]
     parts = _parts(wanted)
-    batch = _batch_size(network, [_feed(feed) for feed in feeds[:2]], wanted)
+    batch = _batch_size(network, feeds[:2], wanted)
+    held = min(MOST_HELD, len(feeds) // 8)
+    pairs = list(zip(feeds, wanted, strict=True))
+    unseen, seen = pairs[:held], pairs[held:]
+    looked_at = unseen or seen
+
+    def lost() -> float:
+        with torch.no_grad():
+            losses = [
+                float(_loss(network(_stacked(f)), _stacked(w), parts)) * len(f)
+                for f, w in _batches(looked_at, batch)
+            ]
+        return sum(losses) / len(looked_at)
+
     network.begin_with(start)
-    optimizer = torch.optim.Adam(
-        [
-            {"params": [one], "share": float(one.detach().abs().mean()) or 1.0}
-            for one in network.values
-        ]
-        + [{"params": list(network.logarithms), "share": 1.0}],
-        betas=(0.9, 0.99),
-    )
-    order = torch.Generator().manual_seed(settings.seed)
+    first = best = lost()
+    found = network.state()
+    rate, began, step, since = settings.rate, clock(), 0, 0
     steps = max(LEAST_STEPS, settings.visits // LARGEST_BATCH)
-    began, step = clock(), 0
+    optimizer = _optimizer(network)
+    order = torch.Generator().manual_seed(settings.seed)
     queue: list[int] = []
     while step < steps:
+        rising = min(1.0, (step - since + 1) / WARM_STEPS)
+        falling = 0.5 * (1 + math.cos(math.pi * (step - since) / (steps - since)))
         for group in optimizer.param_groups:
-            rising = min(1.0, (step + 1) / WARM_STEPS)
-            falling = 0.5 * (1 + math.cos(math.pi * step / steps))
-            group["lr"] = settings.rate * group["share"] * rising * falling
+            group["lr"] = rate * group["share"] * rising * falling
         optimizer.zero_grad()
         if len(queue) < LARGEST_BATCH:
-            queue += torch.randperm(len(feeds), generator=order).tolist()
+            queue += torch.randperm(len(seen), generator=order).tolist()
         chosen, queue = queue[:LARGEST_BATCH], queue[LARGEST_BATCH:]
-        for first in range(0, len(chosen), batch):
-            some = chosen[first : first + batch]
-            made = network(_stacked([_feed(feeds[i]) for i in some]))
-            loss = _loss(made, _stacked([wanted[i] for i in some]), parts)
+        for some, answers in _batches([seen[i] for i in chosen], batch):
+            loss = _loss(network(_stacked(some)), _stacked(answers), parts)
             (loss * (len(some) / len(chosen))).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         step += 1
-        taken = (clock() - began) / step
         if step == WARM_STEPS:
+            taken = (clock() - began) / step
             steps = min(steps, int(settings.seconds / taken))
             if steps < LEAST_STEPS:
                 raise Unsupported(
@@ -139,7 +171,33 @@ def tune(
                     hint="`--effort max` allows more time",
                 )
         progress("tuning weights and scales", step, steps)
-    return Tuned(network.constants(), network.scales(), step)
+        if step in {since + (steps - since) * i // LOOKS for i in range(1, LOOKS + 1)}:
+            now = lost()
+            if now < best:
+                best, found = now, network.state()
+            elif best == first and step - since >= (steps - since) // THIRD:
+                network.go_back(found)
+                optimizer, rate, since = _optimizer(network), rate / SLOWER, step
+    network.go_back(found)
+    return Tuned(network.constants(), network.scales(), step, first, best)
+
+
+def _optimizer(network: Coded) -> torch.optim.Adam:
+    """Each constant moves by shares of its mean magnitude, scales by shares of themselves."""
+    groups = [
+        {"params": [one], "share": float(one.detach().abs().mean()) or 1.0}
+        for one in network.values
+    ]
+    groups += [{"params": [one], "share": 1.0} for one in network.logarithms]
+    return torch.optim.Adam(groups, betas=(0.9, 0.99))
+
+
+def _batches(
+    pairs: Sequence[tuple[Feed, Feed]], size: int
+) -> Iterator[tuple[list[Feed], list[Feed]]]:
+    for first in range(0, len(pairs), size):
+        some = pairs[first : first + size]
+        yield [feed for feed, _ in some], [answer for _, answer in some]
 
 
 def _feed(arrays: Arrays) -> Feed:
@@ -158,41 +216,65 @@ def _check_same(network: Coded, feed: Arrays, answers: Arrays) -> None:
         )
 
 
-# An output, the axis of its channels, and those that count as an output of their own.
-Part = tuple[str, int, Tensor | None, float]
+@dataclass(frozen=True)
+class Part:
+    """What the loss counts of one output.
+
+    Attributes:
+        channels: along `axis`, those that are counted; all where None.
+        power: the mean square of float's values, 1 where they are zeros.
+        adds_up: whether its rows are probabilities that add up to 1: their divergence counts
+            (Kullback and Leibler, On Information and Sufficiency, 1951), since their differences
+            say nothing until a class is nearly lost.
+    """
+
+    output: str
+    axis: int
+    channels: Tensor | None
+    power: float
+    adds_up: bool
+
+    def loss(self, made: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:
+        ours, theirs = self._counted(made), self._counted(wanted)
+        if self.adds_up:
+            rows = theirs * (theirs.clamp_min(TINY).log() - ours.clamp_min(TINY).log())
+            return rows.sum(dim=-1).mean()
+        return (ours - theirs).square().mean() / self.power
+
+    def _counted(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        whole = outputs[self.output]
+        return whole if self.channels is None else whole.index_select(self.axis, self.channels)
 
 
 def _parts(wanted: Sequence[Mapping[str, Tensor]]) -> list[Part]:
-    """What the loss counts: real outputs, those that are probabilities within one too, each with
-    its mean power."""
+    """Real outputs, and those channels that are probabilities within one beside coordinates."""
     found: list[Part] = []
     for name, first in wanted[0].items():
         if not first.is_floating_point():
             continue
-        kinds: list[tuple[int, Tensor | None]] = [(0, None)]
+        power = _mean_square([one[name] for one in wanted])
+        found.append(Part(name, 0, None, power, all(_adds_up(one[name]) for one in wanted)))
         if (part := probabilities(first.numpy())) is not None:
-            kinds.append((part[0], torch.from_numpy(part[1])))
-        for axis, channels in kinds:
-            powers = [_chosen(one[name], axis, channels).square().mean() for one in wanted]
-            found.append((name, axis, channels, float(torch.stack(powers).mean()) or 1.0))
+            axis, channels = part[0], torch.from_numpy(part[1])
+            power = _mean_square([one[name].index_select(axis, channels) for one in wanted])
+            found.append(Part(name, axis, channels, power, adds_up=False))
     return found
 
 
-def _chosen(output: Tensor, axis: int, channels: Tensor | None) -> Tensor:
-    return output if channels is None else output.index_select(axis, channels)
+def _mean_square(outputs: Sequence[Tensor]) -> float:
+    return float(torch.stack([one.square().mean() for one in outputs]).mean()) or 1.0
+
+
+def _adds_up(output: Tensor) -> bool:
+    if output.ndim < 2 or output.shape[-1] < 2 or float(output.min()) < 0:
+        return False
+    return bool(((output.sum(dim=-1) - 1).abs() < SUM_ERROR).all())
 
 
 def _loss(
     made: Mapping[str, Tensor], wanted: Mapping[str, Tensor], parts: Sequence[Part]
 ) -> Tensor:
-    losses = [
-        (_chosen(made[name], axis, channels) - _chosen(wanted[name], axis, channels))
-        .square()
-        .mean()
-        / power
-        for name, axis, channels, power in parts
-    ]
-    return torch.stack(losses).mean()
+    return torch.stack([part.loss(made, wanted) for part in parts]).mean()
 
 
 def _stacked(feeds: Sequence[Mapping[str, Tensor]]) -> Feed:

@@ -13,11 +13,11 @@ from edgedl.search.candidates import Candidate, Trial
 from edgedl.search.effort import EFFORTS, effort_of, faithful, faithful_first
 
 
-def trial(name: str, top1: float | None, cosine: float = 1.0) -> Trial:
+def trial(name: str, top1: float | None, cosine: float = 1.0, sqnr_db: float = 20.0) -> Trial:
     model = Model(Path(name), name, Signature((), ()), (), (Path(name),))
     candidate = Candidate("engine", "int8", name, model, {})
     drop = 1 - (cosine if top1 is None else top1)
-    return Trial(candidate, Agreement(top1, cosine, 20.0, 100), drop)
+    return Trial(candidate, Agreement(top1, cosine, sqnr_db, 100), drop)
 
 
 def test_more_effort_is_more_of_everything() -> None:
@@ -60,3 +60,27 @@ def test_the_fastest_of_the_faithful_is_taken_and_a_faithful_first_stays() -> No
     assert faithful_first(order, times, 0.1)[0].candidate.label == "quick"
     order = [trial("first", 0.98), trial("slow", 1.0)]
     assert faithful_first(order, {"engine first": 1.0, "engine slow": 1.0}, 0.1) == order
+
+
+def test_where_none_is_faithful_the_nearest_within_the_slack_is_taken() -> None:
+    order = [
+        trial("first", None, 0.990, 17.0),
+        trial("near", None, 0.994, 19.0),
+        trial("nearest", None, 0.997, 21.0),
+        trial("slow", None, 0.998, 24.0),
+    ]
+    times = {"engine first": 1.0, "engine near": 1.02, "engine nearest": 1.08, "engine slow": 1.2}
+    assert faithful_first(order, times, 0.1)[0].candidate.label == "nearest"
+    assert faithful_first(order, times, 0.05)[0].candidate.label == "near"
+    assert faithful_first(order, times, 0.0) == order
+
+
+@pytest.mark.parametrize(
+    "other",
+    [trial("hardly", None, 0.995, 17.9), trial("worse", None, 0.98, 21.0)],
+    ids=lambda one: one.candidate.label,
+)
+def test_speed_is_not_paid_for_little_nor_for_a_worse_metric(other: Trial) -> None:
+    order = [trial("first", None, 0.990, 17.0), other]
+    times = {"engine first": 1.0, f"engine {other.candidate.label}": 1.02}
+    assert faithful_first(order, times, 0.1) == order

@@ -18,7 +18,7 @@ from edgedl.passes.program import program_of
 from edgedl.passes.quantize import Quantize
 from edgedl.search.tuned import coding_of
 from edgedl.train.network import Coded
-from edgedl.train.tune import Settings, Tuned, tune
+from edgedl.train.tune import Settings, Tuned, _parts, tune
 from tests.models import attention_net, conv_net, depthwise_net, feeds, samples
 from tests.search.small import prepared
 
@@ -53,7 +53,8 @@ def noise(program: Program, coding: Coding, found: Tuned | None, rows: list[Arra
         with torch.no_grad():
             for name, one in coding.tensors.items():
                 place = network.groups.index(one.group)
-                network.logarithms[place].copy_(torch.tensor(found.scales[name]).log())
+                moved = torch.tensor(found.scales[name] / one.scale)
+                network.logarithms[place].copy_(moved.log())
     lost = power = 0.0
     for feed in rows:
         wanted = answered(program, feed)
@@ -147,7 +148,7 @@ def test_time_that_does_not_suffice_is_said_and_less_makes_fewer_steps(tmp_path:
     program, coding = coarse(conv_net(), tmp_path)
     rows = feeds(program.signature, 16)
     check = rows[0], answered(program, rows[0])
-    slow, slower = ticks(5.0), ticks(50.0)
+    slow, slower = ticks(25.0), ticks(250.0)
     found = tune(
         program, coding, {}, rows, check, replace(SHORT, seconds=100), clock=lambda: next(slow)
     )
@@ -162,3 +163,28 @@ def test_time_that_does_not_suffice_is_said_and_less_makes_fewer_steps(tmp_path:
             replace(SHORT, seconds=100),
             clock=lambda: next(slower),
         )
+
+
+def test_rows_of_probabilities_are_compared_by_their_divergence() -> None:
+    wanted = {"y": torch.tensor([[0.5, 0.5], [1.0, 0.0]])}
+    [part] = _parts([wanted])
+    made = {"y": torch.tensor([[0.25, 0.75], [0.5, 0.5]])}
+    by_hand = (0.5 * np.log(2) + 0.5 * np.log(0.5 / 0.75) + np.log(2)) / 2
+    assert float(part.loss(made, wanted)) == pytest.approx(by_hand, rel=1e-6)
+    assert float(part.loss(wanted, wanted)) == 0.0
+
+
+def test_other_outputs_by_their_noise_and_scores_beside_boxes_on_their_own() -> None:
+    boxes = torch.full((1, 4, 10), 100.0)
+    scores = torch.linspace(0, 1, 10).reshape(1, 1, 10)
+    wanted = {"y": torch.cat([boxes, scores], dim=1)}
+    whole, beside = _parts([wanted])
+    made = {"y": torch.cat([boxes, torch.zeros_like(scores)], dim=1)}
+    assert float(whole.loss(made, wanted)) < 1e-4
+    assert float(beside.loss(made, wanted)) == pytest.approx(1.0)
+
+
+def test_an_output_of_zeros_counts_as_it_is() -> None:
+    wanted = {"y": torch.zeros(1, 3)}
+    [part] = _parts([wanted])
+    assert float(part.loss({"y": torch.ones(1, 3)}, wanted)) == 1.0
