@@ -60,7 +60,7 @@ from edgedl.search.ready import (
     with_shapes,
 )
 from edgedl.search.ways import Ways
-from edgedl.search.why import reasons, too_busy
+from edgedl.search.why import reasons, too_busy, trained
 from edgedl.ship import Shipped, bundle_sizes, count_operators, precision_of, ship
 from edgedl.yamls import read_yaml
 
@@ -230,6 +230,7 @@ def compress(
         float_reasons=_float_reasons(winner),
         why=(
             *too_busy(winner.candidate, timed.candidates, timed.latency_ms, noise),
+            *trained(winner, search.trials),
             *reasons(winner.candidate, operators, timed.latency_ms),
         ),
         costs=tuple(cost.to_json() for cost in winner.candidate.costs),

@@ -78,6 +78,11 @@ class Candidate:
         return f"{self.engine} {self.label}"
 
     @property
+    def is_trained(self) -> bool:
+        """Whether training moved its weights."""
+        return self.prepared is not None and self.prepared.tuned is not None
+
+    @property
     def unfit(self) -> str | None:
         """Why it cannot ship, whatever is asked for; None where it can."""
         return too_large(self.model)

@@ -183,11 +183,13 @@ def judge_promising(
     threads: int,
     progress: Progress,
     keep: Callable[[Trial], object] = lambda _: None,
+    slack: float = 0.0,
 ) -> tuple[list[Trial], list[Refusal]]:
     """Candidates compared with float, the fastest first, until one keeps every limit, and all that
-    are as fast as it within 1 %, or within the noise of a busy machine.
+    are as fast as it within 1 %, or within the noise of a busy machine, or within the slack.
 
     Args:
+        slack: how much longer one may take for the sake of its answers.
         keep: is given the best trial so far, each time that it is another.
     """
     able = sorted(
@@ -212,7 +214,8 @@ def judge_promising(
             best = now
             keep(best)
         if enough == np.inf and troubles(trials[-1], timed.latency_ms, limits) == (0, 0):
-            enough = (1 + (timed.noise_floor if timed.noise_floor > BUSY else TIE)) * latency
+            noise = timed.noise_floor if timed.noise_floor > BUSY else TIE
+            enough = (1 + max(noise, slack)) * latency
     return trials, refusals
 
 

@@ -17,13 +17,15 @@ from edgedl.search.kernels import with_other_kernels
 from edgedl.search.limits import relieve
 from edgedl.search.memory import judge
 from edgedl.search.placement import runs_for
-from edgedl.search.tuned import tuned
+from edgedl.search.tuned import TUNED, tuned
 from edgedl.search.ways import PLANNED, Ways, gather
 
 BEHIND = 1.3
 NEAR = 1.1
 MOST_SHARPENED = 4
 CLOSE_DB, CLEARLY_DB = 40.0, 0.3
+# By how much more than the slack operators in float may be expected to cost and yet be tried.
+DOUBTED = 1.5
 Keep = Callable[[Trial], object]
 
 
@@ -58,8 +60,9 @@ def find(
     _check_one_fits(timed.candidates)
     timed = _sharpened(backends, timed, ways, feeds, seed)
     trials, refused = judge_promising(
-        timed, ways.expected, ways.limits, ways.ask, ways.threads, ways.progress, keep
-    )
+        timed, ways.expected, ways.limits, ways.ask, ways.threads, ways.progress, keep,
+        ways.effort.slack,
+    )  # fmt: skip
     refusals = [*made.refusals, *refused]
     if ways.ask == "plan" and not trials:
         reasons = [
@@ -74,7 +77,7 @@ def find(
         )
     if ways.effort.tuning_visits and ways.ask in ("int8", "auto"):
         for built in backends:
-            timed, better, failed = _tuned(built, timed, ways)
+            timed, better, failed = _tuned(built, timed, trials, ways)
             for trial in better:
                 trials.append(trial)
                 if (
@@ -85,7 +88,7 @@ def find(
             refusals += failed
     give_back = ways.limits.max_drop is not None or ways.effort.slack > 0
     for built in backends if give_back and ways.ask in ("int8", "auto") else ():
-        more, failed = _relieved(built, timed, ways)
+        more, failed = _relieved(built, timed, trials, ways)
         if more:
             timed = _with_more(timed, [trial.candidate for trial in more], ways, feeds, seed)
             trials += [t for t in more if t.candidate.name in timed.latency_ms]
@@ -175,25 +178,32 @@ def in_order(search: Search, ways: Ways) -> Iterator[Trial]:
     yield from (trial for trial in ranked if trial.candidate.name not in taken)
 
 
-def _fastest_plan(built: Backend, timed: Timed, ways: Ways) -> Candidate | None:
-    """The engine's fastest plan, the trained one where there is one; None where there is no plan,
-    or, without a limit to keep, where another way is faster by more than the effort's slack."""
-    plans = [c for c in timed.candidates if c.engine == built.engine and c.plan is not None]
-    if not plans:
+def _leading_plan(
+    built: Backend, timed: Timed, trials: Sequence[Trial], ways: Ways
+) -> Candidate | None:
+    """The plan that would ship of this engine's; None where it has none, or, without a limit to
+    keep, where another engine is faster by more than the effort's slack."""
+    mine = [t for t in trials if t.candidate.engine == built.engine and t.candidate.plan]
+    if ways.limits.max_drop is not None:
+        plans = [c for c in timed.candidates if c.engine == built.engine and c.plan is not None]
+        trained = {t.candidate.name for t in mine if t.candidate.is_trained}
+        order = sorted(plans, key=lambda c: (timed.latency_ms[c.name], c.name not in trained))
+        return next(iter(order), None)
+    if not mine:
         return None
-    least_ms = min(timed.latency_ms[candidate.name] for candidate in plans)
-    if ways.limits.max_drop is None:
-        able = [timed.latency_ms[c.name] for c in timed.candidates if c.answers(ways.ask)]
-        if least_ms > (1 + ways.effort.slack) * min(able):
-            return None
-    fastest = [c for c in plans if timed.latency_ms[c.name] == least_ms]
-    return next((c for c in fastest if c.prepared is not None and c.prepared.tuned), fastest[0])
+    ranked = rank(mine, timed.latency_ms, ways.limits, ways.ask, timed.noise_floor)
+    first = faithful_first(ranked, timed.latency_ms, ways.effort.slack)[0].candidate
+    able = [timed.latency_ms[c.name] for c in timed.candidates if c.answers(ways.ask)]
+    within = timed.latency_ms[first.name] <= (1 + ways.effort.slack) * min(able)
+    return first if within else None
 
 
-def _tuned(built: Backend, timed: Timed, ways: Ways) -> tuple[Timed, list[Trial], list[Refusal]]:
-    """The engine's fastest plan with weights and scales trained, where its answers are not float's
+def _tuned(
+    built: Backend, timed: Timed, trials: Sequence[Trial], ways: Ways
+) -> tuple[Timed, list[Trial], list[Refusal]]:
+    """The engine's leading plan with weights and scales trained, where its answers are not float's
     and training brings them nearer: the same kernels, so that it takes as long."""
-    start = _fastest_plan(built, timed, ways)
+    start = _leading_plan(built, timed, trials, ways)
     if start is None:
         return timed, [], []
     try:
@@ -203,7 +213,7 @@ def _tuned(built: Backend, timed: Timed, ways: Ways) -> tuple[Timed, list[Trial]
         found = tuned(built, start, ways.calibration, ways.expected, ways.effort, ways.progress)
         after = judge(found, ways.expected, ways.threads)
     except EdgeError as error:
-        return timed, [], [Refusal(f"{start.name}, tuned", _with_hint(error))]
+        return timed, [], [Refusal(f"{start.name}{TUNED}", _with_hint(error))]
     if not nearer(after, before):
         reason = f"training did not help: {_db(before)} before, {_db(after)} after"
         return timed, [], [Refusal(found.name, reason)]
@@ -227,25 +237,31 @@ def _with_hint(error: EdgeError) -> str:
     return error.message if error.hint is None else f"{error.message} ({error.hint})"
 
 
-def _relieved(built: Backend, timed: Timed, ways: Ways) -> tuple[list[Trial], list[Refusal]]:
-    """Trials with operators back in float, where the fastest plan loses more than it may: the
+def _relieved(
+    built: Backend, timed: Timed, trials: Sequence[Trial], ways: Ways
+) -> tuple[list[Trial], list[Refusal]]:
+    """Trials with operators back in float, where the leading plan loses more than it may: the
     limit, or, without one, what is faithful, unless another engine is far ahead."""
-    fastest = _fastest_plan(built, timed, ways)
-    if fastest is None:
+    start = _leading_plan(built, timed, trials, ways)
+    if start is None:
         return [], []
     limit = ways.limits.max_drop
 
     def enough(trial: Trial) -> bool:
         return faithful(trial) if limit is None else trial.drop <= limit
 
-    trials: list[Trial] = []
+    found: list[Trial] = []
     try:
-        if enough(judge(fastest, ways.expected, ways.threads)):
+        if enough(judge(start, ways.expected, ways.threads)):
             return [], []
-        seconds = ways.effort.harm_seconds
-        for trial in relieve(built, fastest, ways.expected, enough, ways.threads, seconds):
-            trials.append(trial)
-            ways.progress(f"trying {trial.candidate.name}", len(trials), len(trials) + 1)
+        most_us = None
+        if limit is None:
+            most_us = DOUBTED * ways.effort.slack * 1e3 * timed.latency_ms[start.name]
+        for trial in relieve(
+            built, start, ways.expected, enough, ways.threads, ways.effort.harm_seconds, most_us
+        ):
+            found.append(trial)
+            ways.progress(f"trying {trial.candidate.name}", len(found), len(found) + 1)
     except EdgeError as error:
-        return trials, [Refusal(f"{fastest.name}, with operators in float", error.message)]
-    return trials, []
+        return found, [Refusal(f"{start.name}, with operators in float", error.message)]
+    return found, []

@@ -175,11 +175,29 @@ def order_of_return(
     return [*_dearest(harm, start.costs), *(name for name in guessed if name not in harm)]
 
 
-def _dearest(noise: Mapping[str, float], costs: Sequence[Cost]) -> list[str]:
-    """Nodes by their noise for each microsecond that float takes longer."""
-    price = {
+def _affordable(order: Sequence[str], costs: Sequence[Cost], most_us: float | None) -> list[str]:
+    """The nodes in order, without those that would bring the sum beyond the most."""
+    if most_us is None:
+        return list(order)
+    price = _prices(costs)
+    found: list[str] = []
+    for name in order:
+        if price.get(name, LEAST_US) <= most_us:
+            most_us -= price.get(name, LEAST_US)
+            found.append(name)
+    return found
+
+
+def _prices(costs: Sequence[Cost]) -> dict[str, float]:
+    """By how many microseconds nodes take longer in float, 1 at least."""
+    return {
         cost.node: max(LEAST_US, (cost.float_us or 0.0) - (cost.int8_us or 0.0)) for cost in costs
     }
+
+
+def _dearest(noise: Mapping[str, float], costs: Sequence[Cost]) -> list[str]:
+    """Nodes by their noise for each microsecond that float takes longer."""
+    price = _prices(costs)
     return sorted(noise, key=lambda name: -noise[name] / price.get(name, LEAST_US))
 
 
@@ -197,6 +215,7 @@ def relieve(
     enough: Callable[[Trial], bool],
     threads: int | None,
     harm_seconds: float = SECONDS,
+    most_us: float | None = None,
 ) -> Iterator[Trial]:
     """Trials with more and more of the most harmful operators in float, until one is enough.
 
@@ -204,6 +223,10 @@ def relieve(
     its own noise beyond. The number of operators doubles from a sixteenth on; once one is enough,
     one more trial halfway back looks for a faster one. Every trial is given, so that the caller
     keeps the best.
+
+    Args:
+        most_us: what operators in float may cost by the table, in all; those that would cost more
+            are passed over.
 
     Raises:
         EngineFailed: the engine refuses a model.
@@ -213,7 +236,7 @@ def relieve(
     assert start.prepared is not None
     method, backend = start.method, in_scheme(backend, SCHEMES[start.plan.scheme])
     prepared = start.prepared
-    order = order_of_return(start, expected, harm_seconds)
+    order = _affordable(order_of_return(start, expected, harm_seconds), start.costs, most_us)
     placed = {d.node: d.reason for d in start.plan.decisions if d.precision == "float"}
 
     def attempt(count: int) -> Trial:
@@ -233,7 +256,8 @@ def relieve(
         return judge(candidate.with_costs(start.costs), expected, threads)
 
     failed, count = 0, max(1, len(order) // 16)
-    while count < len(order):
+    last = len(order) - (len(order) == len(start.plan.int8))
+    while count <= last:
         trial = attempt(count)
         yield trial
         if enough(trial):
@@ -242,3 +266,5 @@ def relieve(
                 yield attempt(middle)
             return
         failed, count = count, count * 2
+        if failed < last < count:
+            count = last

@@ -30,6 +30,8 @@ from edgedl.search.candidates import Candidate, Reference, int8_candidate
 from edgedl.search.effort import Effort
 
 CONSTANTS = "constants.npz"
+# Behind the label of what was trained.
+TUNED = ", tuned"
 MOST_BYTES = 512 << 20
 CODES = {"uint8": (0, 255), "int8": (-128, 127)}
 
@@ -175,6 +177,6 @@ def _with(
         settings=start.settings,
         shifted=plan.shifted,
         narrow=plan.narrow,
-        label=f"{start.label}, tuned",
+        label=f"{start.label}{TUNED}",
     )
     return replace(candidate.with_costs(start.costs), origin=start.origin)

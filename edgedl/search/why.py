@@ -10,8 +10,9 @@ from edgedl.core.units import format_ms
 from edgedl.passes.plan import Cost
 from edgedl.passes.saturation import at_risk, saturates
 from edgedl.runtime.session import Operator
-from edgedl.search.candidates import Candidate
+from edgedl.search.candidates import Candidate, Trial
 from edgedl.search.choose import BUSY
+from edgedl.search.tuned import TUNED
 
 PRODUCTS = (
     "Conv", "Gemm", "MatMul", "FullyConnected", "Deconvolution", "Attention", "LSTM", "GRU", "RNN",
@@ -82,6 +83,20 @@ def too_busy(
         f" was too busy to tell, since the same model differed from itself by"
         f" {100 * noise_floor:.0f} %",
     )
+
+
+def trained(winner: Trial, trials: Sequence[Trial]) -> tuple[str, ...]:
+    """What training won, where the winner was trained."""
+    candidate = winner.candidate
+    if not candidate.is_trained:
+        return ()
+    untrained = f"{candidate.engine} {candidate.label.partition(TUNED)[0]}"
+    before = [t.agreement.sqnr_db for t in trials if t.candidate.name == untrained]
+    after = [t.agreement.sqnr_db for t in trials if t.candidate.name == f"{untrained}{TUNED}"] or [
+        winner.agreement.sqnr_db
+    ]
+    won = f": {before[0]:.1f} dB before, {after[0]:.1f} dB after" if before else ""
+    return (f"weights, biases and scales were trained towards float's answers{won}",)
 
 
 def _costs(costs: Sequence[Cost]) -> list[str]:

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 from edgedl.core.model import Model, Signature
+from edgedl.core.program import Constants
+from edgedl.core.stats import Agreement
 from edgedl.passes.plan import Cost, State
 from edgedl.runtime.session import Operator
-from edgedl.search.candidates import Candidate
-from edgedl.search.why import reasons
+from edgedl.search.candidates import Candidate, Trial
+from edgedl.search.prepared import Prepared
+from edgedl.search.why import reasons, trained
 
 MODEL = Model(Path("net.onnx"), "0" * 64, Signature((), ()), (), ())
 
@@ -113,3 +116,26 @@ def test_the_best_of_each_other_engine() -> None:
         "on onnxruntime the fastest takes 3 ms, 1.50 times as long (int8, mse, placed)",
     )
     assert reasons(winner(), [], {"onnxruntime int8": 3.0}) == ()
+
+
+def tried(label: str, sqnr_db: float, *, moved: bool) -> Trial:
+    prepared = Prepared(MODEL, {}, tuned=Constants({}) if moved else None)
+    candidate = Candidate("openvino", "int8", label, MODEL, {}, prepared=prepared)
+    return Trial(candidate, Agreement(0.98, 0.99, sqnr_db, 128), 0.02)
+
+
+def test_what_training_won_is_said_apart_from_what_operators_in_float_won() -> None:
+    before, after = (
+        tried("int8, mse", 19.3, moved=False),
+        tried("int8, mse, tuned", 21.0, moved=True),
+    )
+    relieved = tried("int8, mse, tuned, but 2 operators", 23.0, moved=True)
+    every = [before, after, relieved]
+    words = "weights, biases and scales were trained towards float's answers"
+    assert (
+        trained(after, every)
+        == trained(relieved, every)
+        == (f"{words}: 19.3 dB before, 21.0 dB after",)
+    )
+    assert trained(after, [after]) == (words,)
+    assert trained(before, every) == ()
