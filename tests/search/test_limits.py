@@ -155,5 +155,5 @@ def test_operators_that_cost_more_than_may_be_spent_are_passed_over(tmp_path: Pa
     assert back(9.0) == set()
     first, second, *_ = order_of_return(start, at.expected)
     assert dear not in (first, second)
-    assert back(25.0) == {first, second}
-    assert dear not in back(99.0)
+    assert {first, second} <= back(25.0)
+    assert dear not in back(25.0) | back(99.0)
