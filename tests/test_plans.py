@@ -12,15 +12,20 @@ import numpy as np
 import pytest
 
 import edgedl
+from edgedl.backends import backend
 from edgedl.core.errors import BadValue
+from edgedl.core.progress import silent
 from edgedl.passes.graph import to_ship
 from edgedl.passes.plan_file import to_yaml
 from edgedl.passes.repairs import Repair
+from edgedl.reports import write_compressed
 from edgedl.runtime import installed_engines
 from edgedl.runtime.bundle import open_bundle
+from edgedl.search.effort import EFFORTS
+from edgedl.search.tuned import tuned
 from edgedl.yamls import read_yaml
-from tests.models import attention_net, residual_net, saved
-from tests.search.small import full_plan, prepared
+from tests.models import attention_net, depthwise_net, residual_net, saved
+from tests.search.small import full_plan, prepared, ways
 from tests.test_line import call
 
 
@@ -106,6 +111,34 @@ def test_a_plan_whose_model_is_repaired_comes_back_whole(engine: str, tmp_path: 
     with pytest.raises(BadValue, match="repaired with other samples") as caught:
         edgedl.compress(model, others, out, plan=path, seconds=0.5)
     assert f"{path}:" in str(caught.value)
+
+
+@pytest.mark.parametrize("engine", installed_engines())
+def test_a_plan_whose_weights_were_trained_comes_back_whole(engine: str, tmp_path: Path) -> None:
+    (tmp_path / "clean").mkdir()
+    made = ways(depthwise_net(), tmp_path / "clean", engine)
+    start = full_plan(made.clean, engine)
+    found = tuned(
+        backend(engine), start, made.calibration, made.expected, EFFORTS["normal"], silent
+    )
+    assert found.plan is not None
+    assert found.prepared is not None
+    assert found.prepared.tuned is not None
+    path, out = tmp_path / "plan.yaml", tmp_path / "out.edl"
+    text = to_yaml(found.plan, engine, found.settings, "minmax", tuned="moved.npz")
+    path.write_text(text)
+    found.prepared.tuned.write(tmp_path / "moved.npz")
+    arrays = {"x": np.random.default_rng(3).standard_normal((16, 3, 8, 8)).astype(np.float32)}
+    model = saved(depthwise_net(), tmp_path).path
+    report = tmp_path / "report"
+    write_compressed(edgedl.compress(model, arrays, out, plan=path, seconds=0.5), report)
+    again = tmp_path / "again.edl"
+    edgedl.compress(model, arrays, again, plan=report / "plan.yaml", seconds=0.5)
+    one, other = (bundle.read(bundle.payloads[0].part) for bundle in map(open_bundle, (out, again)))
+    assert one == other
+    with pytest.raises(BadValue, match=r"`moved\.npz` beside the plan cannot be read"):
+        (tmp_path / "moved.npz").unlink()
+        edgedl.compress(model, arrays, out, plan=path, seconds=0.5)
 
 
 def test_a_plans_settings_are_kept(tmp_path: Path) -> None:

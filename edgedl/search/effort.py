@@ -98,7 +98,7 @@ def faithful_first(
     limit = (1 + slack) * latency_ms[first.candidate.name]
     near = [trial for trial in order if latency_ms[trial.candidate.name] <= limit]
     if alike := [trial for trial in near if faithful(trial)]:
-        chosen = min(alike, key=lambda trial: latency_ms[trial.candidate.name])
+        chosen = min(alike, key=lambda t: (latency_ms[t.candidate.name], -t.agreement.sqnr_db))
     else:
         chosen = max(near, key=lambda trial: trial.agreement.sqnr_db)
         gained = chosen.agreement.sqnr_db - first.agreement.sqnr_db

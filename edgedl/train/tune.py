@@ -126,7 +126,7 @@ def _trained(
     with torch.no_grad():
         wanted = [network(feed, rounded=False) for feed in feeds]
     parts = _parts(wanted)
-    batch = _batch_size(network, feeds[:2], wanted)
+    batch = _batch_size(network, feeds, wanted)
     held = min(MOST_HELD, len(feeds) // 8)
     pairs = list(zip(feeds, wanted, strict=True))
     unseen, seen = pairs[:held], pairs[held:]
@@ -195,9 +195,19 @@ def _optimizer(network: Coded) -> torch.optim.Adam:
 def _batches(
     pairs: Sequence[tuple[Feed, Feed]], size: int
 ) -> Iterator[tuple[list[Feed], list[Feed]]]:
-    for first in range(0, len(pairs), size):
-        some = pairs[first : first + size]
-        yield [feed for feed, _ in some], [answer for _, answer in some]
+    """Neighbours of the same shapes, no more than so many at once."""
+    waiting: list[tuple[Feed, Feed]] = []
+    for pair in pairs:
+        if waiting and (len(waiting) == size or _shapes(pair) != _shapes(waiting[0])):
+            yield [feed for feed, _ in waiting], [answer for _, answer in waiting]
+            waiting = []
+        waiting.append(pair)
+    if waiting:
+        yield [feed for feed, _ in waiting], [answer for _, answer in waiting]
+
+
+def _shapes(pair: tuple[Feed, Feed]) -> list[torch.Size]:
+    return [value.shape for part in pair for value in part.values()]
 
 
 def _feed(arrays: Arrays) -> Feed:
@@ -281,24 +291,27 @@ def _stacked(feeds: Sequence[Mapping[str, Tensor]]) -> Feed:
     return {name: torch.cat([one[name] for one in feeds]) for name in feeds[0]}
 
 
-def _batch_size(network: Coded, two: Sequence[Feed], wanted: Sequence[Feed]) -> int:
+def _batch_size(network: Coded, feeds: Sequence[Feed], wanted: Sequence[Feed]) -> int:
     """How many samples go through the network at once: one where two together are not answered as
     they are apart, and no more than memory has room for."""
-    if len(two) < 2:
+    pairs = list(zip(feeds, wanted, strict=True))
+    two = next((some for some in _batches(pairs, 2) if len(some[0]) > 1), None)
+    if two is None:
         return 1
     try:
         with torch.no_grad():
-            made = network(_stacked(two), rounded=False)
+            made = network(_stacked(two[0]), rounded=False)
+        apart = _stacked(two[1])
     except (RuntimeError, IndexError, ValueError):
         return 1
-    apart = _stacked(wanted[:2])
     for name, both in made.items():
         if both.shape != apart[name].shape or not _alike(both, apart[name]):
             return 1
     free = available_bytes()
     if free is None:
         return LARGEST_BATCH
-    return max(1, min(LARGEST_BATCH, int(MEMORY_SHARE * free) // _kept_bytes(network, two[0])))
+    most = int(MEMORY_SHARE * free) // _kept_bytes(network, two[0][0])
+    return max(1, min(LARGEST_BATCH, most))
 
 
 def _alike(made: Tensor, wanted: Tensor) -> bool:

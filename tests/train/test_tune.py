@@ -19,7 +19,7 @@ from edgedl.passes.quantize import Quantize
 from edgedl.search.tuned import coding_of
 from edgedl.train.network import Coded
 from edgedl.train.tune import Settings, Tuned, _parts, tune
-from tests.models import attention_net, conv_net, depthwise_net, feeds, samples
+from tests.models import attention_net, conv_net, depthwise_net, feeds, matmul_net, samples
 from tests.search.small import prepared
 
 SHORT = Settings(visits=480, rate=1e-2)
@@ -188,3 +188,19 @@ def test_an_output_of_zeros_counts_as_it_is() -> None:
     wanted = {"y": torch.zeros(1, 3)}
     [part] = _parts([wanted])
     assert float(part.loss({"y": torch.ones(1, 3)}, wanted)) == 1.0
+
+
+def test_samples_of_unlike_lengths_are_learned_from_together(tmp_path: Path) -> None:
+    net = matmul_net()
+    for value in (net.graph.input[0], net.graph.output[0]):
+        value.type.tensor_type.shape.dim[1].dim_param = "length"
+    program, coding = coarse(net, tmp_path)
+    random = np.random.default_rng(3)
+    rows = [
+        {"x": random.standard_normal((1, length, 16)).astype(np.float32)}
+        for length in (4, 4, 7, 2, 4, 4, 9, 7) * 4
+    ]
+    found = tune(program, coding, {}, rows, (rows[2], answered(program, rows[2])), SHORT)
+    assert found.after < found.before
+    unseen = [{"x": random.standard_normal((1, 5, 16)).astype(np.float32)} for _ in range(16)]
+    assert noise(program, coding, found, unseen) < noise(program, coding, None, unseen)
