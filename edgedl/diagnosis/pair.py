@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,8 @@ from edgedl.runtime.artifact import Artifact
 
 MOST_ANSWERS, MOST_RANGED, MOST_WALKED, MOST_SWITCHED = 256, 40, 8, 16
 MOST_KEPT_BYTES = 64 << 20
+# Noise beyond which a graph with its quantizers off was not made from the float model as it is.
+FOREIGN, FEW = 0.01, 4
 FEWEST = 8
 TOLERANCE = 0.01
 FAITHFUL = 0.01
@@ -204,7 +206,7 @@ def diagnose_pair(
     before = list(export(pair.model, first, compared.reference))
     with suppress(EdgeError):
         floats.append(rewrite(pair.model, Clean(), Fold()))
-    with switchboard(pair.quantized, floats, pair.names) as board:
+    with _switches(pair, floats, first, compared) as (board, changed):
         if not board.found and not board.left:
             raise BadModel(
                 "holds no quantizer",
@@ -212,6 +214,7 @@ def diagnose_pair(
                 hint="`edgedl eval A B` compares two float models",
             )
         found = _look(pair, board, some, compared, seconds, progress)
+        found.changed = changed
         spans = {
             one.tensor: (one.grid.low, one.grid.high)
             for one in board.found
@@ -237,9 +240,34 @@ def shuffled(samples: Samples) -> Samples:
     return samples.take(np.random.default_rng(0).permutation(len(samples)))
 
 
+@contextmanager
+def _switches(
+    pair: Pair, floats: Sequence[Model], samples: Samples, compared: Compared
+) -> Iterator[tuple[Switchboard, bool]]:
+    """The switches of the quantized model, and whether its weights were changed before they were
+    rounded: evened out across layers, or trained. The float model's are no use then: put back one
+    by one, they belong to other scales, so that weights stay as they are given."""
+    few = samples.take(range(min(FEW, len(samples))))
+    reference = compared.reference[: len(few)]
+    with switchboard(pair.quantized, floats, pair.names) as board:
+        changed = False
+        if board.found:
+            off = float(Meter(board, few, reference)({}).mean())
+            changed = off > max(FOREIGN, float(compared.losses[: len(few)].mean()))
+        if not changed:
+            yield board, False
+            return
+    with switchboard(pair.quantized, (), pair.names) as board:
+        yield board, True
+
+
 @dataclass
 class Looked:
-    """What was found out with switches."""
+    """What was found out with switches.
+
+    Attributes:
+        changed: whether weights are other than the float model's by more than their rounding.
+    """
 
     kinds: dict[str, int]
     left: tuple[str, ...]
@@ -257,6 +285,7 @@ class Looked:
     told: tuple[Cause, ...] = ()
     saturated: Saturated | None = None
     saturates: bool = False
+    changed: bool = False
     processor: str = "this processor"
 
 

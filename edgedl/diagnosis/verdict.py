@@ -208,7 +208,12 @@ def _doubts(found: Looked, count: int) -> tuple[str, ...]:
             f"with all quantizers off the graph is {faithful:.0f} dB from the float model: it was"
             " made from another one, or weights were changed before they were rounded"
         )
-    if found.unmatched:
+    if found.changed:
+        doubts.append(
+            "weights were changed before they were rounded (evened out across layers, or trained):"
+            " what their own rounding adds is not told apart"
+        )
+    elif found.unmatched:
         doubts.append(
             f"{len(found.unmatched)} constants are not in the float model and count as unrounded:"
             f" {', '.join(f'`{name}`' for name in found.unmatched[:3])}"

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 import edgedl
+from edgedl.core.program import Constants
+from edgedl.passes.graph import rewrite
+from edgedl.passes.program import Reweigh, program_of
 from edgedl.report.diagnosed import Diagnosis
 from edgedl.runtime import installed_engines
 from tests.diagnosis import nets
@@ -188,3 +191,26 @@ def test_sums_that_saturate(tmp_path: Path) -> None:
     found = told(tmp_path, path, data, AVX2)
     assert first(found) == "saturation", found.text()
     assert told(tmp_path, path, data, VNNI).warnings[0].name == "saturation"
+
+
+def test_weights_that_were_evened_out_before_are_no_other_model(tmp_path: Path) -> None:
+    model = nets.edge_net(tmp_path)
+    folded, _ = nets.planned(model, nets.pictures())
+    program = program_of(folded)
+    first, second = (one for one in program.operations if one.kind == "Conv")
+    factors = np.ones(nets.WIDE, np.float32)
+    factors[[2, 7]] = 4
+    moved = {
+        first.inputs[1]: program.constants[first.inputs[1]] * factors[:, None, None, None],
+        second.inputs[1]: program.constants[second.inputs[1]] / factors[:, None, None],
+    }
+    if len(first.inputs) > 2:
+        moved[first.inputs[2]] = program.constants[first.inputs[2]] * factors
+    uneven = rewrite(folded, Reweigh(Constants(moved)))
+    path = nets.coded(tmp_path, *nets.planned(uneven, nets.pictures()))
+    found = told(tmp_path, path, nets.pictures(seed=1))
+    assert any("changed before they were rounded" in doubt for doubt in found.doubts)
+    assert not any("not in the float model" in doubt for doubt in found.doubts)
+    assert found.faithful_db is not None
+    # The weights' own rounding is in it; with the float model's weights put back it was -21 dB.
+    assert found.faithful_db > 12
