@@ -11,6 +11,8 @@ from edgedl.search.candidates import Trial
 FAITHFUL_TOP1, FAITHFUL_COSINE = 0.98, 0.999
 # What makes answers nearer enough to pay for them in speed.
 WORTH_DB = 1.0
+# As long as another, and as good by a metric on few samples.
+TIE, CHANCE = 0.01, 2
 
 
 @dataclass(frozen=True)
@@ -86,22 +88,27 @@ def faithful(trial: Trial) -> bool:
     return alike.cosine >= FAITHFUL_COSINE
 
 
+def no_worse(trial: Trial, than: Trial) -> bool:
+    """Whether the metric lost no more than two samples, by which so few may differ for nothing."""
+    return trial.drop <= than.drop + CHANCE / trial.agreement.samples
+
+
 def faithful_first(
     order: Sequence[Trial], latency_ms: Mapping[str, float], slack: float
 ) -> list[Trial]:
     """Trials that may ship, with another in front where the answers of the first are not faithful,
     among those that take no more than `slack` longer: the fastest faithful one, or, where none is,
-    the one nearest to float, if that is by 1 dB and the metric is no worse."""
+    the first. One that takes as long as that and is nearer by 1 dB comes before it, and, where none
+    is faithful, so does the nearest of all, each where the metric is no worse."""
     if not order or slack <= 0 or faithful(order[0]):
         return list(order)
-    first = order[0]
-    limit = (1 + slack) * latency_ms[first.candidate.name]
-    near = [trial for trial in order if latency_ms[trial.candidate.name] <= limit]
-    if alike := [trial for trial in near if faithful(trial)]:
-        chosen = min(alike, key=lambda t: (latency_ms[t.candidate.name], -t.agreement.sqnr_db))
-    else:
-        chosen = max(near, key=lambda trial: trial.agreement.sqnr_db)
-        gained = chosen.agreement.sqnr_db - first.agreement.sqnr_db
-        if gained < WORTH_DB or chosen.drop > first.drop:
-            return list(order)
+    took = {id(trial): latency_ms[trial.candidate.name] for trial in order}
+    near = [trial for trial in order if took[id(trial)] <= (1 + slack) * took[id(order[0])]]
+    alike = [trial for trial in near if faithful(trial)]
+    chosen = min(alike, key=lambda trial: took[id(trial)], default=order[0])
+    rivals = [t for t in near if not alike or took[id(t)] <= (1 + TIE) * took[id(chosen)]]
+    nearest = max(rivals, key=lambda trial: trial.agreement.sqnr_db)
+    gained = nearest.agreement.sqnr_db - chosen.agreement.sqnr_db
+    if gained >= WORTH_DB and no_worse(nearest, chosen):
+        chosen = nearest
     return [chosen, *(trial for trial in order if trial is not chosen)]

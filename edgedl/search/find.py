@@ -12,7 +12,7 @@ from edgedl.backends import Backend
 from edgedl.core.errors import EdgeError, EngineFailed, Unsupported
 from edgedl.search.candidates import Candidate, Refusal, Trial
 from edgedl.search.choose import Timed, judge_promising, rank, time_candidates
-from edgedl.search.effort import faithful, faithful_first
+from edgedl.search.effort import faithful, faithful_first, no_worse
 from edgedl.search.kernels import with_other_kernels
 from edgedl.search.limits import relieve
 from edgedl.search.memory import judge
@@ -224,10 +224,9 @@ def _tuned(
 
 
 def nearer(after: Trial, before: Trial) -> bool:
-    """Whether answers are clearly nearer to float's than before, and the metric is no worse by more
-    than two samples, which so few may differ by for nothing."""
+    """Whether answers are clearly nearer to float's than before, and the metric is no worse."""
     gained = after.agreement.sqnr_db - before.agreement.sqnr_db
-    return gained >= CLEARLY_DB and after.drop <= before.drop + 2 / after.agreement.samples
+    return gained >= CLEARLY_DB and no_worse(after, before)
 
 
 def _db(trial: Trial) -> str:

@@ -62,6 +62,19 @@ def test_the_fastest_of_the_faithful_is_taken_and_a_faithful_first_stays() -> No
     assert faithful_first(order, {"engine first": 1.0, "engine slow": 1.0}, 0.1) == order
 
 
+def test_noise_decides_between_two_that_take_as_long_where_classes_differ_by_chance() -> None:
+    slow = trial("lucky", 1.0, sqnr_db=20.5)
+    trained = trial("trained", 0.97, sqnr_db=22.0)
+    order = [trial("first", 0.96, sqnr_db=20.0), slow, trained]
+    times = {"engine first": 1.0, "engine lucky": 1.05, "engine trained": 1.05}
+    assert faithful_first(order, times, 0.1)[0].candidate.label == "lucky"
+    trained = trial("trained", 0.98, sqnr_db=22.0)
+    assert faithful_first([*order[:2], trained], times, 0.1)[0].candidate.label == "trained"
+    worth = trial("hardly", 0.99, sqnr_db=21.0)
+    times["engine hardly"] = 1.05
+    assert faithful_first([*order[:2], worth], times, 0.1)[0].candidate.label == "lucky"
+
+
 def test_where_none_is_faithful_the_nearest_within_the_slack_is_taken() -> None:
     order = [
         trial("first", None, 0.990, 17.0),
