@@ -13,6 +13,7 @@ FAITHFUL_TOP1, FAITHFUL_COSINE = 0.98, 0.999
 WORTH_DB = 1.0
 # As long as another, and as good by a metric on few samples.
 TIE, CHANCE = 0.01, 2
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,11 @@ def faithful(trial: Trial) -> bool:
 
 
 def no_worse(trial: Trial, than: Trial) -> bool:
-    """Whether the metric lost no more than two samples, by which so few may differ for nothing."""
-    return trial.drop <= than.drop + CHANCE / trial.agreement.samples
+    """Whether the metric lost nothing, or, where it counts classes, no more than two samples' worth,
+    which is chance."""
+    counted = trial.agreement.top1 is not None
+    chance = CHANCE / trial.agreement.samples if counted else 0.0
+    return trial.drop <= than.drop + chance + ROUNDING
 
 
 def faithful_first(
