@@ -273,9 +273,12 @@ def stands_in(
     trial: Trial, placed: Trial, latency_ms: Mapping[str, float], noise_floor: float
 ) -> bool:
     """Whether a trial is the rules' plan for the engine of one that was placed by costs, and no
-    slower than that by more than the noise of a machine that is too busy to measure on."""
+    slower than that by more than the noise of a machine that is too busy to measure on; never in
+    place of one whose answers were trained."""
     one, other = trial.candidate, placed.candidate
     if noise_floor <= BUSY or (one.origin, other.origin) != ("rules", "costs"):
+        return False
+    if other.is_trained and not one.is_trained:
         return False
     slower = latency_ms[one.name] / latency_ms[other.name] - 1
     return one.engine == other.engine and slower <= noise_floor

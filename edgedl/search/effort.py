@@ -90,8 +90,8 @@ def faithful(trial: Trial) -> bool:
 
 
 def no_worse(trial: Trial, than: Trial) -> bool:
-    """Whether the metric lost nothing, or, where it counts classes, no more than two samples' worth,
-    which is chance."""
+    """Whether the metric lost nothing, or, where it counts classes, no more than two samples, which
+    is chance."""
     counted = trial.agreement.top1 is not None
     chance = CHANCE / trial.agreement.samples if counted else 0.0
     return trial.drop <= than.drop + chance + ROUNDING

@@ -18,6 +18,7 @@ from edgedl.backends import backend
 from edgedl.benchmark.compare import Comparison, compare
 from edgedl.core.ledger import Ledger
 from edgedl.core.model import Model, Signature
+from edgedl.core.program import Constants
 from edgedl.core.progress import silent
 from edgedl.core.stats import Agreement
 from edgedl.runtime import installed_engines
@@ -37,6 +38,7 @@ from edgedl.search.choose import (
 from edgedl.search.find import Search, find, in_order
 from edgedl.search.limits import Limits
 from edgedl.search.memory import Latencies, key_of_candidate, machine_parts
+from edgedl.search.prepared import Prepared
 from edgedl.search.ways import Ways
 from edgedl.search.why import too_busy
 from tests.benchmark.clockwork import Clock
@@ -330,6 +332,18 @@ def test_the_rules_stand_in_for_their_own_engine_only(tmp_path: Path) -> None:
     assert stands_in(rules, placed, latency_ms, 0.1)
     assert not stands_in(elsewhere, placed, latency_ms, 0.1)
     assert not stands_in(placed, rules, latency_ms, 0.1)
+
+
+def test_the_rules_do_not_stand_in_for_what_was_trained(tmp_path: Path) -> None:
+    placed, rules = rivals(tmp_path)
+    latency_ms = {t.candidate.name: 1.0 for t in (placed, rules)}
+    tuned = Prepared(placed.candidate.model, {}, tuned=Constants({}))
+    trained, both = (
+        replace(one, candidate=replace(one.candidate, prepared=tuned)) for one in (placed, rules)
+    )
+    assert not stands_in(rules, trained, latency_ms, 0.1)
+    assert stands_in(both, trained, latency_ms, 0.1)
+    assert stands_in(both, placed, latency_ms, 0.1)
 
 
 def comparison(result_us: int, *baseline_us: int) -> Comparison:
