@@ -18,6 +18,7 @@ from edgedl.benchmark.machine import processor_of, this_machine
 from edgedl.core.errors import Unsupported
 from edgedl.core.kept import kept, read_ahead
 from edgedl.core.memory import peak_rss_bytes
+from edgedl.core.model import Model
 from edgedl.core.program import TUNED
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Arrays, Samples
@@ -33,6 +34,7 @@ from edgedl.inputs import (
     split,
 )
 from edgedl.passes.plan_file import fit, from_document, to_yaml
+from edgedl.passes.program import digest_of_weights
 from edgedl.passes.ranges import usual_method
 from edgedl.report.compressed import Choice, Compressed
 from edgedl.runtime import ENGINES, installed_engines
@@ -234,7 +236,7 @@ def compress(
             *reasons(winner.candidate, operators, timed.latency_ms),
         ),
         costs=tuple(cost.to_json() for cost in winner.candidate.costs),
-        plan=_plan_text(winner.candidate),
+        plan=_plan_text(winner.candidate, clean),
         tuned=None if winner.candidate.prepared is None else winner.candidate.prepared.tuned,
         doubts=(
             *doubts,
@@ -330,7 +332,7 @@ def _float_reasons(winner: Trial) -> dict[tuple[str, str], int]:
     return dict(Counter((d.operator, d.reason) for d in plan.decisions if d.precision == "float"))
 
 
-def _plan_text(candidate: Candidate) -> str | None:
+def _plan_text(candidate: Candidate, clean: Model) -> str | None:
     plan, ranges, prepared = candidate.plan, candidate.method, candidate.prepared
     if plan is None or ranges is None:
         return None
@@ -344,7 +346,8 @@ def _plan_text(candidate: Candidate) -> str | None:
         costs=candidate.costs,
         repairs=prepared.repairs if prepared is not None else (),
         repaired_with=prepared.samples if prepared is not None else "",
-        tuned=TUNED if prepared is not None and prepared.tuned else "",
+        tuned=TUNED if candidate.is_trained else "",
+        tuned_from=digest_of_weights(clean) if candidate.is_trained else "",
     )
 
 

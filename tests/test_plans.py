@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 import edgedl
 from edgedl.backends import backend
@@ -136,6 +137,13 @@ def test_a_plan_whose_weights_were_trained_comes_back_whole(engine: str, tmp_pat
     edgedl.compress(model, arrays, again, plan=report / "plan.yaml", seconds=0.5)
     one, other = (bundle.read(bundle.payloads[0].part) for bundle in map(open_bundle, (out, again)))
     assert one == other
+    other_path = tmp_path / "other.onnx"
+    other_model = depthwise_net()
+    weight = next(t for t in other_model.graph.initializer if t.name == "fc_w")
+    weight.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(weight), "fc_w"))
+    other_path.write_bytes(other_model.SerializeToString())
+    with pytest.raises(BadValue, match="were trained from those of another model"):
+        edgedl.compress(other_path, arrays, out, plan=report / "plan.yaml", seconds=0.5)
     with pytest.raises(BadValue, match=r"`moved\.npz` beside the plan cannot be read"):
         (tmp_path / "moved.npz").unlink()
         edgedl.compress(model, arrays, out, plan=path, seconds=0.5)

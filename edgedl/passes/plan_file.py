@@ -30,7 +30,7 @@ STATES: tuple[State, ...] = ("float", "int8")
 LIKE = f"like `{json.dumps(Quantizer('uint8', 0.02, 128).to_json())}`"
 NEEDED = ("engine", "settings", "ranges", "operators", "scales")
 LISTS = ("shifted", "narrow", "exact", "tables")
-PARTS = (*NEEDED, "corrected", "repairs", "repaired_with", "tuned", *LISTS)
+PARTS = (*NEEDED, "corrected", "repairs", "repaired_with", "tuned", "tuned_from", *LISTS)
 MOST_WIDTH = 80
 MOST_PLAIN_KEY = 1000  # YAML 1.2 (7.4) reads no further for the colon behind a key
 HEAD = """\
@@ -59,6 +59,7 @@ class PlanFile:
         repaired_with: the digest of the samples that repairs were made with.
         tuned: the file beside the plan's that holds constants which training moved; empty where it
             moved none.
+        tuned_from: the digest of the weights that the model had before.
         constants: what is in that file.
     """
 
@@ -75,6 +76,7 @@ class PlanFile:
     repairs: tuple[Repair, ...] = ()
     repaired_with: str = ""
     tuned: str = ""
+    tuned_from: str = ""
     constants: Constants | None = None
 
     def with_constants(self, folder: Path) -> PlanFile:
@@ -90,7 +92,7 @@ class PlanFile:
             raise BadValue(f"`{self.tuned}` is not the name of a file", keys=("tuned",), hint=hint)
         try:
             return replace(self, constants=Constants.read(folder / self.tuned))
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
             raise BadValue(
                 f"`{self.tuned}` beside the plan cannot be read ({first_line(error)})",
                 keys=("tuned",),
@@ -110,6 +112,7 @@ def to_yaml(
     repairs: Sequence[Repair] = (),
     repaired_with: str = "",
     tuned: str = "",
+    tuned_from: str = "",
 ) -> str:
     """The file's text, with what each operator costs and why as comments."""
     lines = [HEAD, f"engine: {engine}", f"settings: {json.dumps(dict(settings))}"]
@@ -119,6 +122,7 @@ def to_yaml(
         lines.append(f"repaired_with: {repaired_with}")
     if tuned:
         lines.append(f"tuned: {tuned}  # weights and biases that training moved")
+        lines.append(f"tuned_from: {json.dumps(tuned_from)}")
     lists = (plan.shifted, plan.narrow, exact, plan.tables)
     lines += [f"{part}: {json.dumps(list(n))}" for part, n in zip(LISTS, lists, strict=True)]
     lines += ["operators:" + ("" if plan.decisions else " {}")]
@@ -190,8 +194,16 @@ def from_document(document: Any) -> PlanFile:
         tuple(document["tables"]) if "tables" in document else None,
         _repairs(document.get("repairs", [])),
         str(document.get("repaired_with", "")),
-        str(document.get("tuned", "")),
+        _text(document, "tuned"),
+        _text(document, "tuned_from"),
     )
+
+
+def _text(document: Mapping[str, Any], part: str) -> str:
+    value = document.get(part, "")
+    if not isinstance(value, str):
+        raise BadValue(f"`{part}` wants text", keys=(part,), hint=f"leave out `{part}`")
+    return value
 
 
 def _repairs(document: Any) -> tuple[Repair, ...]:

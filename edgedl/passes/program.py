@@ -13,6 +13,7 @@ from edgedl.core.model import Model
 from edgedl.core.program import Constants, Operation, Program
 from edgedl.passes.graph import constant, read, rewrite
 
+ANEW = "leave out the plan's `tuned`, or make it anew: --effort normal --report DIR"
 GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
@@ -43,6 +44,12 @@ def program_of(model: Model) -> Program:
     return Program(model.signature, operations, constants, graph.opset_imports[""])
 
 
+def digest_of_weights(model: Model) -> str:
+    """SHA-256 of the names and values of a model's constants."""
+    digest: str = Constants(program_of(model).constants).to_json()["digest"]
+    return digest
+
+
 def _plain(attribute: ir.Attr) -> Any:
     if attribute.type == ir.AttributeType.TENSOR:
         return attribute.as_tensor().numpy()
@@ -69,12 +76,15 @@ class Reweigh:
         for name, array in self.arrays.of.items():
             old = values[name].const_value if name in values else None
             if old is None:
-                raise BadOption(f"the model has no constant `{name}`", hint="tune this model anew")
+                raise BadOption(
+                    f"the model has no constant `{name}`",
+                    hint=ANEW,
+                )
             if old.shape.numpy() != array.shape or old.dtype.numpy() != array.dtype:
                 raise BadOption(
                     f"constant `{name}` is {old.dtype} {list(old.shape.numpy())}, and {array.dtype}"
                     f" {list(array.shape)} was to take its place",
-                    hint="tune this model anew",
+                    hint=ANEW,
                 )
             values[name].replace_all_uses_with(constant(graph.graph, f"{name}_tuned", array))
         common.RemoveUnusedNodesPass()(graph)

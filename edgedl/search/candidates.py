@@ -179,6 +179,11 @@ class Reference:
         """
         return self.score(self.answers)
 
+    @property
+    def counts_classes(self) -> bool:
+        """Whether trials are judged by the share of samples that get the right class."""
+        return self.metric is None or self.metric.name == "top1"
+
     def check_metric(self) -> None:
         """Try the metric, where there is one, on float's answers.
 

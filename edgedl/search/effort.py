@@ -89,16 +89,19 @@ def faithful(trial: Trial) -> bool:
     return alike.cosine >= FAITHFUL_COSINE
 
 
-def no_worse(trial: Trial, than: Trial) -> bool:
+def no_worse(trial: Trial, than: Trial, counts_classes: bool) -> bool:
     """Whether the metric lost nothing, or, where it counts classes, no more than two samples, which
     is chance."""
-    counted = trial.agreement.top1 is not None
+    counted = counts_classes and trial.agreement.top1 is not None
     chance = CHANCE / trial.agreement.samples if counted else 0.0
     return trial.drop <= than.drop + chance + ROUNDING
 
 
 def faithful_first(
-    order: Sequence[Trial], latency_ms: Mapping[str, float], slack: float
+    order: Sequence[Trial],
+    latency_ms: Mapping[str, float],
+    slack: float,
+    counts_classes: bool = True,
 ) -> list[Trial]:
     """Trials that may ship, with another in front where the answers of the first are not faithful,
     among those that take no more than `slack` longer: the fastest faithful one, or, where none is,
@@ -113,6 +116,6 @@ def faithful_first(
     rivals = [t for t in near if not alike or took[id(t)] <= (1 + TIE) * took[id(chosen)]]
     nearest = max(rivals, key=lambda trial: trial.agreement.sqnr_db)
     gained = nearest.agreement.sqnr_db - chosen.agreement.sqnr_db
-    if gained >= WORTH_DB and no_worse(nearest, chosen):
+    if gained >= WORTH_DB and no_worse(nearest, chosen, counts_classes):
         chosen = nearest
     return [chosen, *(trial for trial in order if trial is not chosen)]

@@ -98,7 +98,9 @@ def find(
         refusals += failed
     order = rank(trials, timed.latency_ms, ways.limits, ways.ask, timed.noise_floor)
     if ways.limits.max_drop is None:
-        order = faithful_first(order, timed.latency_ms, ways.effort.slack)
+        order = faithful_first(
+            order, timed.latency_ms, ways.effort.slack, ways.expected.counts_classes
+        )
     return Search(tuple(order), tuple(trials), timed, (*timed.refusals, *refusals))
 
 
@@ -192,7 +194,10 @@ def _leading_plan(
     if not mine:
         return None
     ranked = rank(mine, timed.latency_ms, ways.limits, ways.ask, timed.noise_floor)
-    first = faithful_first(ranked, timed.latency_ms, ways.effort.slack)[0].candidate
+    order = faithful_first(
+        ranked, timed.latency_ms, ways.effort.slack, ways.expected.counts_classes
+    )
+    first = order[0].candidate
     able = [timed.latency_ms[c.name] for c in timed.candidates if c.answers(ways.ask)]
     within = timed.latency_ms[first.name] <= (1 + ways.effort.slack) * min(able)
     return first if within else None
@@ -204,7 +209,7 @@ def _tuned(
     """The engine's leading plan with weights and scales trained, where its answers are not float's
     and training brings them nearer: the same kernels, so that it takes as long."""
     start = _leading_plan(built, timed, trials, ways)
-    if start is None:
+    if start is None or timed.latency_ms[start.name] > BEHIND * min(timed.latency_ms.values()):
         return timed, [], []
     try:
         before = judge(start, ways.expected, ways.threads)
@@ -214,7 +219,7 @@ def _tuned(
         after = judge(found, ways.expected, ways.threads)
     except EdgeError as error:
         return timed, [], [Refusal(f"{start.name}{TUNED}", _with_hint(error))]
-    if not nearer(after, before):
+    if not nearer(after, before, ways.expected.counts_classes):
         reason = f"training did not help: {_db(before)} before, {_db(after)} after"
         return timed, [], [Refusal(found.name, reason)]
     latency_ms = {**timed.latency_ms, found.name: timed.latency_ms[start.name]}
@@ -223,10 +228,10 @@ def _tuned(
     )  # fmt: skip
 
 
-def nearer(after: Trial, before: Trial) -> bool:
+def nearer(after: Trial, before: Trial, counts_classes: bool = True) -> bool:
     """Whether answers are clearly nearer to float's than before, and the metric is no worse."""
     gained = after.agreement.sqnr_db - before.agreement.sqnr_db
-    return gained >= CLEARLY_DB and no_worse(after, before)
+    return gained >= CLEARLY_DB and no_worse(after, before, counts_classes)
 
 
 def _db(trial: Trial) -> str:

@@ -21,7 +21,7 @@ from edgedl.passes.equalize import EqualizeBy, Seen, channels_seen
 from edgedl.passes.graph import rewrite
 from edgedl.passes.plan import Quantizer
 from edgedl.passes.plan_file import PlanFile
-from edgedl.passes.program import Reweigh
+from edgedl.passes.program import Reweigh, digest_of_weights
 from edgedl.passes.ranges import Histogram
 from edgedl.passes.repairs import Repair
 from edgedl.passes.smooth import Maxima, SmoothBy, channel_maxima
@@ -85,7 +85,8 @@ def as_planned(
 
     Raises:
         BadValue: the plan has repairs and scales, and these are not the samples it was made with:
-            they would repair otherwise, and the scales would be of other tensors.
+            they would repair otherwise, and the scales would be of other tensors; or weights that
+            were trained, and of another model.
     """
     if written.repairs and written.scales and written.repaired_with != samples.digest:
         raise BadValue(
@@ -94,6 +95,12 @@ def as_planned(
             hint="give the same samples, or write `scales: {}`, and they are found anew",
         )
     model = repaired(clean, written.repairs, samples, progress)
+    if written.constants is not None and written.tuned_from not in ("", digest_of_weights(clean)):
+        raise BadValue(
+            f"the weights in `{written.tuned}` were trained from those of another model",
+            keys=("tuned",),
+            hint="give that model, or leave out `tuned` and write `scales: {}`",
+        )
     if written.constants is not None:
         model = rewrite(model, Reweigh(written.constants))
     return Prepared(model, {}, written.repairs, samples.digest, written.constants)

@@ -13,6 +13,7 @@ import numpy as np
 
 import edgedl
 from edgedl.backends import Backend, in_scheme
+from edgedl.core.errors import Unsupported
 from edgedl.core.model import Model
 from edgedl.core.program import CodedTensor, CodedWeight, Coding, Constants, Program
 from edgedl.core.progress import Progress
@@ -179,4 +180,10 @@ def _with(
         narrow=plan.narrow,
         label=f"{start.label}{TUNED}",
     )
+    assert candidate.plan is not None
+    if (candidate.plan.int8, candidate.plan.tables) != (plan.int8, plan.tables):
+        raise Unsupported(
+            "the rules would place the trained plan otherwise",
+            hint="weights and scales stay as they were found without training",
+        )
     return replace(candidate.with_costs(start.costs), origin=start.origin)

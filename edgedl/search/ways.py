@@ -132,7 +132,7 @@ def _int8(built: Backend, ways: Ways, prepared: Prepared) -> Iterator[Candidate 
         yield from [full] if full else []
         return
     if (dearer := _dearer(built, ways, prepared, full)) is not None:
-        yield from _placed(built, usual, ways, dearer)
+        yield from _placed(built, usual, ways, dearer, narrow=False)
     yield from _placed(built, usual, ways, full)
 
 
@@ -166,9 +166,13 @@ def _dearer(built: Backend, ways: Ways, prepared: Prepared, full: Candidate) -> 
 
 
 def _placed(
-    built: Backend, usual: Scheme, ways: Ways, full: Candidate
+    built: Backend, usual: Scheme, ways: Ways, full: Candidate, narrow: bool = True
 ) -> Iterator[Candidate | Refusal]:
-    """A full plan and that of least cost, for each precision of what stays float."""
+    """A full plan and that of least cost, for each precision of what stays float.
+
+    Args:
+        narrow: whether the rules' narrower plans come where costs cannot be told.
+    """
     method = full.method
     assert method is not None
     if built.scheme != usual:
@@ -186,7 +190,7 @@ def _placed(
         except EdgeError as error:
             yield whole
             yield Refusal(f"{whole.name}, placed by cost", error.message)
-            yield from narrower(built, full.prepared, method)
+            yield from narrower(built, full.prepared, method) if narrow else ()
             return
         yield whole.with_costs(found.costs)
         if found.candidate is not whole:

@@ -17,7 +17,6 @@ from edgedl.train.operators_base import tensor_of
 # Operators whose third input is a bias.
 BIASED = frozenset({"Conv", "ConvTranspose", "Gemm"})
 NORMS = frozenset({"LayerNormalization"})
-PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
 SMALLEST = 1e-30
 
 
@@ -171,8 +170,13 @@ def _movable(program: Program, coding: Coding) -> list[str]:
             name in makers and makers[name].kind == "MatMul" for name in operation.inputs
         ):
             biases = [n for n in operation.inputs if n in program.constants]
-            found |= {name: None for name in biases if program.constants[name].ndim == 1}
-    return [name for name in found if name in program.constants]
+            found |= {n: None for n in biases if _is_row(program.constants[n])}
+    kept = {tensor.name for tensor in program.signature.outputs}
+    return [name for name in found if name in program.constants and name not in kept]
+
+
+def _is_row(array: np.ndarray) -> bool:
+    return array.ndim > 0 and array.size == array.shape[-1]
 
 
 class _Rounded(torch.autograd.Function):

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgedl.core.errors import Unsupported
+from edgedl.core.errors import EdgeError, Unsupported
 from edgedl.core.memory import available_bytes, usable_cores
 from edgedl.core.program import Coding, Program
 from edgedl.core.progress import Progress, silent
 from edgedl.core.stats import probabilities
+from edgedl.core.units import format_bytes
 from edgedl.train.network import Coded
 
 Arrays = Mapping[str, np.ndarray]
@@ -31,6 +32,11 @@ WARM_STEPS = 5
 LOOKS, MOST_HELD = 6, 16
 THIRD, SLOWER = 3, 4.0
 ALIKE = 1e-3
+# So many forward passes take as long as one with its way back, and so many answers tell it.
+BACKWARD, FIRST = 3, 4
+# Weights, their gradients, Adam's two moments, what is gone back to, and the rounded ones.
+COPIES = 7
+UNTRAINED = "weights and scales stay as they were found without it"
 SUM_ERROR, TINY = 1e-2, 1e-8
 
 
@@ -64,7 +70,8 @@ class Tuned:
         constants: new values, by name.
         scales: of tensors, by name.
         steps: how many were made.
-        before, after: the loss on samples that were not learned from.
+        before, after: the loss on samples that were not learned from, an eighth; on all where
+            there are fewer than eight.
     """
 
     constants: dict[str, np.ndarray]
@@ -108,10 +115,13 @@ def tune(
     try:
         _check_same(network, *check)
         return _trained(network, start, [_feed(feed) for feed in feeds], settings, progress, clock)
-    except RuntimeError as error:
+    except EdgeError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise Unsupported(
-            f"torch failed on this graph ({str(error).strip().splitlines()[0][:200]})",
-            hint="weights and scales stay as they were found without it",
+            f"torch failed on this graph ({lines[0][:200]})",
+            hint=UNTRAINED,
         ) from error
 
 
@@ -123,9 +133,12 @@ def _trained(
     progress: Progress,
     clock: Clock,
 ) -> Tuned:
-    with torch.no_grad():
-        wanted = [network(feed, rounded=False) for feed in feeds]
+    order = torch.Generator().manual_seed(settings.seed)
+    feeds = [feeds[i] for i in torch.randperm(len(feeds), generator=order).tolist()]
+    wanted = _answers(network, feeds, settings.seconds, progress, clock)
     parts = _parts(wanted)
+    if not parts:
+        raise Unsupported("no output of the model has real values", hint=UNTRAINED)
     batch = _batch_size(network, feeds, wanted)
     held = min(MOST_HELD, len(feeds) // 8)
     pairs = list(zip(feeds, wanted, strict=True))
@@ -142,11 +155,12 @@ def _trained(
 
     network.begin_with(start)
     first = best = lost()
+    if not math.isfinite(first):
+        raise Unsupported("the rounded model's outputs are not finite in torch", hint=UNTRAINED)
     found = network.state()
     rate, began, step, since = settings.rate, clock(), 0, 0
     steps = max(LEAST_STEPS, settings.visits // LARGEST_BATCH)
     optimizer = _optimizer(network)
-    order = torch.Generator().manual_seed(settings.seed)
     queue: list[int] = []
     while step < steps:
         rising = min(1.0, (step - since + 1) / WARM_STEPS)
@@ -166,10 +180,7 @@ def _trained(
             taken = (clock() - began) / step
             steps = min(steps, int(settings.seconds / taken))
             if steps < LEAST_STEPS:
-                raise Unsupported(
-                    f"a step of training takes {taken:.0f} s here",
-                    hint="`--effort max` allows more time",
-                )
+                raise _too_slow(taken)
         progress("tuning weights and scales", step, steps)
         if step in {since + (steps - since) * i // LOOKS for i in range(1, LOOKS + 1)}:
             now = lost()
@@ -180,6 +191,34 @@ def _trained(
                 optimizer, rate, since = _optimizer(network), rate / SLOWER, step
     network.go_back(found)
     return Tuned(network.constants(), network.scales(), step, first, best)
+
+
+def _answers(
+    network: Coded, feeds: Sequence[Feed], seconds: float, progress: Progress, clock: Clock
+) -> list[Feed]:
+    """What the float model answers.
+
+    Raises:
+        Unsupported: by the time that the first take, a few steps would take longer than allowed.
+    """
+    began = clock()
+    found: list[Feed] = []
+    for feed in feeds:
+        with torch.no_grad():
+            found.append(network(feed, rounded=False))
+        progress("float's answers in torch", len(found), len(feeds))
+        if len(found) == FIRST:
+            step = (clock() - began) / FIRST * BACKWARD * LARGEST_BATCH
+            if step * LEAST_STEPS > seconds:
+                raise _too_slow(step)
+    return found
+
+
+def _too_slow(step_seconds: float) -> Unsupported:
+    return Unsupported(
+        f"a step of training takes {step_seconds:.0f} s here",
+        hint="`--effort max` allows more time",
+    )
 
 
 def _optimizer(network: Coded) -> torch.optim.Adam:
@@ -222,7 +261,7 @@ def _check_same(network: Coded, feed: Arrays, answers: Arrays) -> None:
             continue
         raise Unsupported(
             f"torch computes `{name}` otherwise than the engine does",
-            hint="weights and scales stay as they were found without it",
+            hint=UNTRAINED,
         )
 
 
@@ -288,12 +327,29 @@ def _loss(
 
 
 def _stacked(feeds: Sequence[Mapping[str, Tensor]]) -> Feed:
+    if len(feeds) == 1:
+        return dict(feeds[0])
     return {name: torch.cat([one[name] for one in feeds]) for name in feeds[0]}
 
 
 def _batch_size(network: Coded, feeds: Sequence[Feed], wanted: Sequence[Feed]) -> int:
     """How many samples go through the network at once: one where two together are not answered as
-    they are apart, and no more than memory has room for."""
+    they are apart, and no more than memory has room for.
+
+    Raises:
+        Unsupported: it has no room for one.
+    """
+    free = available_bytes()
+    largest = max(feeds, key=lambda feed: sum(value.numel() for value in feed.values()))
+    one = _kept_bytes(network, largest)
+    fixed = COPIES * sum(parameter.nbytes for parameter in network.parameters())
+    if free is not None and fixed + one > free:
+        raise Unsupported(
+            f"training takes about {format_bytes(fixed + one)} of memory, and"
+            f" {format_bytes(free)} are free",
+            hint=UNTRAINED,
+        )
+    most = LARGEST_BATCH if free is None else int(MEMORY_SHARE * free) // one
     pairs = list(zip(feeds, wanted, strict=True))
     two = next((some for some in _batches(pairs, 2) if len(some[0]) > 1), None)
     if two is None:
@@ -307,14 +363,12 @@ def _batch_size(network: Coded, feeds: Sequence[Feed], wanted: Sequence[Feed]) -
     for name, both in made.items():
         if both.shape != apart[name].shape or not _alike(both, apart[name]):
             return 1
-    free = available_bytes()
-    if free is None:
-        return LARGEST_BATCH
-    most = int(MEMORY_SHARE * free) // _kept_bytes(network, two[0][0])
     return max(1, min(LARGEST_BATCH, most))
 
 
 def _alike(made: Tensor, wanted: Tensor) -> bool:
+    if not wanted.is_floating_point():
+        return torch.equal(made, wanted)
     size = float(wanted.abs().max()) if wanted.numel() else 0.0
     return not wanted.numel() or float((made - wanted).abs().max()) <= ALIKE * (size or 1.0)
 

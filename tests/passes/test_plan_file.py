@@ -245,6 +245,7 @@ SCALE = {"dtype": "uint8", "scale": 0.5, "zero_point": 3}
         ({"engine": None}, ("engine",), "unknown engine"),
         ({"engine": ["openvino"]}, ("engine",), "unknown engine"),
         ({"ranges": "max"}, ("ranges",), "unknown ranges `max`"),
+        ({"tuned": None}, ("tuned",), "`tuned` wants text"),
         ({"settings": []}, ("settings",), "`settings` wants names"),
         ({"operators": None}, ("operators",), "`operators` wants names"),
         ({"scales": "none"}, ("scales",), "`scales` wants names"),
@@ -321,6 +322,13 @@ def test_constants_that_training_moved_lie_beside_the_plan(tmp_path: Path) -> No
         ("empty.npz", b""),
         ("text.npz", b"not an archive"),
         ("cut.npz", b"PK\x03\x04" + bytes(64)),
+        (
+            "array.npz",
+            b"\x93NUMPY\x01\x00v\x00{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }"
+            + b" " * 59
+            + b"\n"
+            + bytes(4),
+        ),
         ("../plan.yaml", None),
         ("/etc/hosts", None),
     ],

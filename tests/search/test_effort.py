@@ -70,6 +70,7 @@ def test_noise_decides_between_two_that_take_as_long_where_classes_differ_by_cha
     assert faithful_first(order, times, 0.1)[0].candidate.label == "lucky"
     trained = trial("trained", 0.98, sqnr_db=22.0)
     assert faithful_first([*order[:2], trained], times, 0.1)[0].candidate.label == "trained"
+    assert faithful_first([*order[:2], trained], times, 0.1, False)[0].candidate.label == "lucky"
     worth = trial("hardly", 0.99, sqnr_db=21.0)
     times["engine hardly"] = 1.05
     assert faithful_first([*order[:2], worth], times, 0.1)[0].candidate.label == "lucky"

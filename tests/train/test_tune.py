@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,16 @@ from edgedl.passes.quantize import Quantize
 from edgedl.search.tuned import coding_of
 from edgedl.train.network import Coded
 from edgedl.train.tune import Settings, Tuned, _parts, tune
-from tests.models import attention_net, conv_net, depthwise_net, feeds, matmul_net, samples
+from tests.models import (
+    Sketch,
+    attention_net,
+    conv_net,
+    depthwise_net,
+    feeds,
+    matmul_net,
+    samples,
+    saved,
+)
 from tests.search.small import prepared
 
 SHORT = Settings(visits=480, rate=1e-2)
@@ -140,29 +148,66 @@ def test_an_engine_that_answers_otherwise_is_refused(tmp_path: Path) -> None:
         tune(program, coding, {}, [feed], (feed, wrong), SHORT)
 
 
-def ticks(seconds: float) -> Iterator[float]:
-    return (seconds * n for n in count())
+def clock_of(*seconds: float) -> Callable[[], float]:
+    """Looked at before and after the first answers, before training, and after its first steps."""
+    times = iter(seconds)
+    return lambda: next(times)
 
 
-def test_time_that_does_not_suffice_is_said_and_less_makes_fewer_steps(tmp_path: Path) -> None:
+def test_less_time_makes_fewer_steps_and_too_little_is_said(tmp_path: Path) -> None:
     program, coding = coarse(conv_net(), tmp_path)
     rows = feeds(program.signature, 16)
     check = rows[0], answered(program, rows[0])
-    slow, slower = ticks(25.0), ticks(250.0)
-    found = tune(
-        program, coding, {}, rows, check, replace(SHORT, seconds=100), clock=lambda: next(slow)
-    )
+    short = replace(SHORT, seconds=100)
+    found = tune(program, coding, {}, rows, check, short, clock=clock_of(0, 0.1, 1, 26))
     assert found.steps == 20
     with pytest.raises(Unsupported, match="a step of training takes 50 s"):
-        tune(
-            program,
-            coding,
-            {},
-            rows,
-            check,
-            replace(SHORT, seconds=100),
-            clock=lambda: next(slower),
-        )
+        tune(program, coding, {}, rows, check, short, clock=clock_of(0, 0.1, 1, 251))
+    with pytest.raises(Unsupported, match="a step of training takes 48 s"):
+        tune(program, coding, {}, rows, check, short, clock=clock_of(0, 4))
+
+
+def test_an_error_of_torch_is_told_and_nothing_else_ends(tmp_path: Path) -> None:
+    """An index that rounding moves past the end of a table."""
+    net = Sketch()
+    net.node("MatMul", ["x", net.weight("w", 16, 4)], "product")
+    net.node("Cast", ["product"], "whole", to=onnx.TensorProto.INT64)
+    net.node("Gather", [net.weight("table", 2, 5), "whole"], "logits")
+    program = program_of(saved(net.model([1, 16], [1, 4, 5]), tmp_path))
+    rows = [{"x": np.zeros((1, 16), np.float32)}, {"x": np.full((1, 16), 99, np.float32)}]
+    with pytest.raises(Unsupported, match=r"torch failed on this graph .*out of range"):
+        tune(program, Coding({}, {}), {}, rows, (rows[0], answered(program, rows[0])), SHORT)
+
+
+def test_scalars_and_outputs_that_are_no_reals_come_along(tmp_path: Path) -> None:
+    net = Sketch()
+    net.node("MatMul", ["x", net.weight("w", 16, 4)], "product", name="product")
+    net.node("Mul", ["product", "gain"], "logits")
+    net.node("ArgMax", ["logits"], "best", axis=-1, keepdims=0)
+    made = net.model([1, 16], [1, 4])
+    made.graph.input.append(onnx.helper.make_tensor_value_info("gain", 1, []))
+    made.graph.output.append(onnx.helper.make_tensor_value_info("best", 7, [1]))
+    program = program_of(saved(made, tmp_path))
+    coding = Coding({}, {"product": CodedWeight(1, 1, 7)})
+    random = np.random.default_rng(0)
+    rows = [
+        {"x": random.standard_normal((1, 16)).astype(np.float32), "gain": np.array(2, np.float32)}
+        for _ in range(20)
+    ]
+    found = tune(program, coding, {}, rows, (rows[0], answered(program, rows[0])), SHORT)
+    assert found.after < found.before
+
+
+def test_a_model_without_real_outputs_is_left_alone(tmp_path: Path) -> None:
+    net = Sketch()
+    net.node("MatMul", ["x", net.weight("w", 16, 4)], "product")
+    net.node("ArgMax", ["product"], "logits", axis=-1, keepdims=0)
+    made = net.model([1, 16], [1])
+    made.graph.output[0].type.tensor_type.elem_type = 7
+    program = program_of(saved(made, tmp_path))
+    [feed] = feeds(program.signature, 1)
+    with pytest.raises(Unsupported, match="no output of the model has real values"):
+        tune(program, Coding({}, {}), {}, [feed], (feed, answered(program, feed)), SHORT)
 
 
 def test_rows_of_probabilities_are_compared_by_their_divergence() -> None:
