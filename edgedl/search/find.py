@@ -189,8 +189,11 @@ def _leading_plan(
     if ways.limits.max_drop is not None:
         plans = [c for c in timed.candidates if c.engine == built.engine and c.plan is not None]
         trained = {t.candidate.name for t in mine if t.candidate.is_trained}
-        order = sorted(plans, key=lambda c: (timed.latency_ms[c.name], c.name not in trained))
-        return next(iter(order), None)
+        return min(
+            plans,
+            key=lambda c: (timed.latency_ms[c.name], c.name not in trained),
+            default=None,
+        )
     if not mine:
         return None
     ranked = rank(mine, timed.latency_ms, ways.limits, ways.ask, timed.noise_floor)
