@@ -119,7 +119,19 @@ def _int8(built: Backend, ways: Ways, prepared: Prepared) -> Iterator[Candidate 
     ways.progress(f"choosing ranges for {built.engine}", 0, 1)
     usual = built.scheme
     built = in_better_scheme(built, prepared, ways.expected, ways.threads, ways.progress)
-    full = best_ranges(
+    full = _best(built, ways, prepared)
+    if full is None or isinstance(full, Refusal):
+        yield from [full] if full else []
+        return
+    if (dearer := _dearer(built, ways, prepared, full)) is not None:
+        yield from _placed(built, usual, ways, dearer, narrow=False)
+    yield from _placed(built, usual, ways, full)
+
+
+def _best(
+    built: Backend, ways: Ways, prepared: Prepared, *, insert: bool = False
+) -> Candidate | Refusal | None:
+    return best_ranges(
         built,
         prepared,
         ways.calibration,
@@ -127,13 +139,8 @@ def _int8(built: Backend, ways: Ways, prepared: Prepared) -> Iterator[Candidate 
         ways.threads,
         ways.effort.mixing_seconds,
         ways.progress,
+        insert=insert,
     )
-    if full is None or isinstance(full, Refusal):
-        yield from [full] if full else []
-        return
-    if (dearer := _dearer(built, ways, prepared, full)) is not None:
-        yield from _placed(built, usual, ways, dearer, narrow=False)
-    yield from _placed(built, usual, ways, full)
 
 
 def _dearer(built: Backend, ways: Ways, prepared: Prepared, full: Candidate) -> Candidate | None:
@@ -148,16 +155,7 @@ def _dearer(built: Backend, ways: Ways, prepared: Prepared, full: Candidate) -> 
     before = judge(full, few, ways.threads)
     if faithful(before):
         return None
-    found = best_ranges(
-        built,
-        prepared,
-        ways.calibration,
-        ways.expected,
-        ways.threads,
-        ways.effort.mixing_seconds,
-        ways.progress,
-        insert=True,
-    )
+    found = _best(built, ways, prepared, insert=True)
     if not isinstance(found, Candidate):
         return None
     after = judge(found, few, ways.threads)
