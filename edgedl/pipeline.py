@@ -161,7 +161,7 @@ def compress(
         read_ahead(group, progress)
 
     clean, odd_clean = proven_clean(given, clean, groups.choice)
-    with float_session(backends, given, clean) as session:
+    with float_session(backends, given, clean, next(iter(groups.choice))) as session:
         expected = replace(reference(session, groups.choice, named), machine=machine_there)
         if processing is not None:
             processing = processing.bind(clean.signature)

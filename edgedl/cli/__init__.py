@@ -60,7 +60,10 @@ def main(arguments: list[str] | None = None) -> None:
     if arguments is None and sys.argv[1:2] == ["compress"]:
         from edgedl.cli.supervise import supervised
 
-        sys.exit(supervised(lambda: _run(sys.argv[1:]), _note))
+        try:
+            sys.exit(supervised(lambda: _run(sys.argv[1:]), _note))
+        except EdgeError as error:
+            sys.exit(_fail(str(error), error.hint, error.exit_status))
     sys.exit(_run(sys.argv[1:] if arguments is None else arguments))
 
 

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from edgedl.core.errors import EngineFailed
+
 CRASHES = tuple(
     getattr(signal, name)
     for name in ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
@@ -25,6 +27,9 @@ def supervised(run: Callable[[], int], say: Callable[[str], None]) -> int:
     ended that: what crashed is noted by then, and left out the next time.
 
     Where processes cannot be forked, `run` is called here.
+
+    Raises:
+        EngineFailed: it crashed eight times.
     """
     if not hasattr(os, "fork"):
         return run()
@@ -38,7 +43,10 @@ def supervised(run: Callable[[], int], say: Callable[[str], None]) -> int:
         if number not in CRASHES:
             return 128 + number
         say(f"an engine crashed ({signal.Signals(number).name}); going on without what it was at")
-    return 1
+    raise EngineFailed(
+        f"engines crashed {MOST_CRASHES} times, and leaving out what they were at did not help",
+        hint="--target onnxruntime or --target openvino takes one engine alone",
+    )
 
 
 def _ended(run: Callable[[], int]) -> int:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from edgedl.benchmark.machine import this_machine
 from edgedl.core.errors import EngineFailed
 from edgedl.core.ledger import Ledger
@@ -72,16 +74,23 @@ def careful(candidate: Candidate) -> Iterator[None]:
 
 
 def open_carefully(
-    name: str, model: Model, settings: Mapping[str, Any], threads: int | None = None
+    name: str,
+    model: Model,
+    settings: Mapping[str, Any],
+    threads: int | None = None,
+    feed: Mapping[str, np.ndarray] | None = None,
 ) -> Session:
-    """A session of a float model on the engine of this name.
+    """A session of a float model on the engine of this name, which has answered these inputs.
 
     Raises:
         EngineFailed: the engine refuses the model, or brought the process down before.
     """
     candidate = Candidate(name, "float32", "float32", model, settings)
     with careful(candidate):
-        return candidate.open(threads)
+        session = candidate.open(threads)
+        if feed is not None:
+            session.run(feed)
+        return session
 
 
 def judge(candidate: Candidate, expected: Reference, threads: int | None) -> Trial:

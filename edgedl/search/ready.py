@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from edgedl.backends import Backend, backend
 from edgedl.benchmark.accuracy import agreement
 from edgedl.core.errors import EdgeError, EngineFailed, Missing, Unsupported
@@ -88,11 +90,12 @@ def backends_of(target: Target) -> tuple[list[Backend], list[str]]:
 def proven_clean(given: Model, clean: Model, samples: Samples) -> tuple[Model, list[str]]:
     """The cleaned model, or the given one where cleaning changed the answers."""
     few = samples.take(range(min(4, len(samples))))
+    first = next(iter(few))
     for name in installed_engines():
         try:
             with (
-                open_carefully(name, given, {}) as before,
-                open_carefully(name, clean, {}) as after,
+                open_carefully(name, given, {}, feed=first) as before,
+                open_carefully(name, clean, {}, feed=first) as after,
             ):
                 alike = agreement(before, after, few)
         except EdgeError:
@@ -104,13 +107,18 @@ def proven_clean(given: Model, clean: Model, samples: Samples) -> tuple[Model, l
     return clean, []
 
 
-def float_session(backends: Sequence[Backend], given: Model, clean: Model) -> Session:
-    """The float model on the first engine that takes it."""
+def float_session(
+    backends: Sequence[Backend],
+    given: Model,
+    clean: Model,
+    feed: Mapping[str, np.ndarray] | None = None,
+) -> Session:
+    """The float model on the first engine that takes it, and answers these inputs."""
     reasons = []
     for built in backends:
         for model in (given, clean):
             try:
-                return open_carefully(built.engine, model, built.settings("float32"))
+                return open_carefully(built.engine, model, built.settings("float32"), feed=feed)
             except EngineFailed as error:
                 reasons.append(error)
     raise reasons[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgedl.cli.supervise import MOST_CRASHES, supervised
+from edgedl.core.errors import EngineFailed
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked here")
 
@@ -37,7 +38,9 @@ def test_what_crashed_is_tried_again_and_said(tmp_path: Path) -> None:
 
 def test_what_goes_on_crashing_ends(tmp_path: Path) -> None:
     said: list[str] = []
-    assert supervised(lambda: crashing(tmp_path, 100, 0), said.append) == 1
+    with pytest.raises(EngineFailed, match="crashed 8 times") as error:
+        supervised(lambda: crashing(tmp_path, 100, 0), said.append)
+    assert "--target" in str(error.value.hint)
     assert len(said) == MOST_CRASHES
 
 
