@@ -93,8 +93,9 @@ class PlanFile:
         try:
             return replace(self, constants=Constants.read(folder / self.tuned))
         except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+            reason = getattr(error, "strerror", None) or first_line(error)
             raise BadValue(
-                f"`{self.tuned}` beside the plan cannot be read ({first_line(error)})",
+                f"`{self.tuned}` beside the plan cannot be read ({reason})",
                 keys=("tuned",),
                 hint=hint,
             ) from error

@@ -88,8 +88,12 @@ def open_carefully(
     candidate = Candidate(name, "float32", "float32", model, settings)
     with careful(candidate):
         session = candidate.open(threads)
-        if feed is not None:
-            session.run(feed)
+        try:
+            if feed is not None:
+                session.run(feed)
+        except BaseException:
+            session.close()
+            raise
         return session
 
 

@@ -9,7 +9,7 @@ import pytest
 from edgedl.core.errors import EngineFailed
 from edgedl.runtime import installed_engines
 from edgedl.search.candidates import Candidate
-from edgedl.search.memory import careful
+from edgedl.search.memory import careful, open_carefully
 from tests.models import conv_net, saved
 
 
@@ -35,3 +35,29 @@ def test_what_brought_the_process_down_is_not_opened_again(tmp_path: Path) -> No
         raise RuntimeError
     with careful(other):
         pass
+
+
+def test_an_answer_is_part_of_what_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine may open a model and crash while it answers."""
+    model = saved(conv_net(), tmp_path)
+    name = installed_engines()[0]
+    answered: list[bool] = []
+
+    class Answering:
+        def run(self, _: object) -> None:
+            with pytest.raises(EngineFailed), careful(candidate):  # the second crash is known here
+                pytest.fail("it was entered")
+            answered.append(True)
+
+        def close(self) -> None:
+            """Nothing is open."""
+
+    settings = {"never": "answered"}
+    candidate = Candidate(name, "float32", "float32", model, settings)
+    begun = careful(candidate)
+    begun.__enter__()  # and never left, as in a process that crashed
+    monkeypatch.setattr(Candidate, "open", lambda *_: Answering())
+    open_carefully(name, model, settings, feed={})
+    assert answered
