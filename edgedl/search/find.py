@@ -16,6 +16,7 @@ from edgedl.search.effort import faithful, faithful_first, no_worse
 from edgedl.search.kernels import with_other_kernels
 from edgedl.search.limits import relieve
 from edgedl.search.memory import judge
+from edgedl.search.paid import paid
 from edgedl.search.placement import runs_for
 from edgedl.search.tuned import TUNED, tuned
 from edgedl.search.ways import PLANNED, Ways, gather
@@ -24,8 +25,8 @@ BEHIND = 1.3
 NEAR = 1.1
 MOST_SHARPENED = 4
 CLOSE_DB, CLEARLY_DB = 40.0, 0.3
-# By how much more than the slack operators in float may be expected to cost and yet be tried.
-DOUBTED = 1.5
+# What is measured may miss by this; less room than it is none.
+LEAST_ROOM = 0.01
 Keep = Callable[[Trial], object]
 
 
@@ -86,8 +87,13 @@ def find(
                 ):
                     keep(trial)
             refusals += failed
-    give_back = ways.limits.max_drop is not None or ways.effort.slack > 0
-    for built in backends if give_back and ways.ask in ("int8", "auto") else ():
+    if ways.limits.max_drop is None and ways.effort.slack and ways.ask in ("int8", "auto"):
+        for built in backends:
+            timed, better, failed = _paid(built, timed, trials, ways, feeds, seed)
+            trials += better
+            refusals += failed
+    limited = ways.limits.max_drop is not None and ways.ask in ("int8", "auto")
+    for built in backends if limited else ():
         more, failed = _relieved(built, timed, trials, ways)
         if more:
             timed = _with_more(timed, [trial.candidate for trial in more], ways, feeds, seed)
@@ -245,28 +251,72 @@ def _with_hint(error: EdgeError) -> str:
     return error.message if error.hint is None else f"{error.message} ({error.hint})"
 
 
+def _paid(
+    built: Backend,
+    timed: Timed,
+    trials: Sequence[Trial],
+    ways: Ways,
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    seed: int,
+) -> tuple[Timed, list[Trial], list[Refusal]]:
+    """Trials with operators of the leading plan in float, where its answers are not faithful and
+    the effort has speed to spare."""
+    start = _leading_plan(built, timed, trials, ways)
+    if start is None or faithful(judge(start, ways.expected, ways.threads)):
+        return timed, [], []
+    start_ms = timed.latency_ms[start.name]
+    able = [timed.latency_ms[c.name] for c in timed.candidates if c.answers(ways.ask)]
+    room = (1 + ways.effort.slack) * min(able) / start_ms - 1
+    if room < LEAST_ROOM:
+        return timed, [], []
+
+    def measured(candidate: Candidate) -> float:
+        late = time_candidates((start, candidate), feeds, ways.threads, seed, ways.progress)
+        if candidate.name not in late.latency_ms:
+            raise EngineFailed(late.refusals[0].reason)
+        return late.latency_ms[candidate.name] / late.latency_ms[start.name] - 1
+
+    found: list[Trial] = []
+    refusals: list[Refusal] = []
+    latency_ms = dict(timed.latency_ms)
+    try:
+        for trial, share in paid(
+            built, start, ways, room, faithful, measured, _fastest_float(built, timed)
+        ):
+            found.append(trial)
+            latency_ms[trial.candidate.name] = (1 + share) * start_ms
+    except EdgeError as error:
+        refusals.append(Refusal(f"{start.name}, with operators in float", error.message))
+    candidates = (*timed.candidates, *(trial.candidate for trial in found))
+    return replace(timed, candidates=candidates, latency_ms=latency_ms), found, refusals
+
+
+def _fastest_float(built: Backend, timed: Timed) -> Mapping[str, object]:
+    """The settings of the engine's fastest float model."""
+    floats = [c for c in timed.candidates if c.engine == built.engine and c.plan is None]
+    floats = [c for c in floats if not (c.stored or c.dynamic or c.as_given)]
+    fastest = min(floats, key=lambda c: timed.latency_ms[c.name], default=None)
+    return {} if fastest is None else fastest.settings
+
+
 def _relieved(
     built: Backend, timed: Timed, trials: Sequence[Trial], ways: Ways
 ) -> tuple[list[Trial], list[Refusal]]:
-    """Trials with operators back in float, where the leading plan loses more than it may: the
-    limit, or, without one, what is faithful, unless another engine is far ahead."""
+    """Trials with operators back in float, where the leading plan loses more than the limit."""
     start = _leading_plan(built, timed, trials, ways)
-    if start is None:
-        return [], []
     limit = ways.limits.max_drop
+    if start is None or limit is None:
+        return [], []
 
     def enough(trial: Trial) -> bool:
-        return faithful(trial) if limit is None else trial.drop <= limit
+        return trial.drop <= limit
 
     found: list[Trial] = []
     try:
         if enough(judge(start, ways.expected, ways.threads)):
             return [], []
-        most_us = None
-        if limit is None:
-            most_us = DOUBTED * ways.effort.slack * 1e3 * timed.latency_ms[start.name]
         for trial in relieve(
-            built, start, ways.expected, enough, ways.threads, ways.effort.harm_seconds, most_us
+            built, start, ways.expected, enough, ways.threads, ways.effort.harm_seconds
         ):
             found.append(trial)
             ways.progress(f"trying {trial.candidate.name}", len(found), len(found) + 1)

@@ -175,19 +175,6 @@ def order_of_return(
     return [*_dearest(harm, start.costs), *(name for name in guessed if name not in harm)]
 
 
-def _affordable(order: Sequence[str], costs: Sequence[Cost], most_us: float | None) -> list[str]:
-    """The nodes in order, without those that would bring the sum beyond the most."""
-    if most_us is None:
-        return list(order)
-    price = _prices(costs)
-    found: list[str] = []
-    for name in order:
-        if price.get(name, LEAST_US) <= most_us:
-            most_us -= price.get(name, LEAST_US)
-            found.append(name)
-    return found
-
-
 def _prices(costs: Sequence[Cost]) -> dict[str, float]:
     """By how many microseconds nodes take longer in float, 1 at least."""
     return {
@@ -215,7 +202,6 @@ def relieve(
     enough: Callable[[Trial], bool],
     threads: int | None,
     harm_seconds: float = SECONDS,
-    most_us: float | None = None,
 ) -> Iterator[Trial]:
     """Trials with more and more of the most harmful operators in float, until one is enough.
 
@@ -223,10 +209,6 @@ def relieve(
     its own noise beyond. The number of operators doubles from a sixteenth on; once one is enough,
     one more trial halfway back looks for a faster one. Every trial is given, so that the caller
     keeps the best.
-
-    Args:
-        most_us: what operators in float may cost by the table, in all; those that would cost more
-            are passed over.
 
     Raises:
         EngineFailed: the engine refuses a model.
@@ -236,7 +218,7 @@ def relieve(
     assert start.prepared is not None
     method, backend = start.method, in_scheme(backend, SCHEMES[start.plan.scheme])
     prepared = start.prepared
-    order = _affordable(order_of_return(start, expected, harm_seconds), start.costs, most_us)
+    order = order_of_return(start, expected, harm_seconds)
     placed = {d.node: d.reason for d in start.plan.decisions if d.precision == "float"}
 
     def attempt(count: int) -> Trial:

@@ -89,13 +89,10 @@ def place_by_cost(bench: Bench, full: Candidate, calibrated: int) -> Placed:
     prepared, clean = full.prepared, full.prepared.model
     found = _sized(choices(clean, bench.backend.scheme), prepared.histograms, calibrated)
     table = _table(bench, full)
-    known = table.knows(found, "float") and table.knows(found, "int8")
-    known = known and clean.digest in table.float_shares
+    known = _knows_all(table, found) and clean.digest in table.float_shares
     best, rest_us = (math.inf, full), None
     if not known:
-        as_float = replace(full, precision="float32", model=clean, plan=None)
-        rest_us = _profile(table, bench, as_float, found, None).rest_us
-        spent = _profile(table, bench, full, found, rest_us)
+        rest_us, spent = _profile_both(table, bench, full, found)
         best = (spent.total_us, full)
         table.add_share(clean.digest, spent.rest_us / max(spent.total_us, 1e-9))
     seen = {full.plan.int8}
@@ -128,6 +125,41 @@ def place_by_cost(bench: Bench, full: Candidate, calibrated: int) -> Placed:
     assert winner.plan is not None
     costs = table.rows(found, set(winner.plan.int8))
     return Placed(winner, costs, table.float_shares[clean.digest])
+
+
+def priced(bench: Bench, full: Candidate, calibrated: int) -> tuple[CostTable, Choices]:
+    """A table that knows the operators of a plan's float model in float and in int8, profiled where
+    the store does not tell; and the operators.
+
+    Args:
+        calibrated: how many samples the histograms count.
+
+    Raises:
+        EngineFailed: the engine refuses a model. Unsupported: the engine does not tell which
+            operators its kernels stand for.
+    """
+    assert full.prepared is not None
+    histograms, clean = full.prepared.histograms, full.prepared.model
+    found = _sized(choices(clean, bench.backend.scheme), histograms, calibrated)
+    table = _table(bench, full)
+    if not _knows_all(table, found):
+        _profile_both(table, bench, full, found)
+    return table, found
+
+
+def _knows_all(table: CostTable, found: Choices) -> bool:
+    return table.knows(found, "float") and table.knows(found, "int8")
+
+
+def _profile_both(
+    table: CostTable, bench: Bench, full: Candidate, found: Choices
+) -> tuple[float, Spent]:
+    """What the float model spends on everything that has no row, and where the plan's time goes;
+    both are added to the table."""
+    assert full.prepared is not None
+    as_float = replace(full, precision="float32", model=full.prepared.model, plan=None)
+    rest_us = _profile(table, bench, as_float, found, None).rest_us
+    return rest_us, _profile(table, bench, full, found, rest_us)
 
 
 def _answers(bench: Bench, candidate: Candidate) -> bool:

@@ -132,28 +132,3 @@ def test_more_and_more_operators_go_back_until_the_drop_holds(tmp_path: Path) ->
         assert not set(order[:count]) & set(trial.candidate.plan.int8)
         reasons = {d.node: d.reason for d in trial.candidate.plan.decisions}
         assert reasons[order[0]].startswith("put back to float")
-
-
-def test_operators_that_cost_more_than_may_be_spent_are_passed_over(tmp_path: Path) -> None:
-    at = ways(residual_net(), tmp_path, ENGINE)
-    start = full_plan(at.clean, ENGINE)
-    assert start.plan is not None
-    dear, *cheap = order_of_return(start, at.expected)
-    prices = {dear: 100.0, **dict.fromkeys(cheap, 10.0)}
-    table = [Cost(n, "Conv", 50 + us, 50.0, "int8") for n, us in prices.items()]
-    start = dataclasses.replace(start, costs=tuple(table))
-
-    def back(most_us: float) -> set[str]:
-        kept: set[str] = set()
-        for trial in relieve(
-            backend(ENGINE), start, at.expected, lambda _: False, 1, most_us=most_us
-        ):
-            assert trial.candidate.plan is not None
-            kept |= set(OPERATORS) - set(trial.candidate.plan.int8)
-        return kept
-
-    assert back(9.0) == set()
-    first, second, *_ = order_of_return(start, at.expected)
-    assert dear not in (first, second)
-    assert {first, second} <= back(25.0)
-    assert dear not in back(25.0) | back(99.0)
