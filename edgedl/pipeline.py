@@ -87,7 +87,7 @@ def compress(
     metric: str | None = None,
     threads: int = 1,
     seed: int = 0,
-    seconds: float = 5.0,
+    seconds: float = 4.0,
     force: bool = False,
     effort: str = "fast",
     progress: Progress = silent,

@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 @click.option(
     "--seconds",
     type=click.FloatRange(0.5, 600),
-    default=5.0,
+    default=4.0,
     show_default=True,
     help="Budget of the last timing.",
 )
