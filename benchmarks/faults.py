@@ -37,7 +37,6 @@ from edgedl.passes.place import Place
 from edgedl.passes.plan import Plan, Quantizer
 from edgedl.passes.quantize import Quantize
 from edgedl.report.table import markdown
-from edgedl.search.effort import FAITHFUL_COSINE, FAITHFUL_TOP1
 from edgedl.search.ready import prepare
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -220,7 +219,7 @@ def said(planted: Planted) -> dict[str, Any]:
     top1, cosine = found.agreement.top1, found.agreement.cosine
     return {
         "fault": planted.fault,
-        "faithful": cosine >= FAITHFUL_COSINE if top1 is None else top1 >= FAITHFUL_TOP1,
+        "faithful": found.agreement.is_faithful,
         "agreement": cosine if top1 is None else top1,
         "status": found.status,
         "causes": causes,

@@ -62,6 +62,7 @@ OWNERS = {
         "ship",
         "pipeline",
         "verbs",
+        "export",
     },
 }
 DOORS = {

@@ -13,10 +13,9 @@ Verdict = Literal["faster", "slower", "inconclusive"]
 
 # MLPerf Inference's early stopping needs this many samples before a percentile may be claimed.
 FLOORS = {"p50": 10, "p90": 64, "p99": 662}
-
-
 SIGNIFICANT = 0.05
 DRAWS = 2000
+FAITHFUL_TOP1, FAITHFUL_COSINE = 0.98, 0.999
 
 
 @dataclass(frozen=True)
@@ -224,6 +223,14 @@ class Agreement:
     cosine: float
     sqnr_db: float
     samples: int
+
+    @property
+    def is_faithful(self) -> bool:
+        """Whether they answer alike: the same class in 98 of 100, or, where no output has classes,
+        a cosine of 0.999."""
+        if self.top1 is not None:
+            return self.top1 >= FAITHFUL_TOP1
+        return self.cosine >= FAITHFUL_COSINE
 
     def to_json(self) -> dict[str, float | int | None]:
         return {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgedl.core.memory import peak_rss_bytes
-from edgedl.core.stats import decibels
+from edgedl.core.stats import Agreement, decibels
 from edgedl.diagnosis.losses import Bounded, bounded_mean, bounded_share
 from edgedl.diagnosis.shares import LEAST_SHARE
 from edgedl.report.diagnosed import Cause, Diagnosis, Status
@@ -19,6 +19,8 @@ FEWEST = 8
 TOLERANCE = 0.015
 MUCH = 0.1
 ENOUGH_SHARE = 0.25
+# Samples from which on classes tell that answers are float's, up to this share of noise.
+ENOUGH_TO_VOTE, OUTVOTED = 32, 0.05
 
 
 def judge(pair: Pair, compared: Compared, found: Looked, count: int, seconds: float) -> Diagnosis:
@@ -39,7 +41,7 @@ def judge(pair: Pair, compared: Compared, found: Looked, count: int, seconds: fl
             warnings = (saturation,)
     causes += found.told
     causes.sort(key=lambda cause: -(cause.share or (2.0,))[0])
-    status = _status(whole, accuracy, causes, count)
+    status = _status(whole, accuracy, compared.agreement, causes, count)
     verdict = _sentence(status, whole, accuracy, compared, found, count)
     return Diagnosis(
         model=pair.model.path.name if pair.given == "" else pair.given.rpartition("/")[2],
@@ -126,12 +128,17 @@ def _saturation(pair: Pair, found: Looked) -> Cause | None:
 def _status(
     whole: Bounded,
     accuracy: dict[str, Any] | None,
+    agreement: Agreement,
     causes: list[Cause],
     count: int,
 ) -> Status:
     if any(cause.share is None or cause.name == "saturation" for cause in causes):
         return "faults"
     if whole.high <= TOLERANCE:
+        return "healthy"
+    lost = accuracy is not None and accuracy["drop_low"] > 0
+    votes = agreement.is_faithful and count >= ENOUGH_TO_VOTE and not lost
+    if votes and whole.value <= OUTVOTED:
         return "healthy"
     if accuracy is not None and accuracy["share"] and accuracy["drop_high"] <= TOLERANCE:
         return "healthy"

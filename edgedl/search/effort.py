@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from edgedl.core.errors import BadOption, nearest
 from edgedl.search.candidates import Trial
 
-FAITHFUL_TOP1, FAITHFUL_COSINE = 0.98, 0.999
 # What makes answers nearer enough to pay for them in speed.
 WORTH_DB = 1.0
 # As long as another, and as good by a metric on few samples.
@@ -80,15 +79,6 @@ def effort_of(name: str) -> Effort:
     return EFFORTS[name]
 
 
-def faithful(trial: Trial) -> bool:
-    """Whether answers are like float's: the same class in 98 of 100, or, where no output has
-    classes, a cosine of 0.999."""
-    alike = trial.agreement
-    if alike.top1 is not None:
-        return alike.top1 >= FAITHFUL_TOP1
-    return alike.cosine >= FAITHFUL_COSINE
-
-
 def no_worse(trial: Trial, than: Trial, counts_classes: bool) -> bool:
     """Whether the metric lost nothing, or, where it counts classes, no more than two samples, which
     is chance."""
@@ -107,11 +97,11 @@ def faithful_first(
     among those that take no more than `slack` longer: the fastest faithful one, or, where none is,
     the first. One that takes as long as that and is nearer by 1 dB comes before it, and, where none
     is faithful, so does the nearest of all, each where the metric is no worse."""
-    if not order or slack <= 0 or faithful(order[0]):
+    if not order or slack <= 0 or order[0].agreement.is_faithful:
         return list(order)
     took = {id(trial): latency_ms[trial.candidate.name] for trial in order}
     near = [trial for trial in order if took[id(trial)] <= (1 + slack) * took[id(order[0])]]
-    alike = [trial for trial in near if faithful(trial)]
+    alike = [trial for trial in near if trial.agreement.is_faithful]
     chosen = min(alike, key=lambda trial: took[id(trial)], default=order[0])
     rivals = [t for t in near if not alike or took[id(t)] <= (1 + TIE) * took[id(chosen)]]
     nearest = max(rivals, key=lambda trial: trial.agreement.sqnr_db)

@@ -12,7 +12,7 @@ from edgedl.backends import Backend
 from edgedl.core.errors import EdgeError, EngineFailed, Unsupported
 from edgedl.search.candidates import Candidate, Refusal, Trial
 from edgedl.search.choose import Timed, judge_promising, rank, time_candidates
-from edgedl.search.effort import faithful, faithful_first, no_worse
+from edgedl.search.effort import faithful_first, no_worse
 from edgedl.search.kernels import with_other_kernels
 from edgedl.search.limits import relieve
 from edgedl.search.memory import judge
@@ -262,7 +262,7 @@ def _paid(
     """Trials with operators of the leading plan in float, where its answers are not faithful and
     the effort has speed to spare."""
     start = _leading_plan(built, timed, trials, ways)
-    if start is None or faithful(judge(start, ways.expected, ways.threads)):
+    if start is None or judge(start, ways.expected, ways.threads).agreement.is_faithful:
         return timed, [], []
     start_ms = timed.latency_ms[start.name]
     able = [timed.latency_ms[c.name] for c in timed.candidates if c.answers(ways.ask)]
@@ -281,7 +281,13 @@ def _paid(
     latency_ms = dict(timed.latency_ms)
     try:
         for trial, share in paid(
-            built, start, ways, room, faithful, measured, _fastest_float(built, timed)
+            built,
+            start,
+            ways,
+            room,
+            lambda trial: trial.agreement.is_faithful,
+            measured,
+            _fastest_float(built, timed),
         ):
             found.append(trial)
             latency_ms[trial.candidate.name] = (1 + share) * start_ms

@@ -31,7 +31,7 @@ from edgedl.search.candidates import (
     narrower,
     tensors_to_watch,
 )
-from edgedl.search.effort import EFFORTS, WORTH_DB, Effort, faithful
+from edgedl.search.effort import EFFORTS, WORTH_DB, Effort
 from edgedl.search.exactness import FEW, best_ranges, needs_multiplications
 from edgedl.search.limits import Limits
 from edgedl.search.memory import careful, judge
@@ -153,7 +153,7 @@ def _dearer(built: Backend, ways: Ways, prepared: Prepared, full: Candidate) -> 
         return None
     few = ways.expected.take(FEW)
     before = judge(full, few, ways.threads)
-    if faithful(before):
+    if before.agreement.is_faithful:
         return None
     found = _best(built, ways, prepared, insert=True)
     if not isinstance(found, Candidate):

@@ -10,9 +10,12 @@ import pytest
 
 import edgedl
 from edgedl.core.program import Constants
+from edgedl.core.stats import Agreement
+from edgedl.diagnosis.losses import Bounded
+from edgedl.diagnosis.verdict import _status
 from edgedl.passes.graph import rewrite
 from edgedl.passes.program import Reweigh, program_of
-from edgedl.report.diagnosed import Diagnosis
+from edgedl.report.diagnosed import Cause, Diagnosis
 from edgedl.runtime import installed_engines
 from tests.diagnosis import nets
 
@@ -214,3 +217,20 @@ def test_weights_that_were_evened_out_before_are_no_other_model(tmp_path: Path) 
     assert found.faithful_db is not None
     # The weights' own rounding is in it; with the float model's weights put back it was -21 dB.
     assert found.faithful_db > 12
+
+
+@pytest.mark.parametrize(("top1", "noise", "lost", "count", "wanted"), [
+    (0.985, 0.03, -0.01, 64, "healthy"),
+    (0.97, 0.03, -0.01, 64, "faults"),
+    (0.985, 0.06, -0.01, 64, "faults"),
+    (0.985, 0.03, 0.005, 64, "faults"),
+    (1.0, 0.03, -0.01, 31, "faults"),
+])  # fmt: skip
+def test_classes_like_floats_outvote_a_little_noise(
+    top1: float, noise: float, lost: float, count: int, wanted: str
+) -> None:
+    cause = Cause("outlier_channel", "one is louder", (0.5, 0.4, 0.6), (), "")
+    accuracy = {"share": True, "drop": 0.02, "drop_low": lost, "drop_high": 0.04}
+    whole = Bounded(noise, noise - 0.01, noise + 0.01)
+    same = Agreement(top1, 0.98, 15.0, count)
+    assert _status(whole, accuracy, same, [cause], count) == wanted

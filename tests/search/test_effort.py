@@ -10,7 +10,7 @@ from edgedl.core.errors import BadOption
 from edgedl.core.model import Model, Signature
 from edgedl.core.stats import Agreement
 from edgedl.search.candidates import Candidate, Trial
-from edgedl.search.effort import EFFORTS, effort_of, faithful, faithful_first
+from edgedl.search.effort import EFFORTS, effort_of, faithful_first
 
 
 def trial(name: str, top1: float | None, cosine: float = 1.0, sqnr_db: float = 20.0) -> Trial:
@@ -41,7 +41,7 @@ def test_an_unknown_effort_names_the_nearest() -> None:
 def test_faithful_goes_by_classes_where_there_are_any(
     top1: float | None, cosine: float, wanted: bool
 ) -> None:
-    assert faithful(trial("x", top1, cosine)) is wanted
+    assert trial("x", top1, cosine).agreement.is_faithful is wanted
 
 
 def test_a_faithful_trial_may_take_the_slack_and_no_more() -> None:
