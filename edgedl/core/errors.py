@@ -80,6 +80,14 @@ class WrongAnswers(EdgeError):
     """A model answers differently from what it promised."""
 
 
+class BadCheckpoint(EdgeError):
+    """The checkpoint or weights file is damaged, or belongs to another network or run."""
+
+
+class Diverged(EdgeError):
+    """Training left the finite numbers; the last good checkpoint is still there."""
+
+
 class MetricFailed(EdgeError):
     """A metric could not take a sample; `rows` holds what it made of those before."""
 

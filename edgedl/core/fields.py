@@ -23,7 +23,9 @@ def from_plain(kind: type[T], document: Any, *, also: Iterable[str] = ()) -> T:
     Fields may be int, float, bool, str, a Literal of texts, a dataclass, a tuple of these, and
     None beside any of them. A number may be written as a fraction, `1/255`. Where a tuple is
     wanted, a value that is no list stands for a tuple of one, or for each entry of a tuple of
-    fixed length.
+    fixed length. Where one of several dataclasses is wanted, the document's `name` says which:
+    each has a field `name`, a Literal, and one of them may take names like `module:callable`, a
+    str. There, a word alone stands for `{name: word}`.
 
     Args:
         also: keys that somebody else has read; they are named to who misspells one.
@@ -70,13 +72,15 @@ def _value(wanted: Any, value: Any, keys: Keys) -> Any:
     if origin in (Union, UnionType):
         if value is None and NoneType in arguments:
             return None
-        [wanted] = [argument for argument in arguments if argument is not NoneType]
-        return _value(wanted, value, keys)
+        kinds = tuple(argument for argument in arguments if argument is not NoneType)
+        return _value(kinds[0], value, keys) if len(kinds) == 1 else _one_of(kinds, value, keys)
     if origin is Literal:
         return _choice(arguments, value, keys)
     if origin is tuple:
         return _tuple(arguments, value, keys)
     if dataclasses.is_dataclass(wanted):
+        if isinstance(value, str) and get_origin(get_type_hints(wanted).get("name")) is Literal:
+            value = {"name": value}
         return _dataclass(wanted, value, keys)  # type: ignore[arg-type]
     if wanted is float:
         return _number(value, keys)
@@ -85,6 +89,28 @@ def _value(wanted: Any, value: Any, keys: Keys) -> Any:
         raise BadValue(f"{_named(keys)} wants {WANTED[wanted]}, not {_shown(value)}", keys=keys,
                        hint=hint)  # fmt: skip
     return value
+
+
+def _one_of(kinds: tuple[Any, ...], value: Any, keys: Keys) -> Any:
+    """That of several dataclasses which the document names."""
+    hints = {kind: get_type_hints(kind)["name"] for kind in kinds}
+    known = {word: kind for kind, hint in hints.items() for word in get_args(hint)}
+    document = {"name": value} if isinstance(value, str) else value
+    if not isinstance(document, Mapping):
+        raise BadValue(
+            f"{_named(keys)} wants a name, or keys with values, not {_shown(value)}",
+            keys=keys,
+            hint=f"known: {', '.join(known)}",
+        )
+    if "name" not in document:
+        hint = f"name: one of {', '.join(known)}"
+        raise BadValue(f"{_named(keys)} lacks `name`", keys=keys, hint=hint)
+    word = document["name"]
+    own = [kind for kind, hint in hints.items() if hint is str]
+    if own and isinstance(word, str) and ":" in word.strip(":"):
+        return _dataclass(own[0], document, keys)
+    place = keys if document is not value else (*keys, "name")
+    return _dataclass(known[_choice(tuple(known), word, place)], document, keys)
 
 
 def _choice(known: tuple[str, ...], value: Any, keys: Keys) -> str:

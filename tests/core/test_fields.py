@@ -25,6 +25,30 @@ class Inner:
 
 
 @dataclass(frozen=True)
+class Round:
+    name: Literal["round"] = "round"
+    radius: float = 1.0
+
+
+@dataclass(frozen=True)
+class Square:
+    name: Literal["square"] = "square"
+    side: int = 2
+
+
+@dataclass(frozen=True)
+class Theirs:
+    name: str
+
+
+@dataclass(frozen=True)
+class Drawing:
+    one: Round = field(default=Round())
+    shape: Round | Square | Theirs | None = None
+    shapes: tuple[Round | Square, ...] = ()
+
+
+@dataclass(frozen=True)
 class Outer:
     number: float
     mode: Literal["fast", "slow"] = "fast"
@@ -60,6 +84,52 @@ def test_numbers_may_be_fractions_and_lists_one_value() -> None:
     assert found.many == (3.0,)
     assert found.rows == (Inner(2),)
     assert from_plain(Outer, {"number": "-0.5 / 2"}).number == -0.25
+
+
+DRAWINGS = st.builds(
+    Drawing,
+    st.builds(Round, st.just("round"), st.floats(0, 9)),
+    st.none() | st.builds(Square, st.just("square"), st.integers()) | st.just(Theirs("a.b:c")),
+    st.lists(st.just(Round()) | st.just(Square(side=3)), max_size=3).map(tuple),
+)
+
+
+@given(DRAWINGS)
+def test_one_of_several_is_written_and_read_by_its_name(value: Drawing) -> None:
+    assert from_plain(Drawing, json.loads(json.dumps(to_plain(value)))) == value
+
+
+def test_a_word_alone_stands_for_what_it_names() -> None:
+    found = from_plain(Drawing, {"one": "round", "shape": "square", "shapes": "round"})
+    assert found == Drawing(Round(), Square(), (Round(),))
+    assert from_plain(Drawing, {"shape": "mine:star"}).shape == Theirs("mine:star")
+    assert from_plain(Drawing, {"shape": {"name": "square", "side": 5}}).shape == Square(side=5)
+    several = from_plain(Drawing, {"shapes": ["square", {"name": "round", "radius": "1/2"}]})
+    assert several.shapes == (Square(), Round(radius=0.5))
+    assert from_plain(Drawing, {"one": {"radius": 3}, "shape": None}) == Drawing(Round(radius=3))
+
+
+@pytest.mark.parametrize(
+    ("document", "keys", "says", "hints"),
+    [
+        ({"shape": "squar"}, ("shape",), "`shape` is `squar`", "did you mean `square`?"),
+        ({"shape": {"name": "squar"}}, ("shape", "name"), "`name` is `squar`", "`square`?"),
+        ({"shape": {"name": 3}}, ("shape", "name"), "wants one word, not `3`", "round, square"),
+        ({"shape": {"side": 3}}, ("shape",), "`shape` lacks `name`", "round, square"),
+        ({"shape": 3}, ("shape",), "`shape` wants a name, or keys with values", "round, square"),
+        ({"shape": {"name": "round", "side": 3}}, ("shape", "side"), "key `side`", "radius"),
+        ({"shapes": ["round", "mine:star"]}, ("shapes", 1), "is `mine:star`", "known: round"),
+        ({"one": "square"}, ("one", "name"), "`name` is `square`", "known: round"),
+    ],
+)
+def test_a_wrong_name_is_refused_and_where(
+    document: Any, keys: tuple[Any, ...], says: str, hints: str
+) -> None:
+    with pytest.raises(BadValue) as caught:
+        from_plain(Drawing, document)
+    assert caught.value.keys == keys
+    assert says in caught.value.message
+    assert hints in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,333 @@
+"""Training: one plain loop, which goes on where it was killed."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from edgedl.core.errors import BadOption, BadValue, EdgeError, Unsupported
+from edgedl.core.progress import Progress, silent
+from edgedl.core.samples import Samples
+from edgedl.train.augment import Batch, augmented
+from edgedl.train.batches import Data, groups_of, open_data, order_of
+from edgedl.train.checkpoint import load_weights, random_states, restore_random_states
+from edgedl.train.ema import Average
+from edgedl.train.losses import PerSample, check_labels, loss_of
+from edgedl.train.optimizers import optimizer_of
+from edgedl.train.processes import Processes, joined
+from edgedl.train.resume import BEST, Place, Run, check_finite, identity_of, make_folder
+from edgedl.train.schedules import share_of
+from edgedl.train.settings import Fit
+from edgedl.train.track import LOG, Epoch, add_line, trackers, write_log
+from edgedl.train.validate import Figure, Score, name_of, rehearse, validate
+
+__all__ = ["Epoch", "Fitted", "fit", "load_weights"]
+
+Clock = Callable[[], float]
+
+# Losses stay on the device, and are looked at so often: each look waits for it.
+LOOK = 16
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training came to.
+
+    Attributes:
+        weights: of the best epoch, a safetensors file.
+        metric: what was best by it.
+        best: its figure then.
+        epochs: how many were made.
+        history: what each came to.
+    """
+
+    weights: Path
+    metric: str
+    best: float
+    epochs: int
+    history: tuple[Epoch, ...]
+
+
+def fit(
+    network: nn.Module,
+    train: Samples,
+    validation: Samples,
+    settings: Fit,
+    *,
+    folder: Path,
+    seed: int = 0,
+    score: Score | Figure | None = None,
+    device: str = "auto",
+    progress: Progress = silent,
+    clock: Clock = time.monotonic,
+) -> Fitted:
+    """Train a network, which then has the weights of its best epoch, in evaluation mode.
+
+    Killed at any moment and called again, it goes on at the last checkpoint in `folder`, and on
+    the same device its weights come out as if nothing had happened. Under `torchrun` the processes
+    share each batch; all need to see the folder.
+
+    Args:
+        network: takes the samples' inputs in their order, each with a batch axis; gives a tensor,
+            or a tuple or dict of them.
+        settings: see `Fit`.
+        folder: what comes to lie there: `last.safetensors`, all that the run needs to go on;
+            `best.safetensors`, the weights; `log.jsonl`, a line an epoch.
+        seed: of the order of samples, augmentation, and what else is drawn. Not of the network's
+            first weights: the caller made them.
+        score: what is best: a metric, as `edgedl.benchmark.metrics.metric_of` gives it, or a
+            function of the outputs by name and the labels, more being better unless it has an
+            attribute `lower_is_better`; None: the loss.
+        device: `auto`, or a name of torch's.
+        clock: seconds, for checkpoints and for the log.
+
+    Raises:
+        BadCheckpoint: the folder holds another run, or a damaged checkpoint.
+        BadSamples: samples or labels do not fit the network, the loss or one another.
+        Diverged: a loss is not finite.
+        Missing: what `track` names is not installed.
+        EdgeError: the folder cannot be written.
+    """
+    if seed < 0:
+        raise BadOption(f"the seed is {seed}", hint="0 or more")
+    folder = Path(folder)
+    with joined(device) as processes, _reproducible(processes.device, seed, processes.rank):
+        try:
+            make_folder(folder)
+            place = _trained(
+                network, train, validation, settings, folder, seed, score, processes, progress,
+                clock,
+            )  # fmt: skip
+            processes.wait()
+            load_weights(network.eval(), folder / BEST)
+        except torch.cuda.OutOfMemoryError as error:
+            hint = f"`accumulate: {2 * settings.accumulate}`, or a smaller `batch`"
+            raise EdgeError("the device has too little memory", hint=hint) from error
+        except Exception as error:
+            if settings.compile and type(error).__module__.startswith("torch._"):
+                said = str(error).strip().splitlines()[0][:200]
+                raise Unsupported(
+                    f"torch cannot compile the network ({said})", hint="compile: false"
+                ) from error
+            raise
+    best = place.history[place.best - 1]
+    history = tuple(place.history)
+    return Fitted(folder / BEST, name_of(score), best.score, len(history), history)
+
+
+def _trained(
+    network: nn.Module,
+    train: Samples,
+    validation: Samples,
+    settings: Fit,
+    folder: Path,
+    seed: int,
+    score: Score | Figure | None,
+    processes: Processes,
+    progress: Progress,
+    clock: Clock,
+) -> Place:
+    device, metric = processes.device, name_of(score)
+    progress = progress if processes.is_first else silent
+    network.to(device)
+    if settings.channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    seen, unseen = (_opened(one, settings, device, progress) for one in (train, validation))
+    prepare = partial(_prepared, channels_last=settings.channels_last)
+    labels = train.chosen_labels if seen.targets is not None else None
+    loss = loss_of(settings.loss, labels, device)
+    outputs = rehearse(network, unseen, score, prepare)
+    for samples in (train, validation):
+        known = samples.chosen_labels if seen.targets is not None else None
+        check_labels(settings.loss, outputs, known, samples.where)
+
+    forward = network if processes.count == 1 else DistributedDataParallel(network)
+    optimizer = optimizer_of(settings.optimizer, network)
+    average = Average(network, settings.ema) if settings.ema else None
+    scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
+    learn = partial(
+        _learn, forward, torch.compile(forward) if settings.compile else forward, loss, optimizer,
+        scaler, average, settings, processes,
+    )  # fmt: skip
+
+    identity = identity_of(network, seen, unseen, settings, seed, metric)
+    run = Run(folder, identity, network, average, optimizer, scaler, processes)
+    place = run.resume()
+    processes.wait()
+    tell = []
+    if processes.is_first:
+        tell = trackers(settings.track, folder, len(place.history))
+        write_log(folder / LOG, place.history, metric)
+
+    rates = [group["lr"] for group in optimizer.param_groups]
+    saved = clock()
+    while not place.is_over(settings):
+        epoch = len(place.history)
+        groups = _groups(seen, labels, settings, seed, epoch, processes.count)
+        steps, began = len(groups), clock() - place.seconds
+        label = f"epoch {epoch + 1} of {settings.epochs}"
+        sums: list[Tensor] = []
+        network.train()
+        for batch in seen.stream([processes.part(rows) for rows in groups[place.step :]]):
+            count, done = steps * settings.epochs, steps * epoch + place.step
+            share = share_of(settings.schedule, done, count, steps)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * share
+            if settings.augment:
+                dice = _dice(device, seed, epoch, place.step, processes.rank)
+                batch = augmented(settings.augment, batch, dice, seen.names[0])
+            sums.append(learn(prepare(batch), len(groups[place.step])))
+            place.step += 1
+            progress(label, place.step, steps)
+
+            late = clock() - saved >= settings.checkpoint_seconds
+            if place.step % LOOK == 0 or place.step == steps or (late and processes.count == 1):
+                ours = [*torch.stack(sums).tolist(), float(late and processes.is_first)]
+                *losses, due = processes.sums(ours)
+                check_finite(losses, place, folder, partial(_suspects, seen, groups))
+                for one in losses:
+                    place.loss += one
+                sums = []
+                if due and place.step < steps:
+                    place.seconds = clock() - began
+                    run.save(place)
+                    saved = clock()
+
+        seconds, learned = clock() - began, sum(map(len, groups))
+        judged = network if average is None else average.settled()
+        figures = validate(judged, unseen, loss, score, processes, prepare, settings.batch)
+        rate, mean = optimizer.param_groups[0]["lr"], place.loss / learned
+        latest = Epoch(epoch + 1, mean, *figures, rate, seconds, learned)
+        place = Place([*place.history, latest])
+        if place.best == len(place.history):
+            run.save_best(place, metric)
+        run.save(place)
+        saved = clock()
+        if processes.is_first:
+            add_line(folder / LOG, latest, metric)
+        for told in tell:
+            told(latest.number, latest.figures(metric))
+    return place
+
+
+def _learn(
+    forward: nn.Module,
+    compiled: Callable[..., Any],
+    loss: PerSample,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    average: Average | None,
+    settings: Fit,
+    processes: Processes,
+    batch: Batch,
+    whole: int,
+) -> Tensor:
+    """One step: the sum of this process's losses. `whole` counts the batch of all processes."""
+    half = {"bf16": torch.bfloat16, "float16": torch.float16}.get(settings.precision)
+    total = torch.zeros((), device=processes.device)
+    parts = batch.cut(settings.accumulate)
+    for part in parts:
+        alone = part is not parts[-1] and processes.count > 1
+        with forward.no_sync() if alone else nullcontext():  # type: ignore[operator]
+            with torch.autocast(processes.device.type, half, enabled=half is not None):
+                outputs = compiled(*part.inputs)
+            losses = loss(outputs, part.targets)
+            if part.others is not None:
+                losses = losses.lerp(loss(outputs, part.others), 1 - part.share)
+            # DDP takes the mean over processes; what counts is that over the samples of all
+            scaler.scale(losses.sum() * (processes.count / whole)).backward()  # type: ignore[no-untyped-call]
+        total += losses.detach().sum()
+    if settings.clip is not None:
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(forward.parameters(), settings.clip)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad()
+    if average is not None:
+        average.update()
+    return total
+
+
+def _opened(samples: Samples, settings: Fit, device: torch.device, progress: Progress) -> Data:
+    return open_data(
+        samples,
+        device,
+        target=settings.target,
+        memory=settings.memory,
+        threads=settings.threads,
+        progress=progress,
+    )
+
+
+def _groups(
+    data: Data, labels: np.ndarray | None, settings: Fit, seed: int, epoch: int, processes: int
+) -> list[np.ndarray]:
+    """The places of each step's samples, of all processes together.
+
+    Raises:
+        BadValue: there is not one for each process, or classes to balance are not there.
+    """
+    if min(settings.batch, len(data)) < processes:
+        raise BadValue(
+            f"a batch of {min(settings.batch, len(data))} for {processes} processes",
+            keys=("batch",),
+            hint="at least one sample for each process",
+        )
+    if not settings.balance:
+        return groups_of(order_of(len(data), seed, epoch), settings.batch, whole=True)
+    if labels is None or labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise BadValue(
+            "`balance` needs one class index a sample", keys=("balance",), hint="balance: false"
+        )
+    return groups_of(order_of(len(data), seed, epoch, labels), settings.batch, whole=True)
+
+
+def _prepared(batch: Batch, *, channels_last: bool) -> Batch:
+    """The batch, its images in memory as the network's weights are."""
+    return batch.channels_last() if channels_last else batch
+
+
+def _dice(device: torch.device, seed: int, epoch: int, step: int, rank: int) -> torch.Generator:
+    """What augments one batch: the same again, whoever comes to it and when."""
+    drawn = np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1, np.uint64)
+    return torch.Generator(device).manual_seed(int(drawn[0] >> np.uint64(1)))
+
+
+def _suspects(data: Data, groups: list[np.ndarray], step: int) -> str:
+    """What in a step's batch is not finite, as a hint; empty where all of it is."""
+    for place in groups[step]:
+        batch = data.batch(np.array([place]))
+        reals = [t for t in (*batch.inputs, batch.targets) if t.is_floating_point()]
+        if not all(bool(torch.isfinite(one).all()) for one in reals):
+            return f"sample {data.samples.rows[place]} or its label is not finite: remove it"
+    return ""
+
+
+@contextmanager
+def _reproducible(device: torch.device, seed: int, rank: int) -> Iterator[None]:
+    """Random states from the seed, and on a GPU only such ways as give the same each time; after
+    that, all as it was."""
+    before = random_states(device)
+    drawn = int(np.random.SeedSequence([seed, rank]).generate_state(1)[0])
+    random.seed(drawn)
+    np.random.seed(drawn)
+    torch.manual_seed(drawn)
+    cudnn = torch.backends.cudnn
+    flags = cudnn.benchmark, cudnn.deterministic
+    cudnn.benchmark, cudnn.deterministic = False, True
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = flags
+        restore_random_states(before, device)

@@ -1,0 +1,225 @@
+"""Losses: of a network's outputs and what they should be, one figure a sample.
+
+One a sample, not their mean: so a batch may be cut into parts, or shared among processes, and its
+gradients stay what they were.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from edgedl.core.errors import BadOption, BadSamples
+from edgedl.train.settings import Bce, CrossEntropy, Ctc, Focal, Loss, OwnLoss
+
+IGNORED = -100
+PerSample = Callable[[Any, Tensor], Tensor]
+
+
+def loss_of(settings: Loss, labels: np.ndarray | None, device: torch.device) -> PerSample:
+    """The loss as a function of outputs and targets, both with a batch axis, to float32 of shape
+    [batch]. A network of several outputs is judged by its first; the user's own sees them all.
+
+    Targets of `IGNORED` count nothing in cross-entropy.
+
+    Args:
+        labels: of the training samples: how often classes occur.
+
+    Raises:
+        BadOption: the user's own cannot be loaded.
+    """
+    if isinstance(settings, OwnLoss):
+        return partial(_own, _loaded(settings.name), settings.name)
+    if isinstance(settings, (CrossEntropy, Focal)):
+        weights = settings.class_weights or (_balanced(labels) if settings.balanced else ())
+        tensor = torch.tensor(weights, dtype=torch.float32, device=device) if weights else None
+        if isinstance(settings, Focal):
+            return partial(_focal, settings.gamma, tensor)
+        return partial(_cross_entropy, settings.label_smoothing, tensor)
+    if isinstance(settings, Ctc):
+        return partial(_ctc, settings.blank)
+    if isinstance(settings, Bce):
+        weight = torch.tensor(settings.positive_weight, dtype=torch.float32, device=device)
+        return partial(_bce, weight)
+    return _mse
+
+
+def check_labels(settings: Loss, outputs: Any, labels: np.ndarray | None, where: str) -> None:
+    """Check that labels are classes that the outputs have.
+
+    Raises:
+        BadSamples: they are not, or there are none.
+    """
+    if not isinstance(settings, (CrossEntropy, Focal, Ctc)):
+        return
+    output = first_of(outputs)
+    if labels is None:
+        raise BadSamples(
+            f"`{settings.name}` needs labels, there are none",
+            where=where,
+            hint="give labels, or learn the input itself with `loss: mse`",
+        )
+    if not isinstance(settings, Ctc) and labels.size * len(output) == output.numel() * len(labels):
+        return
+    classes = output.shape[-1] if isinstance(settings, Ctc) or output.ndim < 2 else output.shape[1]
+    weights = () if isinstance(settings, Ctc) else settings.class_weights
+    if weights and len(weights) != classes:
+        raise BadSamples(
+            f"{len(weights)} class weights for {classes} outputs",
+            where=where,
+            hint="one a class, or `balanced: true`",
+        )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise BadSamples(
+            f"labels are {labels.dtype} of shape {labels.shape}, not class indices",
+            where=where,
+            hint="save them as int64, or name another `loss`",
+        )
+    counted = labels[labels >= 0] if isinstance(settings, Ctc) else labels[labels != IGNORED]
+    if counted.size and not 0 <= counted.min() <= counted.max() < classes:
+        wrong = counted.max() if counted.max() >= classes else counted.min()
+        raise BadSamples(
+            f"label {wrong} is outside the network's {classes} outputs",
+            where=where,
+            hint="labels are class indices from 0; give the network one output a class",
+        )
+
+
+def first_of(outputs: Any) -> Tensor:
+    """The first of a network's outputs."""
+    if isinstance(outputs, Mapping):
+        outputs = next(iter(outputs.values()))
+    elif isinstance(outputs, (tuple, list)):
+        outputs = outputs[0]
+    if not isinstance(outputs, Tensor):
+        raise BadOption(
+            f"the network answers with {type(outputs).__name__}",
+            hint="`forward` returns a tensor, or a tuple or dict of tensors",
+        )
+    return outputs
+
+
+def _cross_entropy(
+    smoothing: float, weights: Tensor | None, outputs: Any, targets: Tensor
+) -> Tensor:
+    scores = first_of(outputs).float()
+    losses = functional.cross_entropy(
+        scores, targets, weights, reduction="none", label_smoothing=smoothing
+    )
+    return _over_places(losses, targets)
+
+
+def _focal(gamma: float, weights: Tensor | None, outputs: Any, targets: Tensor) -> Tensor:
+    scores = first_of(outputs).float()
+    if targets.numel() == scores.numel():
+        wanted = _fitting(scores, targets)
+        plain = functional.binary_cross_entropy_with_logits(scores, wanted, reduction="none")
+        losses = (1 - torch.exp(-plain)) ** gamma * plain
+        if weights is not None:
+            losses = losses * weights.reshape(-1, *[1] * (losses.ndim - 2))
+        return losses.flatten(1).mean(dim=1)
+    plain = functional.cross_entropy(scores, targets, reduction="none")
+    losses = (1 - torch.exp(-plain)) ** gamma * plain
+    if weights is not None:
+        losses = losses * weights[targets.clamp_min(0)]
+    return _over_places(losses, targets)
+
+
+def _over_places(losses: Tensor, targets: Tensor) -> Tensor:
+    """The mean of each sample's places that are not ignored."""
+    if losses.ndim == 1:
+        return losses
+    counted = targets != IGNORED if targets.shape == losses.shape else torch.ones_like(losses)
+    return losses.flatten(1).sum(dim=1) / counted.flatten(1).sum(dim=1).clamp_min(1)
+
+
+def _bce(positive_weight: Tensor, outputs: Any, targets: Tensor) -> Tensor:
+    scores = first_of(outputs).float()
+    losses = functional.binary_cross_entropy_with_logits(
+        scores, _fitting(scores, targets), pos_weight=positive_weight, reduction="none"
+    )
+    return losses.reshape(len(losses), -1).mean(dim=1)
+
+
+def _mse(outputs: Any, targets: Tensor) -> Tensor:
+    values = first_of(outputs).float()
+    return (values - _fitting(values, targets)).square().reshape(len(values), -1).mean(dim=1)
+
+
+def _ctc(blank: int, outputs: Any, targets: Tensor) -> Tensor:
+    scores = first_of(outputs).float().log_softmax(dim=-1).transpose(0, 1)
+    lengths = (targets >= 0).sum(dim=1)
+    steps = torch.full((len(targets),), len(scores), dtype=torch.int64)
+    losses = functional.ctc_loss(
+        scores,
+        targets.clamp_min(0),
+        steps,
+        lengths.cpu(),
+        blank,
+        reduction="none",
+        zero_infinity=True,
+    )
+    return losses / lengths.clamp_min(1)
+
+
+def _fitting(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Targets as float32 in the outputs' shape: [batch] stands beside [batch, 1]."""
+    if targets.numel() != outputs.numel() or len(targets) != len(outputs):
+        raise BadSamples(
+            f"a label has shape {tuple(targets.shape[1:])}, the network's output"
+            f" {tuple(outputs.shape[1:])}",
+            hint="as many values in a label as the network has outputs, or another `loss`",
+        )
+    return targets.reshape(outputs.shape).float()
+
+
+def _balanced(labels: np.ndarray | None) -> tuple[float, ...]:
+    """samples / (classes * samples of the class): their mean over samples is 1."""
+    if labels is None or not np.issubdtype(labels.dtype, np.integer):
+        return ()
+    counts = np.bincount(labels[labels >= 0].ravel())
+    present = np.count_nonzero(counts)
+    weights = counts.sum() / (present * np.maximum(counts, 1))
+    return tuple(np.where(counts > 0, weights, 1.0).tolist())
+
+
+def _own(function: Callable[..., Any], name: str, outputs: Any, targets: Tensor) -> Tensor:
+    found = function(outputs, targets)
+    if not isinstance(found, Tensor) or found.shape not in ((), (len(targets),)):
+        given = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise BadOption(
+            f"loss `{name}` gave {given}", hint="one loss a sample, a tensor, or their mean"
+        )
+    return found.float().expand(len(targets))
+
+
+def _loaded(spec: str) -> Callable[..., Any]:
+    """The callable at `module:callable`, of a module installed or in the working folder."""
+    name, _, function = spec.rpartition(":")
+    form = "loss: module:function, called with (outputs, labels)"
+    here = str(Path.cwd())
+    sys.path.append(here)
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise BadOption(f"no module `{error.name}` for loss `{spec}`", hint=form) from None
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise BadOption(f"`{name}` cannot be loaded ({reason})", hint="mend it") from error
+    finally:
+        sys.path.remove(here)
+    found = getattr(module, function, None)
+    if not callable(found):
+        listing = ", ".join(n for n, v in vars(module).items() if inspect.isfunction(v)) or "none"
+        raise BadOption(f"`{name}` has no `{function}`", hint=f"functions there: {listing}")
+    return found  # type: ignore[no-any-return]
