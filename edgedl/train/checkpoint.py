@@ -39,10 +39,13 @@ def write(path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any]
         seen.add(ours[name].data_ptr())
     try:
         with atomic_write(path) as work:
+            work.touch()
+            mode = work.stat().st_mode
             try:
                 save_file(ours, work, {KEY: json.dumps(document)})
             except SafetensorError as error:
                 raise OSError(0, str(error)) from error
+            work.chmod(mode)  # the library lets nobody else read what it writes
             with work.open("rb") as file:
                 os.fsync(file.fileno())
     except EdgeError as error:

@@ -83,7 +83,11 @@ class Run:
         if not self.processes.is_first:
             return
         if not is_finite(self.network):
-            raise diverged("a weight is not finite", len(place.history), place.step, self.folder)
+            epoch, step = len(place.history), place.step
+            when = (
+                f"in step {step} of epoch {epoch + 1}" if step else f"at the end of epoch {epoch}"
+            )
+            raise diverged(f"a weight is not finite {when}", self.folder)
         tensors = {f"network.{n}": t for n, t in self.network.state_dict().items()}
         if self.average is not None:
             average = self.average.settled().state_dict()
@@ -190,16 +194,16 @@ def check_finite(
     for i, one in enumerate(sums):
         if not math.isfinite(one):
             step = place.step - len(sums) + i + 1
-            said = f"the loss is {one}"
-            raise diverged(said, len(place.history), step, folder, why(step - 1))
+            said = f"the loss is {one} at epoch {len(place.history) + 1}, step {step}"
+            raise diverged(said, folder, why(step - 1))
 
 
-def diverged(what: str, epoch: int, step: int, folder: Path, why: str = "") -> Diverged:
-    """The error of a run that left the finite numbers in a step, counted from 1."""
+def diverged(what: str, folder: Path, why: str = "") -> Diverged:
+    """The error of a run that left the finite numbers."""
     last = folder / LAST
     kept = f"; the last good checkpoint is `{last}`" if last.exists() else ""
     return Diverged(
-        f"{what} at epoch {epoch + 1}, step {step}{kept}",
+        f"{what}{kept}",
         where=str(folder),
         hint=why or "a lower `lr`, a longer warm-up, or `clip: 1.0`; then begin in a new folder",
     )
