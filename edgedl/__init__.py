@@ -9,6 +9,7 @@ VERBS = {
     "open": "edgedl.runtime:open",
     "processing": "edgedl.runtime:processing",
     "check": "edgedl.runtime.check:check",
+    "make": "edgedl.line.make:make",
     "compress": "edgedl.pipeline:compress",
     "inspect": "edgedl.verbs:inspect",
     "bench": "edgedl.verbs:bench",
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from edgedl.core.errors import EdgeError as EdgeError
+    from edgedl.line.make import make as make
     from edgedl.pipeline import compress as compress
     from edgedl.runtime import open as open  # noqa: A004
     from edgedl.runtime import processing as processing

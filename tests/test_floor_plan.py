@@ -33,8 +33,9 @@ LAYERS = {
     "pipeline": 4,
     "reports": 4,
     "verbs": 4,
-    "cli": 5,
-    "__main__": 6,
+    "line": 5,
+    "cli": 6,
+    "__main__": 7,
 }
 OWNERS = {
     "onnx": {"passes", "export"},
@@ -63,6 +64,7 @@ OWNERS = {
         "pipeline",
         "verbs",
         "export",
+        "line",
     },
 }
 DOORS = {

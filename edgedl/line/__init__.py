@@ -1,0 +1,1 @@
+"""From a recipe to a bundle: what each stage makes is kept."""

@@ -1,0 +1,106 @@
+"""How a recipe begins: its data loaded, its network made."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from edgedl.benchmark.metrics import metric_of
+from edgedl.core.errors import BadValue
+from edgedl.core.progress import Progress
+from edgedl.core.registry import load
+from edgedl.core.store import default_store
+from edgedl.recipe import Recipe
+from edgedl.report.made import Stage
+from edgedl.train.data.load import load as load_data
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgedl.benchmark.metrics.metric import Metric
+    from edgedl.train.data.dataset import Dataset
+
+STAGES = ("train", "export", "compress", "bench")
+# What a task is judged by where the recipe does not say; None: the loss.
+USUAL: Mapping[str, str | None] = {
+    "classification": "top1",
+    "regression": "mse",
+    "reconstruction": None,
+}
+
+
+@dataclass(eq=False)
+class Line:
+    """A recipe on its way: what was made of it so far."""
+
+    recipe: Recipe
+    dataset: Dataset
+    progress: Progress
+    stages: list[Stage] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+
+    @property
+    def metric(self) -> Metric | None:
+        name = self.recipe.train.metric or USUAL[self.dataset.task]
+        return None if name is None else metric_of(name)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[list[str]]:
+        """A stage under way: what is put into the list is told of it; `kept` first where its result
+        was there already."""
+        told: list[str] = []
+        began = perf_counter()
+        yield told
+        kept = told[:1] == ["kept"]
+        self.stages.append(Stage(name, told[-1], perf_counter() - began, kept))
+
+
+def begun(recipe: Recipe, progress: Progress) -> Line:
+    progress("loading data", 0, 1)
+    began = perf_counter()
+    dataset = load_data(
+        _from_here(recipe), seed=recipe.seed, cache=default_store().root / "data", progress=progress
+    )
+    line = Line(recipe, dataset, progress)
+    groups = (dataset.train, dataset.validation, dataset.test)
+    words = ("to train on", "to validate", "to test")
+    sizes = [f"{len(group):,} {word}" for group, word in zip(groups, words, strict=True)]
+    line.stages.append(Stage("data", ", ".join(sizes), perf_counter() - began, kept=False))
+    line.doubts += dataset.doubts
+    return line
+
+
+def _from_here(recipe: Recipe) -> Any:
+    """The recipe's data with paths that begin at the recipe's folder."""
+    data = recipe.data
+    above = Path() if recipe.where is None else recipe.where.parent
+    places = ("folder", "table", "arrays", "text", "series", "test")
+    named = {name: getattr(data, name) for name in places if getattr(data, name) is not None}
+    return replace(data, **{name: str(above / Path(word)) for name, word in named.items()})
+
+
+def network_of(line: Line) -> nn.Module:
+    """The recipe's network with first weights by its seed."""
+    recipe, dataset = line.recipe, line.dataset
+    build: Callable[..., nn.Module] = load("edgedl.train.networks:build", "training")
+    load("torch:manual_seed", "training")(recipe.seed)
+    return build(recipe.network.name, dataset.inputs, dataset.outputs, recipe.network.settings)
+
+
+
+
+
+def last_stage(recipe: Recipe, until: str) -> str:
+    """The last stage: that which was asked for, or the one before what the recipe leaves out."""
+    able = [
+        stage
+        for stage in STAGES
+        if not (stage == "compress" and recipe.compress is None)
+        and not (stage == "bench" and None in (recipe.compress, recipe.bench))
+    ]
+    wanted = STAGES.index(until)
+    return [stage for stage in able if STAGES.index(stage) <= wanted][-1]

@@ -1,0 +1,129 @@
+"""What a recipe would take: its data, network, memory and operators looked at, nothing trained."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from edgedl.core.errors import EdgeError
+from edgedl.core.memory import available_bytes
+from edgedl.core.progress import Progress, silent
+from edgedl.core.registry import load
+from edgedl.core.target import target_of
+from edgedl.core.units import format_bytes
+from edgedl.line.begin import Line, begun, last_stage, network_of
+from edgedl.recipe import read_recipe
+from edgedl.report.made import Forecast, Stage
+from edgedl.runtime import engine, installed_engines
+
+STEPS = 3
+# Weights, their gradients, and two averages of these in the optimizer.
+COPIES = 4
+# What `compress` takes of a model of a few million parameters, both engines.
+COMPRESS_SECONDS = 60.0
+
+
+def foresee(path: str | Path, *, until: str = "bench", progress: Progress = silent) -> Forecast:
+    """What `make` would do with a recipe, and about how long it would take.
+
+    The data is loaded and checked, the network made and exported as it is untrained, and each
+    engine of the target tried on it; a few steps of training tell the time of all.
+
+    Raises:
+        EdgeError: as `make` would, where it can be told before training.
+    """
+    recipe = read_recipe(path)
+    last = last_stage(recipe, until)
+    line = begun(recipe, progress)
+    network = network_of(line)
+    step_seconds, step_bytes = _step(line, network)
+    settings = recipe.train
+    steps = max(1, len(line.dataset.train) // settings.batch)
+    seconds = settings.epochs * (
+        steps * step_seconds + len(line.dataset.validation) / settings.batch * step_seconds / 3
+    )
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    need = COPIES * 4 * parameters + step_bytes
+    free = available_bytes()
+    line.stages.append(
+        Stage(
+            "train",
+            f"{recipe.network.name}, {parameters:,} parameters, {settings.epochs} epochs of {steps:,}"
+            f" steps, {1e3 * step_seconds:.3g} ms each; about {format_bytes(need)} of memory",
+            seconds,
+            kept=False,
+        )
+    )
+    if free is not None and need > free:
+        line.doubts.append(
+            f"training takes about {format_bytes(need)}, and {format_bytes(free)} are free:"
+            " a smaller `batch`, or `accumulate`"
+        )
+    if last != "train":
+        _operators(line, network)
+    if last in ("compress", "bench"):
+        line.stages.append(Stage("compress", "as the engines of the target measure", COMPRESS_SECONDS, kept=False))
+    if last == "bench" and recipe.bench is not None:
+        line.stages.append(Stage("bench", "", recipe.bench.seconds, kept=False))
+    return Forecast(recipe.name, str(path), tuple(line.stages), tuple(line.doubts))
+
+
+def _step(line: Line, network: Any) -> tuple[float, int]:
+    """Seconds of a training step, and the bytes that one leaves in memory for its gradients."""
+    settings = replace(line.recipe.train, epochs=1, ema=None, track=(), patience=None)
+    count = min(len(line.dataset.train), settings.batch * STEPS)
+    few = line.dataset.train.take(range(count))
+    ticks: list[float] = []
+
+    def tick(message: str, done: int, total: int) -> None:
+        if message.startswith("epoch"):
+            ticks.append(perf_counter())
+
+    fit: Callable[..., Any] = load("edgedl.train.fit:fit", "training")
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    kept = load("edgedl.train.memory:saved_bytes", "training")(network, few)
+    with tempfile.TemporaryDirectory() as folder:
+        began = perf_counter()
+        fit(
+            network, few, line.dataset.validation.take(range(min(2, len(line.dataset.validation)))),
+            settings, folder=Path(folder), seed=line.recipe.seed, progress=tick,
+        )  # fmt: skip
+        took = perf_counter() - began
+    network.load_state_dict(before)
+    gaps = np.diff(ticks)
+    return (float(np.median(gaps)) if len(gaps) else took), kept * settings.batch
+
+
+def _operators(line: Line, network: Any) -> None:
+    """Export the network as it is, and try it on the target's engines."""
+    settings = line.recipe.export
+    export = load("edgedl.export:export", "exporting")
+    deployed = load("edgedl.train.networks.deploy:deployed", "exporting")
+    ships, _ = deployed(network, line.dataset.inputs)
+    feed = line.dataset.test.feed(0)
+    with tempfile.TemporaryDirectory() as folder, line.stage("export") as told:
+        found = export(
+            ships, [feed], Path(folder) / "model.onnx", outputs=settings.outputs,
+            opset=settings.opset, tolerance=settings.tolerance,
+        )  # fmt: skip
+        line.doubts += found.doubts
+        asked = line.recipe.compress
+        names = installed_engines() if asked is None else target_of(asked.target).engines
+        ran = []
+        for name in names:
+            if name not in installed_engines():
+                line.doubts.append(f"{name} is not installed: pip install 'edgedl[{name}]'")
+                continue
+            try:
+                with engine(name).open_model(found.path, settings={}, threads=1) as session:
+                    session.run(feed)
+                ran.append(name)
+            except EdgeError as error:
+                line.doubts.append(f"{name} does not run the network: {error.message}")
+        told.append(f"runs on {' and '.join(ran) or 'no engine of the target'}")

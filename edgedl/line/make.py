@@ -1,0 +1,261 @@
+"""The line from a recipe to a bundle; each stage's result is kept, and only what changed is made
+anew."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import edgedl
+from edgedl.benchmark.metrics import metric_of
+from edgedl.core.errors import EdgeError
+from edgedl.core.fields import to_plain
+from edgedl.core.progress import Progress, silent
+from edgedl.core.registry import load, version
+from edgedl.core.samples import Samples
+from edgedl.core.store import atomic_write, check_writable, default_store, key_of
+from edgedl.core.target import target_of
+from edgedl.core.units import format_bytes
+from edgedl.line.begin import Line, begun, last_stage, network_of
+from edgedl.recipe import read_recipe
+from edgedl.report.made import Made, Stage
+from edgedl.runtime import engine, installed_engines
+from edgedl.search.memory import machine_parts
+from edgedl.train.data.load import load as load_data
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgedl.benchmark.metrics.metric import Metric
+    from edgedl.train.data.dataset import Dataset
+
+MODEL, BUNDLE, TOLD = "model.onnx", "bundle.edl", "told.json"
+
+
+def make(
+    path: str | Path,
+    *,
+    output: str | Path | None = None,
+    until: str = "bench",
+    progress: Progress = silent,
+) -> Made:
+    """Train the recipe's network, export it, compress it and time it.
+
+    Each stage's result is kept in the store under all that decides it: the data, the settings, the
+    versions of the libraries. Killed and called again, training goes on where it was.
+
+    Args:
+        output: the file to write: a bundle, or an ONNX file where `until` is `export`; the recipe's
+            name in the current folder where None.
+        until: the last stage: `train`, `export`, `compress` or `bench`.
+
+    Raises:
+        EdgeError: the recipe, its data or its network is unsound, or a stage failed; what was made
+            before is kept.
+    """
+    recipe = read_recipe(path)
+    last = last_stage(recipe, until)
+    suffix = ".onnx" if last == "export" else ".edl"
+    target = None if last == "train" else Path(output or f"{recipe.name}{suffix}")
+    if target is not None:
+        check_writable(target)
+    line = begun(recipe, progress)
+    network = network_of(line)
+    trained, weights = _trained(line, network)
+    model = _exported(line, network, trained) if last != "train" else None
+    bundle: Path | None = None
+    compressed: Mapping[str, Any] | None = None
+    timed: Mapping[str, Any] | None = None
+    if model is not None and last in ("compress", "bench"):
+        folder = _compressed(line, model)
+        bundle, compressed = folder / BUNDLE, json.loads((folder / TOLD).read_text("utf-8"))
+        if last == "bench":
+            timed = _timed(line, model, bundle)
+    made = bundle or model
+    if target is not None and made is not None:
+        with atomic_write(target) as there:
+            shutil.copyfile(made, there)
+    return Made(
+        name=recipe.name,
+        recipe=str(path),
+        output=None if target is None else str(target),
+        weights=str(weights),
+        stages=tuple(line.stages),
+        compressed=compressed,
+        bench=timed,
+        doubts=tuple(line.doubts),
+    )
+
+
+def _trained_key(line: Line) -> str:
+    recipe, dataset = line.recipe, line.dataset
+    return key_of(
+        stage="train",
+        train=dataset.train.digest,
+        validation=dataset.validation.digest,
+        network=[recipe.network.name, dict(recipe.network.settings)],
+        settings=to_plain(recipe.train),
+        seed=recipe.seed,
+        versions={"edgedl": edgedl.__version__, "torch": version("torch")},
+    )
+
+
+def _trained(line: Line, network: nn.Module) -> tuple[str, Path]:
+    """The key of the trained weights, and their file; the network has them."""
+    key = _trained_key(line)
+    folder = default_store().root / "runs" / key[:32]
+    fit = load("edgedl.train.fit:fit", "training")
+    metric = line.metric
+    with line.stage("train") as told, _alone(folder):
+        done = folder / TOLD
+        before = done.exists()
+        found = fit(
+            network, line.dataset.train, line.dataset.validation, line.recipe.train, folder=folder,
+            seed=line.recipe.seed, score=metric, progress=line.progress,
+        )  # fmt: skip
+        done.write_text(json.dumps({"recipe": line.recipe.name}), encoding="utf-8")
+        count = sum(parameter.numel() for parameter in network.parameters())
+        told += ["kept"] * before
+        told.append(
+            f"{line.recipe.network.name}, {count:,} parameters, {found.epochs} epochs,"
+            f" {found.metric} {found.best:.4g} in validation"
+        )
+    return key, Path(found.weights)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other process trains the same; those of one `torchrun` are one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise EdgeError(
+                    "another process is training this recipe",
+                    where=str(folder),
+                    hint="wait for it, or stop it; what it has trained is not lost",
+                ) from error
+        yield
+
+
+def _exported(line: Line, network: nn.Module, trained: str) -> Path:
+    recipe = line.recipe
+    settings = recipe.export
+    axes: dict[str, dict[int, str]] = {}
+    for axis in settings.axes:
+        axes.setdefault(axis.input, {})[axis.axis] = axis.name
+    key = key_of(stage="export", trained=trained, settings=to_plain(settings))
+
+    def build(folder: Path) -> None:
+        export = load("edgedl.export:export", "exporting")
+        deployed = load("edgedl.train.networks.deploy:deployed", "exporting")
+        ships, _ = deployed(network, line.dataset.inputs)
+        found = export(
+            ships,
+            _first(line.dataset.test, settings.samples),
+            folder / MODEL,
+            outputs=settings.outputs,
+            axes=axes,
+            opset=settings.opset,
+            tolerance=settings.tolerance,
+        )
+        told = {"difference": found.difference, "samples": found.samples, "doubts": found.doubts}
+        (folder / TOLD).write_text(json.dumps(told), encoding="utf-8")
+
+    line.progress("exporting", 0, 1)
+    with line.stage("export") as told:
+        folder = _kept(key, build, told)
+        found = json.loads((folder / TOLD).read_text("utf-8"))
+        line.doubts += found["doubts"]
+        size = format_bytes((folder / MODEL).stat().st_size)
+        told.append(
+            f"{size}, within {found['difference']:.1g} of the network on {found['samples']} samples"
+        )
+    return folder / MODEL
+
+
+def _first(samples: Samples, count: int) -> list[dict[str, np.ndarray]]:
+    return [samples.feed(i) for i in range(min(count, len(samples)))]
+
+
+def _compressed(line: Line, model: Path) -> Path:
+    recipe, asked = line.recipe, line.recipe.compress
+    assert asked is not None
+    size = min(asked.calibration, len(line.dataset.train))
+    [calibration] = line.dataset.train.split([size], recipe.seed)
+    engines = {name: engine(name).version for name in installed_engines()
+               if name in target_of(asked.target).engines}  # fmt: skip
+    key = key_of(
+        stage="compress",
+        model=load("edgedl.passes.graph:open_model", "compressing")(model).digest,
+        calibration=calibration.digest,
+        test=line.dataset.test.digest,
+        settings=to_plain(asked),
+        metric=recipe.train.metric,
+        machine=machine_parts(),
+        versions={"edgedl": edgedl.__version__, **engines},
+    )
+
+    def build(folder: Path) -> None:
+        compress = load("edgedl.pipeline:compress", "compressing")
+        found = compress(
+            model, calibration, folder / BUNDLE, ask=asked.precision, target=asked.target,
+            test=line.dataset.test, preprocess=line.dataset.processing,
+            max_drop=asked.parsed_max_drop(), max_latency_ms=asked.parsed_max_latency(),
+            max_bytes=asked.parsed_max_bytes(), metric=recipe.train.metric, threads=asked.threads,
+            effort=asked.effort, seed=recipe.seed, progress=line.progress,
+        )  # fmt: skip
+        told = {**found.to_json(), "text": found.text(), "broken": list(found.broken)}
+        (folder / TOLD).write_text(json.dumps(told), encoding="utf-8")
+
+    with line.stage("compress") as told:
+        folder = _kept(key, build, told)
+        found = json.loads((folder / TOLD).read_text("utf-8"))
+        told.append(
+            f"{found['engine']}, {found['precision']}, {format_bytes(found['bytes'])},"
+            f" {found['speedup']['ratio']:.2f}x the speed of float32"
+        )
+    return folder
+
+
+def _timed(line: Line, model: Path, bundle: Path) -> Mapping[str, Any]:
+    settings = line.recipe.bench
+    assert settings is not None
+    bench = load("edgedl.verbs:bench", "timing")
+    few = line.dataset.test.take(range(min(64, len(line.dataset.test))))
+    with line.stage("bench") as told:
+        found: Mapping[str, Any] = bench(
+            [model, bundle], samples=few, threads=settings.threads, seconds=settings.seconds,
+            progress=line.progress,
+        ).to_json()  # fmt: skip
+            pair = found["pairs"][0]
+        told.append(
+            f"{pair['ratio']:.2f}x [{pair['low']:.2f}, {pair['high']:.2f}] {pair['verdict']}"
+        )
+    return found
+
+
+def _kept(key: str, build: Callable[[Path], None], told: list[str]) -> Path:
+    """The folder of a result, made where it is not there; `kept` is told where it was."""
+    made = False
+
+    def building(folder: Path) -> None:
+        nonlocal made
+        made = True
+        build(folder)
+
+    folder = default_store().make(key, building)
+    told += [] if made else ["kept"]
+    return folder

@@ -1,0 +1,28 @@
+"""What a network leaves in memory while it learns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgedl.core.samples import Samples
+
+
+def saved_bytes(network: nn.Module, samples: Samples) -> int:
+    """The bytes that a forward pass of one sample keeps for its gradients, parameters not
+    counted."""
+    sizes = {parameter.data_ptr(): 0 for parameter in network.parameters()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        sizes.setdefault(tensor.data_ptr(), tensor.nbytes)
+        return tensor
+
+    feed = samples.feed(0)
+    pair = [torch.cat(2 * [torch.from_numpy(array)]) for array in feed.values()]
+    whole: Any = None
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        whole = network(*pair)
+    del whole
+    return sum(sizes.values()) // 2
