@@ -49,6 +49,8 @@ OWNERS = {
     "click": {"cli"},
     "yaml": {"yamls"},
     "PIL": {"runtime.image"},
+    "tokenizers": {"runtime.text"},
+    "pyarrow": {"train.data.table_files"},
     "matplotlib": {"report.picture"},
     "numpy": {
         "core",

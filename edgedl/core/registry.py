@@ -16,6 +16,7 @@ EXTRAS = {
     "yaml": "build",
     "ml_dtypes": "build",
     "PIL": "images",
+    "tokenizers": "text",
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
     "torch": "train",

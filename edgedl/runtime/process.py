@@ -14,9 +14,13 @@ from edgedl.core.errors import BadSamples, BadValue, nearest
 from edgedl.core.fields import from_plain, to_plain
 from edgedl.core.model import Signature, Tensor
 from edgedl.runtime.boxes import Boxes
+from edgedl.runtime.features import Features
 from edgedl.runtime.image import Image
 from edgedl.runtime.postprocess import Postprocess
+from edgedl.runtime.series import Series
 from edgedl.runtime.sound import Sound
+from edgedl.runtime.table import Table
+from edgedl.runtime.text import Text
 
 
 class Preprocess(Protocol):
@@ -59,7 +63,18 @@ class Preprocess(Protocol):
         """
 
 
-KINDS: Mapping[str, type[Any]] = {"image": Image, "sound": Sound}
+KINDS: Mapping[str, type[Any]] = {
+    "image": Image,
+    "sound": Sound,
+    "features": Features,
+    "series": Series,
+    "table": Table,
+    "text": Text,
+}
+LAYOUTS = (
+    *("nchw", "nhwc", "nhw", "chw", "hwc", "hw", "nt", "nct", "ntc", "t", "ct", "tc"),
+    *("ncft", "nctf", "nft", "ntf", "cft", "ctf", "ft", "tf", "nf", "f"),
+)
 
 
 @dataclass(frozen=True)
@@ -184,7 +199,7 @@ def could_fit(shape: tuple[int | None, ...], tensor: Tensor) -> bool:
 
 def _other_layout(preprocess: Preprocess, tensor: Tensor) -> str | None:
     """A layout that would fit, as a hint."""
-    for layout in ("nchw", "nhwc", "nhw", "chw", "hwc", "hw", "nt", "nct", "ntc", "t", "ct", "tc"):
+    for layout in LAYOUTS:
         try:
             other: Preprocess = from_plain(
                 type(preprocess), {**to_plain(preprocess), "layout": layout}

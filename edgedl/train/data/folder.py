@@ -1,0 +1,193 @@
+"""Folders of images or recordings, one folder a class; opened as they are used."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedl.core.errors import BadSamples
+from edgedl.core.progress import Progress, silent
+from edgedl.core.samples import Samples
+from edgedl.runtime.features import Features
+from edgedl.runtime.files import Files, open_files
+from edgedl.runtime.image import Image
+from edgedl.runtime.postprocess import Postprocess
+from edgedl.runtime.process import Preprocess, Processing
+from edgedl.runtime.sound import Sound
+from edgedl.train.data.dataset import Found, Prepared, Task
+from edgedl.train.data.labels import anomalies
+from edgedl.train.data.pixels import MOST_READ, normal_image
+from edgedl.train.data.settings import Data
+from edgedl.train.shapes import TensorShape
+
+FEW = 256
+WINDOW_SECONDS, HOP_SECONDS, MOST_SECONDS = 0.025, 0.01, 10
+HINT = "a folder for each class, with its images (.png, .jpg, ...) or recordings (.wav)"
+
+
+def find(settings: Data, *, progress: Progress = silent) -> Found:
+    """The folder that the settings name.
+
+    Raises:
+        BadSamples: it is not there, empty, or its files are of no kind that is read. Missing:
+            Pillow is not installed.
+    """
+    assert settings.folder is not None
+    folder = Path(settings.folder)
+    before = settings.image or settings.features or settings.sound or _guessed(folder)
+    samples = _opened(folder, before, settings.classes)
+    test = None
+    if settings.test is not None:
+        tested = _opened(Path(settings.test), before, samples.classes)
+        test = np.arange(len(samples) + len(tested)) >= len(samples)
+        samples = _joined(samples, tested)
+    task: Task = settings.task or "classification"
+    if task == "regression":
+        message = "a folder of classes holds no values to regress"
+        raise BadSamples(message, where=str(folder), hint="`table:`, or `arrays:`")
+    if task == "classification" and samples.labels is None:
+        raise BadSamples("there are no folders of classes in it", where=str(folder), hint=HINT)
+    labels, classes = samples.labels, samples.classes
+    doubts = _empty_classes(samples)
+    if labels is not None:
+        labels = labels.astype(np.int64)
+    if settings.normal is not None:
+        numbers = np.zeros(0, np.int64) if labels is None else labels
+        labels, classes = anomalies(numbers, classes, settings.normal, str(folder))
+    source = samples.source
+    assert isinstance(source, Files)
+    given = settings.image or settings.features or settings.sound
+    fitter = _Fitter(source, given, settings.check, progress)
+    return Found(
+        count=len(samples),
+        prepare=fitter.prepare,
+        labels=labels,
+        task=task,
+        outputs=0 if task == "reconstruction" else len(classes),
+        where=str(folder),
+        classes=classes,
+        test=test,
+        normal_only=settings.normal is not None,
+        doubts=doubts,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Fitter:
+    """What finds the pre-processing's open values from files to train on."""
+
+    source: Files
+    given: Image | Features | Sound | None
+    lenient: bool
+    progress: Progress
+
+    def prepare(self, train: np.ndarray) -> Prepared:
+        before = self._fitted(train)
+        name = "image" if isinstance(before, Image) else "sound"
+        named = replace(before, input=name)
+        processing = Processing(named)
+        origin = self.source.origin
+        if origin is not None:
+            origin = {**origin, "processing": processing.to_json()}
+        source = replace(self.source, processing=processing, origin=origin)
+        shape = named.shape[1:] if named.shape[0] == 1 and "n" in named.layout else named.shape
+        sizes = tuple(size for size in shape if size is not None)
+        return Prepared(source, {name: TensorShape(sizes, named.dtype)}, processing)
+
+    def _fitted(self, train: np.ndarray) -> Image | Features | Sound:
+        given = self.given
+        if given is not None and None not in given.shape:
+            return given
+        before = self.source.processing.preprocess
+        if isinstance(before, Image):
+            sides = _sides(list(self._contents(train, FEW)), self.source)
+            images = () if given is not None else self._contents(train, MOST_READ)
+            return normal_image(images, before.color, sides, before if given else None)
+        longest, rate = 0.0, 0
+        for recording in self._contents(train, FEW):
+            rate = rate or recording.rate
+            longest = max(longest, len(recording.values) / recording.rate)
+        if not rate:
+            raise BadSamples("no recording can be read", where=str(self.source.folder), hint=HINT)
+        seconds = min(longest, MOST_SECONDS)
+        if isinstance(given, (Sound, Features)):
+            return replace(given, length=max(1, round(seconds * given.rate)))
+        window = round(WINDOW_SECONDS * rate)
+        return Features(
+            rate, max(window, round(seconds * rate)), window=window, hop=round(HOP_SECONDS * rate)
+        )
+
+    def _contents(self, train: np.ndarray, most: int) -> Iterator[Any]:
+        """What some of the files hold, evenly chosen."""
+        places = np.unique(np.linspace(0, len(train) - 1, min(most, len(train))).astype(int))
+        for i, row in enumerate(train[places]):
+            self.progress("looking into files", i + 1, len(places))
+            # the check that follows names every damaged file
+            with contextlib.suppress(*((BadSamples,) if self.lenient else ())):
+                contents = self.source.load(int(row))[1]
+                yield contents
+
+
+def _opened(folder: Path, before: Preprocess, classes: tuple[str, ...]) -> Samples:
+    if not folder.is_dir():
+        message = "is no folder" if folder.exists() else "no such folder"
+        raise BadSamples(message, where=str(folder), hint=HINT)
+    after = Postprocess("argmax", labels=classes) if classes else None
+    return open_files(folder, Processing(before, after))
+
+
+def _guessed(folder: Path) -> Preprocess:
+    """The kind of pre-processing that most of the files are for."""
+    if not folder.is_dir():
+        raise BadSamples("no such folder", where=str(folder), hint=HINT)
+    counts: Counter[str] = Counter()
+    for pattern in ("*", "*/*"):
+        counts.update(path.suffix.lower() for path in folder.glob(pattern) if path.is_file())
+    images = sum(counts[suffix] for suffix in Image.suffixes)
+    sounds = sum(counts[suffix] for suffix in Sound.suffixes)
+    if not images and not sounds:
+        what = "is empty" if not counts else "holds no images and no recordings"
+        raise BadSamples(what, where=str(folder), hint=HINT)
+    return Image() if images >= sounds else Sound(16_000)
+
+
+def _joined(samples: Samples, tested: Samples) -> Samples:
+    """Two folders as one source; a joined path to an absolute one is the absolute one."""
+    first, second = samples.source, tested.source
+    assert isinstance(first, Files)
+    assert isinstance(second, Files)
+    inside = [str((second.folder / name).resolve()) for name in second.names]
+    source = replace(first, names=[*first.names, *inside], origin=None)
+    labels = None
+    if samples.labels is not None and tested.labels is not None:
+        labels = np.concatenate([samples.labels, tested.labels])
+    every = np.arange(len(source))
+    return Samples(source, labels, every, samples.where, samples.classes)
+
+
+def _empty_classes(samples: Samples) -> tuple[str, ...]:
+    if samples.labels is None:
+        return ()
+    counts = np.bincount(samples.labels, minlength=len(samples.classes))
+    return tuple(
+        f"class `{samples.classes[i]}` has no files" for i in np.flatnonzero(counts == 0)[:20]
+    )
+
+
+def _sides(images: list[np.ndarray], source: Files) -> tuple[int, int]:
+    """The one height and width of all of them."""
+    sizes = {(int(image.shape[0]), int(image.shape[1])) for image in images}
+    if len(sizes) != 1:
+        listing = " and ".join(f"{h}x{w}" for h, w in sorted(sizes)[:2]) or "no image"
+        raise BadSamples(
+            f"the images are unlike in size: {listing}" if sizes else "no image can be read",
+            where=str(source.folder),
+            hint="`image: {resize: {exactly: [HEIGHT, WIDTH]}, scale: 1/255}`",
+        )
+    return sizes.pop()

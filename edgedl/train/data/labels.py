@@ -1,0 +1,135 @@
+"""Labels as people write them, as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from edgedl.core.errors import BadSamples, nearest
+from edgedl.runtime.table import category, is_missing
+
+MOST_CLASSES = 1000
+FEW_VALUES = 20
+
+
+def to_classes(
+    cells: Sequence[Any], classes: tuple[str, ...], where: str, name: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Numbers int64 of the classes' names, and the names: as given, or those that occur, sorted.
+
+    Raises:
+        BadSamples: a row has no label, or one that is none of the names; the error has the row.
+    """
+    texts = [category(cell) for cell in cells]
+    for row, cell in enumerate(cells):
+        if is_missing(cell):
+            message = f"row {row + 1} has no `{name}`"
+            raise BadSamples(message, where=where, hint="label it, or `missing: drop`")
+    known = classes or tuple(sorted(set(texts), key=_order))
+    if len(known) > MOST_CLASSES and not classes:
+        message = f"`{name}` has {len(known)} different values"
+        hint = "`task: regression`, or name the `classes`"
+        raise BadSamples(message, where=where, hint=hint)
+    places = {text: i for i, text in enumerate(known)}
+    for row, text in enumerate(texts):
+        if text not in places:
+            message = f"row {row + 1} has the label `{text}`, which is none of the classes"
+            raise BadSamples(message, where=where, hint=nearest(text, known))
+    return np.array([places[text] for text in texts], np.int64), known
+
+
+def to_values(cells: Sequence[Any], where: str, name: str) -> np.ndarray:
+    """Float32 of shape [rows, 1].
+
+    Raises:
+        BadSamples: a cell is no number; the error has the row.
+    """
+    return numbers(cells, where, name).astype(np.float32)[:, None]
+
+
+def numbers(
+    cells: Sequence[Any], where: str, name: str, missing: bool = False, rows: Sequence[int] = ()
+) -> np.ndarray:
+    """Float64 of shape [rows]; NaN for what is missing, where it may be.
+
+    Args:
+        rows: how each row is called; from 1 on where there are none.
+
+    Raises:
+        BadSamples: a cell is no finite number, or missing; the error has row and column.
+    """
+    found = np.empty(len(cells))
+    for i, cell in enumerate(cells):
+        row = rows[i] if len(rows) else i + 1
+        if is_missing(cell):
+            if not missing:
+                message = f"row {row} has no value in column `{name}`"
+                hint = "`missing: drop` leaves such rows out, `missing: mean` fills them"
+                raise BadSamples(message, where=where, hint=hint)
+            found[i] = np.nan
+            continue
+        try:
+            found[i] = float(cell)
+        except (TypeError, ValueError, OverflowError):
+            found[i] = np.inf
+        if not np.isfinite(found[i]):
+            message = f"row {row} has `{str(cell)[:40]}` in the number column `{name}`"
+            hint = f"`categories: [{name}]` where texts are meant, or mend the row"
+            raise BadSamples(message, where=where, hint=hint)
+    return found
+
+
+def is_regression(cells: Sequence[Any]) -> bool:
+    """Whether labels look like values to regress: numbers, with points or more than 20 of them."""
+    values = set()
+    for cell in cells:
+        if isinstance(cell, (bool, np.bool_)):
+            return False
+        try:
+            values.add(float(cell))
+        except (TypeError, ValueError, OverflowError):
+            return False
+    return len(values) > FEW_VALUES or any(not value.is_integer() for value in values)
+
+
+def check_range(labels: np.ndarray, count: int, where: str) -> None:
+    """Labels of so many classes.
+
+    Raises:
+        BadSamples: one is below 0 or beyond; the error has the row.
+    """
+    wrong = np.flatnonzero((labels < 0) | (labels >= count))
+    if len(wrong):
+        row = int(wrong[0])
+        message = f"row {row} has the label {labels[row]}, and there are {count} classes"
+        raise BadSamples(message, where=where, hint=f"labels run from 0 to {count - 1}")
+
+
+def anomalies(
+    labels: np.ndarray, classes: tuple[str, ...], normal: str, where: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """0 for the normal class and 1 for all others, as the metric `anomaly` wants it.
+
+    Raises:
+        BadSamples: there is no class of this name.
+    """
+    if normal not in classes:
+        hint = nearest(normal, classes)
+        raise BadSamples(f"there is no class `{normal}`", where=where, hint=hint)
+    return (labels != classes.index(normal)).astype(np.int64), (normal, "anomalous")
+
+
+def group_numbers(cells: Sequence[Any]) -> np.ndarray:
+    """Numbers int64, the same for the same cell."""
+    _, found = np.unique(np.array([category(cell) for cell in cells]), return_inverse=True)
+    return found.astype(np.int64)
+
+
+def _order(text: str) -> tuple[int, float, str]:
+    """Numbers by value, before texts."""
+    try:
+        return 0, float(text), text
+    except ValueError:
+        return 1, 0.0, text

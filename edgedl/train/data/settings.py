@@ -1,0 +1,136 @@
+"""The recipe's key `data`: where raw input lies, and what becomes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from edgedl.core.errors import BadValue
+from edgedl.runtime.features import Features
+from edgedl.runtime.image import Image
+from edgedl.runtime.sound import Sound
+
+PLACES = ("set", "folder", "table", "arrays", "text", "series")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A tokenizer that is trained on the training texts, or a file that holds one.
+
+    Attributes:
+        file: a `tokenizer.json`; one is trained where None.
+        kind: `words` are split at spaces and punctuation; `wordpiece` and `bpe` are parts of words.
+        size: tokens at most, with `[PAD]` 0 and `[UNK]` 1.
+        least: how often a token has to occur.
+    """
+
+    file: str | None = None
+    kind: Literal["words", "wordpiece", "bpe"] = "words"
+    size: int = 8192
+    least: int = 2
+    lowercase: bool = True
+
+    def __post_init__(self) -> None:
+        if not 16 <= self.size <= 1 << 20:
+            raise BadValue(f"`size` is {self.size}", keys=("size",), hint="16 to 1048576")
+        if self.least < 1:
+            raise BadValue(f"`least` is {self.least}", keys=("least",), hint="1 or more")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where raw input lies, what is what in it, how it is split, and what becomes of it.
+
+    One of the first six says where; beside `set`, `folder` is where the set's files already lie.
+
+    Attributes:
+        set: a name of `edgedl.train.data.SETS`.
+        folder: of images or WAV files, in one folder a class.
+        table: a CSV (`.csv`, `.tsv`, `.tab`) or Parquet file.
+        arrays: an `.npz` file of inputs and `labels`, or of `train_...` and `test_...` ones.
+        text: a table with a text and a label a row, or a folder of `.txt` files, one folder a
+            class.
+        series: a CSV, Parquet or `.npz` file of frames in the order of time, or a folder of them.
+        test: the official test split: a file or folder of the same kind.
+        variant: which of a set's variants.
+        label: the column, or array, with the labels; of a forecast the channel, all where None.
+        group: the column, or array, whose rows never stand on two sides of a split.
+        columns: those that are taken; all others where empty.
+        categories: columns whose texts are categories.
+        classes: their names in order; what is found, sorted, where empty.
+        normal: the class that a reconstruction is trained on; the others are for the test.
+        missing: what becomes of a row with a value that is not there.
+        standardize: whether values to regress become (value - mean) / deviation.
+        validation, holdout: shares of all rows; where there is a test split, `validation` is one
+            of the others, and `holdout` is not used.
+        limit: rows at most, drawn by class, for a trial.
+        check: whether every sample is read once before training, for damage and duplicates.
+        image, sound, features: the pre-processing of raw files; found out where it can be.
+        length: frames of a window, or tokens of a text.
+        hop: frames from one window to the next; `length` where None.
+        horizon: frames behind a window to forecast.
+        vocabulary: the tokenizer of texts.
+    """
+
+    set: str | None = None
+    folder: str | None = None
+    table: str | None = None
+    arrays: str | None = None
+    text: str | None = None
+    series: str | None = None
+    test: str | None = None
+    variant: str | None = None
+    label: str | None = None
+    group: str | None = None
+    columns: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    task: Literal["classification", "regression", "reconstruction"] | None = None
+    normal: str | None = None
+    missing: Literal["drop", "mean", "error"] = "error"
+    standardize: bool = True
+    validation: float = 0.1
+    holdout: float = 0.2
+    limit: int | None = None
+    check: bool = True
+    image: Image | None = None
+    sound: Sound | None = None
+    features: Features | None = None
+    length: int | None = None
+    hop: int | None = None
+    horizon: int | None = None
+    vocabulary: Vocabulary = Vocabulary()
+
+    def __post_init__(self) -> None:
+        given = [name for name in PLACES if getattr(self, name) is not None]
+        if len(given) != 1 and given != ["set", "folder"]:
+            said = " and ".join(f"`{name}`" for name in given) or "nothing"
+            raise BadValue(
+                f"{said} says where the data is",
+                keys=tuple(given[1:2]),
+                hint="give one of " + ", ".join(f"`{name}`" for name in PLACES),
+            )
+        for name in ("validation", "holdout"):
+            if not 0 < getattr(self, name) < 1:
+                message = f"`{name}` is {getattr(self, name):g}"
+                raise BadValue(message, keys=(name,), hint="a share of all rows, like 0.1")
+        if self.validation + self.holdout >= 1:
+            message = "`validation` and `holdout` leave nothing to train on"
+            raise BadValue(message, keys=("validation",), hint="like 0.1 and 0.2")
+        for name in ("limit", "length", "hop", "horizon"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise BadValue(f"`{name}` is {value}", keys=(name,), hint="1 or more")
+        raw = [n for n in ("image", "sound", "features") if getattr(self, n) is not None]
+        if len(raw) > 1:
+            message = f"`{raw[0]}` and `{raw[1]}` are given"
+            raise BadValue(message, keys=(raw[1],), hint="one pre-processing")
+        if len(set(self.classes)) != len(self.classes):
+            raise BadValue("two classes have one name", keys=("classes",), hint="name them apart")
+        if self.normal is not None and self.task != "reconstruction":
+            message = "`normal` goes with `task: reconstruction`"
+            raise BadValue(message, keys=("normal",), hint="add it, or leave `normal` out")
+
+
+def replaced(settings: Data, **changes: object) -> Data:
+    """The same settings, some of them changed."""
+    return replace(settings, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,159 @@
+"""Tables as columns: CSV by the standard library, Parquet by pyarrow where it is installed."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgedl.core.errors import BadSamples, nearest
+from edgedl.core.registry import missing
+
+TABS = (".tsv", ".tab")
+SUFFIXES = (".csv", *TABS, ".parquet", ".pq")
+MOST_BYTES = 1 << 31
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """A table's cells by column, as they lie in the file, and where it lies.
+
+    Attributes:
+        lines: how each row is called in errors: its line in the file, or its number from 1 on.
+    """
+
+    cells: Mapping[str, list[Any]]
+    lines: Sequence[int]
+    where: str
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def column(self, name: str) -> list[Any]:
+        """The cells of a column.
+
+        Raises:
+            BadSamples: there is none of this name; the hint has the nearest.
+        """
+        if name not in self.cells:
+            hint = nearest(name, self.cells)
+            raise BadSamples(f"there is no column `{name}`", where=self.where, hint=hint)
+        return self.cells[name]
+
+    def take(self, rows: Sequence[int]) -> Columns:
+        """Some of the rows."""
+        cells = {name: [column[i] for i in rows] for name, column in self.cells.items()}
+        return Columns(cells, [self.lines[i] for i in rows], self.where)
+
+
+@dataclass(frozen=True, eq=False)
+class Records(Sequence[Any]):
+    """The rows of a table as values by column, made when they are asked for."""
+
+    cells: Mapping[str, Sequence[Any]]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.cells.values())))
+
+    def __getitem__(self, row: Any) -> Any:
+        return {name: column[row] for name, column in self.cells.items()}
+
+
+def read_table(path: str | Path) -> Columns:
+    """The table in a file.
+
+    Raises:
+        BadSamples: it is missing, damaged, empty, or its lines differ in length. Missing: pyarrow
+            is not installed, and the file is Parquet.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        hint = f"a file that ends in {', '.join(SUFFIXES)}"
+        raise BadSamples("is no table that is read", where=str(path), hint=hint)
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            message = f"larger than {MOST_BYTES >> 30} GiB"
+            raise BadSamples(message, where=str(path), hint="split it")
+        found = _parquet(path) if suffix in (".parquet", ".pq") else _csv(path)
+    except FileNotFoundError as error:
+        raise BadSamples("no such file", where=str(path), hint="name one") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        message = f"cannot be read ({' '.join(str(error).split())[:120]})"
+        raise BadSamples(message, where=str(path), hint="save it as CSV in UTF-8") from error
+    if not found.lines:
+        raise BadSamples("the table has no rows", where=str(path), hint="give at least three")
+    return found
+
+
+def joined(first: Columns, second: Columns) -> Columns:
+    """The rows of two tables, the second's behind the first's.
+
+    Raises:
+        BadSamples: the second lacks a column.
+    """
+    cells = {name: [*column, *second.column(name)] for name, column in first.cells.items()}
+    return Columns(cells, [*first.lines, *second.lines], first.where)
+
+
+def _csv(path: Path) -> Columns:
+    csv.field_size_limit(min(sys.maxsize, 1 << 26))
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        first = file.readline()
+        file.seek(0)
+        names, *_ = *_rows(file, first, path), []
+        if not names:
+            raise BadSamples("the table has no line of names", where=str(path), hint="add one")
+        file.seek(0)
+        columns: list[list[Any]] = [[] for _ in names]
+        lines = []
+        reader = csv.reader(file, delimiter=_delimiter(first, path))
+        next(reader)
+        for row in reader:
+            if not row:
+                continue
+            if len(row) != len(names):
+                message = f"line {reader.line_num} has {len(row)} values for {len(names)} columns"
+                raise BadSamples(message, where=str(path), hint="mend the line")
+            lines.append(reader.line_num)
+            for column, cell in zip(columns, row, strict=True):
+                column.append(cell)
+    return Columns(_named(names, columns, path), lines, str(path))
+
+
+def _rows(file: Any, first: str, path: Path) -> Iterator[list[str]]:
+    reader = csv.reader(file, delimiter=_delimiter(first, path))
+    yield [name.strip() for name in next(reader, [])]
+
+
+def _delimiter(first: str, path: Path) -> str:
+    if path.suffix.lower() in TABS:
+        return "\t"
+    return ";" if first.count(";") > first.count(",") else ","
+
+
+def _parquet(path: Path) -> Columns:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+    except ModuleNotFoundError as error:
+        raise missing(error, "reading Parquet") from error
+    try:
+        table = parquet.read_table(path)
+    except pa.ArrowException as error:
+        message = f"cannot be read ({' '.join(str(error).split())[:120]})"
+        raise BadSamples(message, where=str(path), hint="is it Parquet?") from error
+    columns = [column.to_pylist() for column in table.columns]
+    cells = _named(list(table.column_names), columns, path)
+    return Columns(cells, range(1, table.num_rows + 1), str(path))
+
+
+def _named(names: list[str], columns: list[list[Any]], path: Path) -> dict[str, list[Any]]:
+    for name in names:
+        if names.count(name) > 1:
+            message = f"two columns are called `{name}`"
+            raise BadSamples(message, where=str(path), hint="name them apart")
+    return dict(zip(names, columns, strict=True))
