@@ -87,12 +87,15 @@ class Processing:
     def before(self, raw: Any) -> dict[str, np.ndarray]:
         """The feed of a session: of a file, given by its path, or of what a device recorded.
 
+        Where texts are recorded, a `str` is the text itself, and a file is given as a `Path`.
+
         Raises:
             BadSamples: it is missing or damaged, cannot become an input, or nobody has said which.
         """
         if self.preprocess.input is None:
             raise BadSamples("which input is it for?", hint="`.bind(session.signature)` finds it")
-        if isinstance(raw, (str, os.PathLike)):
+        is_text = isinstance(self.preprocess, Text) and isinstance(raw, str)
+        if isinstance(raw, (str, os.PathLike)) and not is_text:
             raw = self.preprocess.decode(os.fspath(raw))
         return {self.preprocess.input: self.preprocess.apply(raw)}
 

@@ -15,11 +15,15 @@ from hypothesis import strategies as st
 from edgedl.core.errors import BadSamples, BadValue
 from edgedl.core.model import Signature, Tensor
 from edgedl.runtime.boxes import Boxes
+from edgedl.runtime.features import Features
 from edgedl.runtime.image import CHANNELS, LAYOUTS, Image, Resize
 from edgedl.runtime.postprocess import KINDS as ANSWERS
 from edgedl.runtime.postprocess import Postprocess
 from edgedl.runtime.process import KINDS, Processing, input_of
+from edgedl.runtime.series import Series
 from edgedl.runtime.sound import Sound
+from edgedl.runtime.table import Column, Table
+from edgedl.runtime.text import Text
 from edgedl.yamls import read_yaml
 
 SIDES = st.integers(1, 2000)
@@ -92,7 +96,60 @@ AFTER = (
     )
     | st.builds(Postprocess, kind=st.just("boxes"), boxes=BOXES)
 )
-PROCESSINGS = st.builds(Processing, images() | SOUNDS, st.none() | AFTER)
+FEATURES = st.builds(
+    Features,
+    rate=st.integers(8_000, 48_000),
+    length=st.none() | st.integers(400, 10**5),
+    of=st.sampled_from(["log-mel", "mfcc"]),
+    window=st.integers(200, 400),
+    hop=st.integers(8, 400),
+    points=st.just(512),
+    bands=st.integers(13, 20),
+    low=st.floats(0, 100),
+    mel=st.sampled_from(["htk", "slaney"]),
+    area=st.booleans(),
+    mean=NUMBERS.map(lambda value: (value,)),
+    std=NUMBERS.filter(bool).map(lambda value: (value,)),
+    layout=st.sampled_from(["ncft", "nctf", "nft", "ntf", "cft", "ctf", "ft", "tf"]),
+    input=NAMES,
+)
+SERIES = st.builds(
+    Series,
+    channels=st.just(2),
+    length=st.integers(1, 10**4),
+    hop=st.none() | st.integers(1, 10**4),
+    mean=st.tuples(NUMBERS, NUMBERS) | st.tuples(NUMBERS),
+    layout=st.sampled_from(["nct", "ntc", "ct", "tc"]),
+    input=NAMES,
+)
+COLUMNS = st.builds(
+    Column,
+    name=st.text(max_size=5),
+    mean=NUMBERS,
+    std=NUMBERS.filter(bool),
+    categories=st.lists(st.text(max_size=3), unique=True, max_size=3).map(tuple),
+)
+TABLES = st.builds(
+    Table,
+    columns=st.lists(COLUMNS, min_size=1, max_size=4, unique_by=lambda column: column.name).map(
+        tuple
+    ),
+    missing=st.sampled_from(["mean", "error"]),
+    unknown=st.sampled_from(["zeros", "error"]),
+    layout=st.sampled_from(["nf", "f"]),
+    input=NAMES,
+)
+TEXTS = st.builds(
+    Text,
+    tokenizer=st.just('{"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}'),
+    length=st.integers(1, 10**4),
+    padding=st.integers(0, 10**6),
+    layout=st.sampled_from(["nt", "t"]),
+    dtype=st.sampled_from(["int64", "int32"]),
+    input=NAMES,
+)
+BEFORE = images() | SOUNDS | FEATURES | SERIES | TABLES | TEXTS
+PROCESSINGS = st.builds(Processing, BEFORE, st.none() | AFTER)
 
 
 @given(PROCESSINGS)

@@ -107,7 +107,10 @@ def _known(path: str) -> Name:
 
 def _group(stack: list[Any]) -> list[Any]:
     """What lies above the last mark, taken off the stack with it."""
-    place = next(i for i in range(len(stack) - 1, -1, -1) if isinstance(stack[i], _Mark))
+    places = (i for i in range(len(stack) - 1, -1, -1) if isinstance(stack[i], _Mark))
+    place = next(places, None)
+    if place is None:
+        raise _no("a group without a beginning")
     found = stack[place + 1 :]
     del stack[place:]
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,20 +16,32 @@ IMBALANCED = 5.0
 MOST_NAMED = 20
 
 
-def duplicates(parts: Mapping[str, Samples], progress: Progress = silent) -> tuple[str, ...]:
-    """A sentence for each two parts that share samples, exactly; every sample is read once.
+@dataclass(frozen=True, eq=False)
+class Shared:
+    """Samples of one part that are those of another, exactly: `places` in it, and in the other."""
+
+    part: str
+    other: str
+    places: np.ndarray
+    twins: np.ndarray
+
+
+def duplicates(parts: Mapping[str, Samples], progress: Progress = silent) -> list[Shared]:
+    """What each part shares with those before it; every sample is read once.
 
     Raises:
-        BadSamples: one of them is damaged, or holds a value that is not finite.
+        BadSamples: samples are damaged, or hold values that are not finite; the error names them.
     """
     total, done = sum(map(len, parts.values())), 0
     seen: dict[str, dict[bytes, int]] = {}
-    doubts = []
+    found = []
     damaged: list[BadSamples] = []
     for name, samples in parts.items():
         digests: dict[bytes, int] = {}
-        shared: dict[str, list[tuple[int, int]]] = {}
+        pairs: dict[str, list[tuple[int, int]]] = {}
         for i in range(len(samples)):
+            done += 1
+            progress("checking samples", done, total)
             try:
                 digest = _digest(samples, i)
             except BadSamples as error:
@@ -36,21 +49,29 @@ def duplicates(parts: Mapping[str, Samples], progress: Progress = silent) -> tup
                 continue
             for other, known in seen.items():
                 if digest in known:
-                    shared.setdefault(other, []).append((i, known[digest]))
+                    pairs.setdefault(other, []).append((i, known[digest]))
             digests.setdefault(digest, i)
-            done += 1
-            progress("checking samples", done, total)
-        for other, pairs in shared.items():
-            first, twin = samples.rows[pairs[0][0]], parts[other].rows[pairs[0][1]]
-            doubts.append(
-                f"{len(pairs)} of {len(samples)} {name} samples are also {other} samples, exactly"
-                f" (row {first} is row {twin}): what is measured on them says too much"
-                + _contrary(samples, parts[other], pairs)
-            )
+        for other, both in pairs.items():
+            places, twins = np.array(both, np.int64).T
+            found.append(Shared(name, other, places, twins))
         seen[name] = digests
     if damaged:
         raise _all_of(damaged, total)
-    return tuple(doubts)
+    return found
+
+
+def said_of(shared: Shared, parts: Mapping[str, Samples], dropped: bool) -> str:
+    """A sentence on samples that two parts share."""
+    samples, others = parts[shared.part], parts[shared.other]
+    row, twin = samples.rows[shared.places[0]], others.rows[shared.twins[0]]
+    which = f"(row {row} is row {twin}{_contrary(samples, others, shared)})"
+    count = f"{len(shared.places)} of {len(samples)} {shared.part} samples"
+    if dropped:
+        return f"{count} were {shared.other} samples, too {which}, and were left out"
+    return (
+        f"{count} are {shared.other} samples, too {which}:"
+        " what is measured on them says too much"
+    )
 
 
 def torn(groups: np.ndarray, parts: Mapping[str, np.ndarray]) -> tuple[str, ...]:
@@ -127,9 +148,10 @@ def _all_of(damaged: list[BadSamples], total: int) -> BadSamples:
     return BadSamples(message, where=first.where, hint=first.hint)
 
 
-def _contrary(samples: Samples, others: Samples, pairs: list[tuple[int, int]]) -> str:
+def _contrary(samples: Samples, others: Samples, shared: Shared) -> str:
     mine, theirs = samples.chosen_labels, others.chosen_labels
     if mine is None or theirs is None:
         return ""
+    pairs = zip(shared.places, shared.twins, strict=True)
     unlike = sum(not np.array_equal(mine[i], theirs[j]) for i, j in pairs)
     return f"; {unlike} of them bear another label" if unlike else ""

@@ -11,13 +11,15 @@ from edgedl.core.errors import BadSamples
 from edgedl.core.progress import Progress, silent
 from edgedl.core.registry import load as load_name
 from edgedl.core.registry import resolve
+from edgedl.core.samples import Samples
 from edgedl.train.data.dataset import Dataset, Found
-from edgedl.train.data.leaks import duplicates, imbalance, torn
+from edgedl.train.data.leaks import duplicates, imbalance, said_of, torn
 from edgedl.train.data.rows import as_samples
 from edgedl.train.data.sets import SETS
 from edgedl.train.data.settings import PLACES, Data
 from edgedl.train.data.split import Parts, draw, split, split_in_time
 
+FEW_SHARED = 0.05
 LOADERS = {
     "folder": "edgedl.train.data.folder:find",
     "table": "edgedl.train.data.table:find",
@@ -58,20 +60,43 @@ def assemble(found: Found, settings: Data, *, seed: int, progress: Progress = si
     made = found.prepare(parts.train)
     labels, said = _standardized(found, settings, parts.train)
     every = as_samples(made, labels, found.classes, found.where)
-    train, validation, test = (
-        every.take(rows) for rows in (parts.train, parts.validation, parts.test)
-    )
+    groups = {
+        "training": every.take(parts.train),
+        "validation": every.take(parts.validation),
+        "test": every.take(parts.test),
+    }
     doubts = [*found.doubts, *said, *_class_doubts(found, parts)]
-    by_name = {"train": parts.train, "validation": parts.validation, "test": parts.test}
     if found.groups is not None:
-        doubts += torn(found.groups, by_name)
+        doubts += torn(found.groups, {name: samples.rows for name, samples in groups.items()})
     if settings.check:
-        named = {"training": train, "validation": validation, "test": test}
-        doubts += duplicates(named, progress)
+        groups, shared = _apart(groups, found.test is not None, progress)
+        doubts += shared
+    train, validation, test = groups.values()
     return Dataset(
         train, validation, test, made.inputs, found.outputs, found.task, made.processing,
         tuple(doubts),
     )  # fmt: skip
+
+
+def _apart(
+    groups: dict[str, Samples], official: bool, progress: Progress
+) -> tuple[dict[str, Samples], list[str]]:
+    """The groups without samples that a group before holds, too.
+
+    An official test split stays as it is, and so does a part where such samples are many: there
+    they are what the data is like.
+    """
+    left: dict[str, np.ndarray] = {name: np.ones(len(one), bool) for name, one in groups.items()}
+    said = []
+    for shared in duplicates(groups, progress):
+        total = len(groups[shared.part])
+        few = len(shared.places) <= FEW_SHARED * total and len(shared.places) < total
+        dropped = few and not (official and shared.part == "test")
+        if dropped:
+            left[shared.part][shared.places] = False
+        said.append(said_of(shared, groups, dropped))
+    kept = {name: one.take(np.flatnonzero(left[name])) for name, one in groups.items()}
+    return kept, said
 
 
 def _standardized(
