@@ -7,11 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from edgedl.core.errors import BadOption, BadValue, nearest
+from edgedl.core.errors import BadOption, BadValue, EdgeError, nearest
 from edgedl.core.fields import from_plain
+from edgedl.core.schema import DEFINITIONS, DIALECT, schema_of
 from edgedl.core.target import TARGETS
 from edgedl.core.units import parse_bytes, parse_drop, parse_ms
 from edgedl.train.data.settings import Data
+from edgedl.train.networks import NETWORKS
 from edgedl.train.settings import Fit
 from edgedl.yamls import Keys, Located, read_yaml
 
@@ -166,6 +168,14 @@ class Recipe:
     bench: Bench | None = field(default_factory=Bench)
     seed: int = 0
     where: Path | None = None
+    source: Located | None = field(default=None, compare=False, repr=False)
+
+    def located(self, error: EdgeError, *keys: str | int) -> EdgeError:
+        """What went wrong with what stands under these keys, with its line where it has none."""
+        if self.source is None or error.where is not None:
+            return error
+        below = error.keys if isinstance(error, BadValue) else ()
+        return self.source.error((*keys, *below), error.message, error.hint)
 
 
 @dataclass(frozen=True)
@@ -181,6 +191,26 @@ class _Stages:
     name: str = ""
 
 
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a recipe, for editors."""
+    found = schema_of(_Stages)
+    network = {
+        "description": "a name of ours or `module:callable`, its settings beside it",
+        "anyOf": [
+            {"type": "string"},
+            {"type": "object", "properties": {"name": {"type": "string", "examples": [*NETWORKS]}},
+             "required": ["name"]},
+        ],
+    }  # fmt: skip
+    include = {"type": "string", "description": "a recipe that this one stands above"}
+    properties = {**found["properties"], "network": network, INCLUDE: include}
+    # With `include`, another file may hold what is needed.
+    return {
+        "$schema": DIALECT, "title": "edgedl recipe", **found, "properties": properties,
+        "required": [], "$defs": DEFINITIONS,
+    }  # fmt: skip
+
+
 def read_recipe(path: str | Path) -> Recipe:
     """The recipe in a YAML file.
 
@@ -193,8 +223,8 @@ def read_recipe(path: str | Path) -> Recipe:
     """
     path = Path(path)
     found = _included(path, ())
-    recipe: Recipe = found.read(lambda document: _recipe(document, path))
-    return recipe
+    recipe = found.read(lambda document: _recipe(document, path))
+    return replace(recipe, source=found)
 
 
 def _recipe(document: Any, path: Path) -> Recipe:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from typing import TYPE_CHECKING
+
 import click
 
 from edgedl.cli.options import Bar, json_option, print_json
+from edgedl.core.errors import BadOption
+
+if TYPE_CHECKING:
+    from edgedl.report.made import Forecast, Made
 
 
 @click.command()
-@click.argument("recipe", metavar="RECIPE.yaml")
+@click.argument("recipe", metavar="RECIPE.yaml", required=False)
 @click.option("-o", "--output", metavar="FILE", help="The bundle; NAME.edl by the recipe's name.")
 @click.option(
     "--until",
@@ -22,17 +29,32 @@ from edgedl.cli.options import Bar, json_option, print_json
     is_flag=True,
     help="Check data, network, memory and operators, say what it would take, and stop.",
 )
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of recipes, for editors.")
 @json_option
-def command(recipe: str, output: str | None, until: str, dry_run: bool, as_json: bool) -> int:
+def command(
+    recipe: str | None,
+    output: str | None,
+    until: str,
+    dry_run: bool,
+    schema: bool,
+    as_json: bool,
+) -> int:
     """Make a bundle from RECIPE: train, export, compress, time.
 
     What is done already is kept; a run that was killed goes on where it was.
     """
+    if schema:
+        from edgedl import recipe as recipes
+
+        click.echo(json.dumps(recipes.schema(), indent=1))
+        return 0
+    if recipe is None:
+        raise BadOption("no recipe is named", hint="edgedl make recipes/fashion_mnist.yaml")
     from edgedl.line import foresee, make
 
     with Bar() as bar:
         if dry_run:
-            found: foresee.Forecast | make.Made = foresee.foresee(recipe, until=until, progress=bar)
+            found: Forecast | Made = foresee.foresee(recipe, until=until, progress=bar)
         else:
             found = make.make(recipe, output=output, until=until, progress=bar)
     click.echo(found.text(), err=as_json)

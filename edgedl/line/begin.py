@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgedl.benchmark.metrics import metric_of
-from edgedl.core.errors import BadValue
+from edgedl.core.errors import BadOption, BadValue
 from edgedl.core.progress import Progress
 from edgedl.core.registry import load
 from edgedl.core.store import default_store
 from edgedl.recipe import Recipe
 from edgedl.report.made import Stage
 from edgedl.train.data.load import load as load_data
+from edgedl.train.data.settings import Data, replaced
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,6 +46,7 @@ class Line:
 
     @property
     def metric(self) -> Metric | None:
+        """What the network is judged by; None where that is the loss."""
         name = self.recipe.train.metric or USUAL[self.dataset.task]
         return None if name is None else metric_of(name)
 
@@ -60,6 +62,8 @@ class Line:
 
 
 def begun(recipe: Recipe, progress: Progress) -> Line:
+    """The recipe with its data loaded, split and checked."""
+    _check_names(recipe)
     progress("loading data", 0, 1)
     began = perf_counter()
     dataset = load_data(
@@ -74,13 +78,30 @@ def begun(recipe: Recipe, progress: Progress) -> Line:
     return line
 
 
-def _from_here(recipe: Recipe) -> Any:
+def _check_names(recipe: Recipe) -> None:
+    """Look names up that would else be looked up once the data is loaded.
+
+    Raises:
+        BadValue: there is no such network or metric; the error has the line.
+    """
+    factory_of: Callable[[str], object] = load("edgedl.train.networks:factory_of", "training")
+    try:
+        factory_of(recipe.network.name)
+    except BadValue as error:
+        raise recipe.located(error, "network") from error
+    try:
+        metric_of(recipe.train.metric or "top1")
+    except BadOption as error:
+        raise recipe.located(error, "train", "metric") from error
+
+
+def _from_here(recipe: Recipe) -> Data:
     """The recipe's data with paths that begin at the recipe's folder."""
     data = recipe.data
     above = Path() if recipe.where is None else recipe.where.parent
     places = ("folder", "table", "arrays", "text", "series", "test")
     named = {name: getattr(data, name) for name in places if getattr(data, name) is not None}
-    return replace(data, **{name: str(above / Path(word)) for name, word in named.items()})
+    return replaced(data, **{name: str(above / Path(word)) for name, word in named.items()})
 
 
 def network_of(line: Line) -> nn.Module:
@@ -88,10 +109,10 @@ def network_of(line: Line) -> nn.Module:
     recipe, dataset = line.recipe, line.dataset
     build: Callable[..., nn.Module] = load("edgedl.train.networks:build", "training")
     load("torch:manual_seed", "training")(recipe.seed)
-    return build(recipe.network.name, dataset.inputs, dataset.outputs, recipe.network.settings)
-
-
-
+    try:
+        return build(recipe.network.name, dataset.inputs, dataset.outputs, recipe.network.settings)
+    except BadValue as error:
+        raise recipe.located(error, "network") from error
 
 
 def last_stage(recipe: Recipe, until: str) -> str:

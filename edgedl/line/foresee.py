@@ -54,8 +54,9 @@ def foresee(path: str | Path, *, until: str = "bench", progress: Progress = sile
     line.stages.append(
         Stage(
             "train",
-            f"{recipe.network.name}, {parameters:,} parameters, {settings.epochs} epochs of {steps:,}"
-            f" steps, {1e3 * step_seconds:.3g} ms each; about {format_bytes(need)} of memory",
+            f"{recipe.network.name}, {parameters:,} parameters, {settings.epochs} epochs of"
+            f" {steps:,} steps, {1e3 * step_seconds:.3g} ms each; about {format_bytes(need)} of"
+            " memory",
             seconds,
             kept=False,
         )
@@ -68,7 +69,9 @@ def foresee(path: str | Path, *, until: str = "bench", progress: Progress = sile
     if last != "train":
         _operators(line, network)
     if last in ("compress", "bench"):
-        line.stages.append(Stage("compress", "as the engines of the target measure", COMPRESS_SECONDS, kept=False))
+        line.stages.append(
+            Stage("compress", "as the engines of the target measure", COMPRESS_SECONDS, kept=False)
+        )
     if last == "bench" and recipe.bench is not None:
         line.stages.append(Stage("bench", "", recipe.bench.seconds, kept=False))
     return Forecast(recipe.name, str(path), tuple(line.stages), tuple(line.doubts))
@@ -81,7 +84,7 @@ def _step(line: Line, network: Any) -> tuple[float, int]:
     few = line.dataset.train.take(range(count))
     ticks: list[float] = []
 
-    def tick(message: str, done: int, total: int) -> None:
+    def tick(message: str, _done: int, _total: int) -> None:
         if message.startswith("epoch"):
             ticks.append(perf_counter())
 

@@ -1,5 +1,4 @@
-"""The line from a recipe to a bundle; each stage's result is kept, and only what changed is made
-anew."""
+"""The line from a recipe to a bundle: what each stage makes is kept, and only what changed anew."""
 
 from __future__ import annotations
 
@@ -9,15 +8,12 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import edgedl
-from edgedl.benchmark.metrics import metric_of
 from edgedl.core.errors import EdgeError
 from edgedl.core.fields import to_plain
 from edgedl.core.progress import Progress, silent
@@ -28,16 +24,13 @@ from edgedl.core.target import target_of
 from edgedl.core.units import format_bytes
 from edgedl.line.begin import Line, begun, last_stage, network_of
 from edgedl.recipe import read_recipe
-from edgedl.report.made import Made, Stage
+from edgedl.report.made import Made
 from edgedl.runtime import engine, installed_engines
 from edgedl.search.memory import machine_parts
-from edgedl.train.data.load import load as load_data
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from edgedl.benchmark.metrics.metric import Metric
-    from edgedl.train.data.dataset import Dataset
 
 MODEL, BUNDLE, TOLD = "model.onnx", "bundle.edl", "told.json"
 
@@ -240,7 +233,7 @@ def _timed(line: Line, model: Path, bundle: Path) -> Mapping[str, Any]:
             [model, bundle], samples=few, threads=settings.threads, seconds=settings.seconds,
             progress=line.progress,
         ).to_json()  # fmt: skip
-            pair = found["pairs"][0]
+        pair = found["pairs"][0]
         told.append(
             f"{pair['ratio']:.2f}x [{pair['low']:.2f}, {pair['high']:.2f}] {pair['verdict']}"
         )

@@ -69,8 +69,7 @@ def said_of(shared: Shared, parts: Mapping[str, Samples], dropped: bool) -> str:
     if dropped:
         return f"{count} were {shared.other} samples, too {which}, and were left out"
     return (
-        f"{count} are {shared.other} samples, too {which}:"
-        " what is measured on them says too much"
+        f"{count} are {shared.other} samples, too {which}: what is measured on them says too much"
     )
 
 

@@ -1,0 +1,118 @@
+"""From a recipe to a bundle, and again: only what changed is made anew."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgedl
+from edgedl.core.errors import BadValue, EdgeError
+from edgedl.line.foresee import foresee
+from edgedl.line.make import make
+
+TRAIN = "train: {epochs: 3, batch: 16, optimizer: {name: adam, lr: 0.01}}\n"
+REST = "compress: {target: onnxruntime}\nbench: {seconds: 0.5}\n"
+
+
+@pytest.fixture(autouse=True)
+def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEDL_STORE", str(tmp_path / "store"))
+    monkeypatch.chdir(tmp_path)
+
+
+def blobs(folder: Path, classes: int = 3) -> Path:
+    """Points around as many centres as there are classes, far apart."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, classes, 400)
+    centres = 4 * rng.standard_normal((classes, 6))
+    x = centres[labels] + rng.standard_normal((400, 6))
+    path = folder / "blobs.npz"
+    np.savez(path, x=x.astype(np.float32), labels=labels)
+    return path
+
+
+def recipe(folder: Path, train: str = TRAIN, rest: str = REST, network: str = "mlp") -> Path:
+    blobs(folder)
+    path = folder / "blobs.yaml"
+    path.write_text(f"data: {{arrays: blobs.npz}}\nnetwork: {network}\n{train}{rest}")
+    return path
+
+
+def kept(found: edgedl.line.make.Made) -> list[str]:  # type: ignore[name-defined]
+    return [stage.name for stage in found.stages if stage.kept]
+
+
+def test_the_whole_line_and_then_nothing_anew(tmp_path: Path) -> None:
+    path = recipe(tmp_path)
+    found = make(path)
+    assert [stage.name for stage in found.stages] == [
+        "data", "train", "export", "compress", "bench",
+    ]  # fmt: skip
+    assert kept(found) == []
+    assert found.output == "blobs.edl"
+    assert found.compressed is not None
+    assert found.compressed["accuracy"]["metric"] == "top1"
+    assert found.compressed["accuracy"]["baseline"] >= 0.95
+    assert found.bench is not None
+    assert len(found.bench["rows"]) == 2
+    with edgedl.open("blobs.edl") as session, np.load("blobs.npz") as arrays:
+        [made] = session.run({"x": arrays["x"][:1]}).values()
+        assert made.shape == (1, 3)
+        assert int(made.argmax()) == int(arrays["labels"][0])
+    json.dumps(found.to_json())
+    assert "top1 1" in found.text() or "top1 0.9" in found.text()
+
+    again = make(path)
+    assert kept(again) == ["train", "export", "compress"]
+    assert again.weights == found.weights
+    other = make(recipe(tmp_path, rest="compress: {target: onnxruntime, calibration: 40}\n"))
+    assert kept(other) == ["train", "export"]
+    assert kept(make(recipe(tmp_path, train=TRAIN.replace("3", "4")), until="export")) == []
+
+
+def test_the_line_ends_where_it_is_told_to(tmp_path: Path) -> None:
+    path = recipe(tmp_path)
+    trained = make(path, until="train")
+    assert trained.output is None
+    assert Path(trained.weights).is_file()
+    model = make(path, until="export", output="a.onnx")
+    assert kept(model) == ["train"]
+    assert edgedl.inspect("a.onnx")["parameters"] > 0
+    assert not (tmp_path / "blobs.edl").exists()
+    last = make(recipe(tmp_path, rest="compress:\n"))
+    assert last.output == "blobs.edl"[:-4] + ".onnx"
+
+
+def test_a_network_that_cannot_be_is_told_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(BadValue, match="unknown network `mpl`") as caught:
+        make(recipe(tmp_path, network="mpl"))
+    assert caught.value.where == f"{tmp_path / 'blobs.yaml'}:2"
+    with pytest.raises(BadValue) as caught:
+        make(recipe(tmp_path, network="{name: mlp, wdth: 3}"))
+    assert caught.value.where == f"{tmp_path / 'blobs.yaml'}:2"
+
+
+def test_data_and_metrics_that_are_not_there_are_told_before_training(tmp_path: Path) -> None:
+    path = recipe(tmp_path)
+    (tmp_path / "blobs.npz").unlink()
+    with pytest.raises(EdgeError, match="no such file"):
+        make(path)
+    with pytest.raises(EdgeError, match="unknown metric"):
+        make(recipe(tmp_path, train="train: {epochs: 1, metric: top7}\n"))
+    with pytest.raises(EdgeError, match="is a folder"):
+        make(recipe(tmp_path), output=tmp_path)
+
+
+def test_what_it_would_take_is_told_and_nothing_is_trained(tmp_path: Path) -> None:
+    found = foresee(recipe(tmp_path))
+    assert [stage.name for stage in found.stages] == [
+        "data", "train", "export", "compress", "bench",
+    ]  # fmt: skip
+    text = found.text()
+    assert "3 epochs of" in text
+    assert "runs on onnxruntime" in text
+    assert not (tmp_path / "store" / "runs").exists()
+    assert found.broken == ()
