@@ -269,17 +269,26 @@ def from_arrays(
 def open_npz(path: str | Path) -> Samples:
     """The samples of an `.npz` file, read from disk as they are used.
 
+    Raises:
+        BadSamples: as `map_npz`, or the arrays are no samples.
+    """
+    path = Path(path)
+    return from_arrays(map_npz(path), where=str(path), origin={"npz": str(path.resolve())})
+
+
+def map_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz` file, of whatever lengths, read from disk as they are used.
+
     Uncompressed members are memory-mapped in place; compressed ones are unpacked once into an
     unnamed temporary file and mapped there. Pickled arrays are refused.
 
     Raises:
         BadSamples: the file is missing, damaged, or not an `.npz` file.
     """
-    path = Path(path)
     hint = "make one with np.savez('samples.npz', input=x)"
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-            arrays = {
+            return {
                 entry.filename.removesuffix(".npy"): _member(archive, entry, file)
                 for entry in archive.infolist()
             }
@@ -290,7 +299,6 @@ def open_npz(path: str | Path) -> Samples:
     except Exception as error:
         reason = str(error) or type(error).__name__
         raise BadSamples(f"not a sound .npz file ({reason})", where=str(path), hint=hint) from error
-    return from_arrays(arrays, where=str(path), origin={"npz": str(path.resolve())})
 
 
 def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: IO[bytes]) -> np.ndarray:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from edgedl.core.errors import BadSamples, nearest
 from edgedl.core.progress import Progress, silent
-from edgedl.core.samples import LABELS, Arrays, from_arrays, open_npz
+from edgedl.core.samples import LABELS, Arrays, from_arrays, map_npz
 from edgedl.runtime.image import Image
 from edgedl.train.data.dataset import Found, Prepared, Task
 from edgedl.train.data.labels import anomalies, check_range, group_numbers, is_regression
@@ -31,10 +32,10 @@ def find(settings: Data, *, progress: Progress = silent) -> Found:  # noqa: ARG0
     """
     assert settings.arrays is not None
     where = settings.arrays
-    arrays = _opened(where)
+    arrays = map_npz(Path(where))
     test = None
     if settings.test is not None:
-        tested = {f"{TEST}{name}": array for name, array in _opened(settings.test).items()}
+        tested = {f"{TEST}{name}": array for name, array in map_npz(Path(settings.test)).items()}
         arrays = {**{f"{TRAIN}{name}": array for name, array in arrays.items()}, **tested}
     if any(name.startswith(TEST) for name in arrays):
         arrays, test = _two_groups(arrays, where)
@@ -82,13 +83,6 @@ def from_named(
         test=test,
         normal_only=settings.normal is not None,
     )
-
-
-def _opened(path: str) -> dict[str, np.ndarray]:
-    samples = open_npz(path)
-    assert isinstance(samples.source, Arrays)
-    found = dict(samples.source.arrays)
-    return found if samples.labels is None else {**found, LABELS: samples.labels}
 
 
 def _two_groups(

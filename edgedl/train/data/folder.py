@@ -106,7 +106,8 @@ class _Fitter:
             return given
         before = self.source.processing.preprocess
         if isinstance(before, Image):
-            sides = _sides(list(self._contents(train, FEW)), self.source)
+            every = np.arange(len(self.source))
+            sides = _sides(list(self._contents(every, FEW)), self.source)
             images = () if given is not None else self._contents(train, MOST_READ)
             return normal_image(images, before.color, sides, before if given else None)
         longest, rate = 0.0, 0
@@ -123,10 +124,10 @@ class _Fitter:
             rate, max(window, round(seconds * rate)), window=window, hop=round(HOP_SECONDS * rate)
         )
 
-    def _contents(self, train: np.ndarray, most: int) -> Iterator[Any]:
+    def _contents(self, rows: np.ndarray, most: int) -> Iterator[Any]:
         """What some of the files hold, evenly chosen."""
-        places = np.unique(np.linspace(0, len(train) - 1, min(most, len(train))).astype(int))
-        for i, row in enumerate(train[places]):
+        places = np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))
+        for i, row in enumerate(rows[places]):
             self.progress("looking into files", i + 1, len(places))
             # the check that follows names every damaged file
             with contextlib.suppress(*((BadSamples,) if self.lenient else ())):

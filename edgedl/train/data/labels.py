@@ -15,17 +15,25 @@ FEW_VALUES = 20
 
 
 def to_classes(
-    cells: Sequence[Any], classes: tuple[str, ...], where: str, name: str
+    cells: Sequence[Any],
+    classes: tuple[str, ...],
+    where: str,
+    name: str,
+    rows: Sequence[int] = (),
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Numbers int64 of the classes' names, and the names: as given, or those that occur, sorted.
+
+    Args:
+        rows: how each row is called; from 1 on where there are none.
 
     Raises:
         BadSamples: a row has no label, or one that is none of the names; the error has the row.
     """
     texts = [category(cell) for cell in cells]
-    for row, cell in enumerate(cells):
+    called = rows or range(1, len(cells) + 1)
+    for row, cell in zip(called, cells, strict=True):
         if is_missing(cell):
-            message = f"row {row + 1} has no `{name}`"
+            message = f"row {row} has no `{name}`"
             raise BadSamples(message, where=where, hint="label it, or `missing: drop`")
     known = classes or tuple(sorted(set(texts), key=_order))
     if len(known) > MOST_CLASSES and not classes:
@@ -33,20 +41,20 @@ def to_classes(
         hint = "`task: regression`, or name the `classes`"
         raise BadSamples(message, where=where, hint=hint)
     places = {text: i for i, text in enumerate(known)}
-    for row, text in enumerate(texts):
+    for row, text in zip(called, texts, strict=True):
         if text not in places:
-            message = f"row {row + 1} has the label `{text}`, which is none of the classes"
+            message = f"row {row} has the label `{text}`, which is none of the classes"
             raise BadSamples(message, where=where, hint=nearest(text, known))
     return np.array([places[text] for text in texts], np.int64), known
 
 
-def to_values(cells: Sequence[Any], where: str, name: str) -> np.ndarray:
+def to_values(cells: Sequence[Any], where: str, name: str, rows: Sequence[int] = ()) -> np.ndarray:
     """Float32 of shape [rows, 1].
 
     Raises:
         BadSamples: a cell is no number; the error has the row.
     """
-    return numbers(cells, where, name).astype(np.float32)[:, None]
+    return numbers(cells, where, name, rows=rows).astype(np.float32)[:, None]
 
 
 def numbers(

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgedl.core.errors import BadSamples, nearest
 from edgedl.core.progress import Progress, silent
-from edgedl.core.samples import Arrays, open_npz
+from edgedl.core.samples import map_npz
 from edgedl.runtime.series import Series
 from edgedl.runtime.table import category, is_missing
 from edgedl.train.data.dataset import Found, Prepared, Task
@@ -261,11 +261,7 @@ def _channel(table: Columns, name: str, missing: str) -> np.ndarray:
 
 def _npz(path: Path, settings: Data) -> tuple[list[Stream], tuple[str, ...]]:
     """Frames in the first array of shape [frames, channels], labels and groups beside it."""
-    samples = open_npz(path)
-    assert isinstance(samples.source, Arrays)
-    arrays = dict(samples.source.arrays)
-    if samples.labels is not None:
-        arrays["labels"] = samples.labels
+    arrays = map_npz(path)
     label, group = settings.label or "labels", settings.group
     for name in (settings.label, group, *settings.columns):
         if name is not None and name not in arrays:
@@ -278,6 +274,10 @@ def _npz(path: Path, settings: Data) -> tuple[list[Stream], tuple[str, ...]]:
         hint = "one of shape (frames, channels); windows that are cut already go to `arrays:`"
         raise BadSamples(message, where=str(path), hint=hint)
     values = (values[:, None] if values.ndim == 1 else values).astype(np.float32)
+    for name in (label, group):
+        if name in arrays and arrays[name].shape != (len(values),):
+            message = f"`{name}` of shape {arrays[name].shape} for {len(values)} frames"
+            raise BadSamples(message, where=str(path), hint="one entry a frame")
     if not np.isfinite(values).all():
         row = int(np.argwhere(~np.isfinite(values))[0][0])
         message = f"frame {row} of `{names[0]}` is not finite"

@@ -19,13 +19,13 @@ class Vocabulary:
 
     Attributes:
         file: a `tokenizer.json`; one is trained where None.
-        kind: `words` are split at spaces and punctuation; `wordpiece` and `bpe` are parts of words.
+        kind: `words` are split at spaces and punctuation; `bpe` are parts of words.
         size: tokens at most, with `[PAD]` 0 and `[UNK]` 1.
         least: how often a token has to occur.
     """
 
     file: str | None = None
-    kind: Literal["words", "wordpiece", "bpe"] = "words"
+    kind: Literal["words", "bpe"] = "words"
     size: int = 8192
     least: int = 2
     lowercase: bool = True

@@ -97,6 +97,8 @@ def feature_columns(table: Columns, settings: Data, label: str | None) -> list[s
     Raises:
         BadSamples: one is not there, or is the label.
     """
+    if settings.group is not None:
+        table.column(settings.group)
     for name in (*settings.columns, *settings.categories):
         table.column(name)
         if name == label:
@@ -197,8 +199,8 @@ def _labels(
     regress = not settings.classes and is_regression([c for c in cells if not is_missing(c)])
     task: Task = settings.task or ("regression" if regress else "classification")
     if task == "regression":
-        return to_values(cells, table.where, label), task, ()
-    labels, classes = to_classes(cells, settings.classes, table.where, label)
+        return to_values(cells, table.where, label, table.lines), task, ()
+    labels, classes = to_classes(cells, settings.classes, table.where, label, table.lines)
     if settings.normal is not None:
         labels, classes = anomalies(labels, classes, settings.normal, table.where)
     return labels, task, classes

@@ -144,11 +144,6 @@ def trained(texts: list[str], settings: Vocabulary) -> str:
         trainer = trainers.WordLevelTrainer(
             vocab_size=settings.size, min_frequency=settings.least, **shared
         )
-    elif settings.kind == "wordpiece":
-        model = models.WordPiece(unk_token=UNKNOWN)
-        trainer = trainers.WordPieceTrainer(
-            vocab_size=settings.size, min_frequency=settings.least, **shared
-        )
     else:
         model = models.BPE(unk_token=UNKNOWN)
         trainer = trainers.BpeTrainer(

@@ -8,6 +8,7 @@ import numpy as np
 
 from edgedl.core.errors import BadSamples
 from edgedl.core.progress import Progress, silent
+from edgedl.core.samples import map_npz
 from edgedl.runtime.series import Series
 from edgedl.train.data.dataset import Found, Prepared
 from edgedl.train.data.fetch import Package, obtain
@@ -66,7 +67,7 @@ def read_utterances(path: Path) -> tuple[list[np.ndarray], np.ndarray]:
     Raises:
         BadSamples: the file is none of these.
     """
-    source = open_arrays(path)
+    source = map_npz(path)
     try:
         values, labels, lengths = (np.asarray(source[name]) for name in ("X", "y", "lengths"))
     except KeyError as error:
@@ -84,17 +85,3 @@ def read_utterances(path: Path) -> tuple[list[np.ndarray], np.ndarray]:
         raise BadSamples(message, where=str(path), hint="fetch the set anew")
     check_range(labels, len(CLASSES), str(path))
     return np.split(values.astype(np.float32), ends[:-1]), labels.astype(np.int64)
-
-
-def open_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz` file, of whatever lengths; pickled ones are refused.
-
-    Raises:
-        BadSamples: it is damaged.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except Exception as error:
-        message = f"is no sound .npz file ({str(error)[:100]})"
-        raise BadSamples(message, where=str(path), hint="fetch the set anew") from error

@@ -1,0 +1,193 @@
+"""Tables: numbers, categories, gaps, labels, groups, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgedl.core.errors import BadSamples, Missing
+from edgedl.core.registry import installed
+from edgedl.runtime.table import Table
+from edgedl.train.data import Data, load
+from edgedl.train.data.dataset import Dataset
+
+
+def written(folder: Path, text: str, name: str = "a.csv") -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def rows(count: int = 40) -> str:
+    lines = [
+        f"{i},{['red', 'blue'][i % 2]},{i % 4},{'yes' if i % 2 else 'no'}" for i in range(count)
+    ]
+    return "\n".join(["age,color,person,label", *lines]) + "\n"
+
+
+def opened(**settings: Any) -> Dataset:
+    return load(Data(**settings), seed=0, cache=Path("unused"))
+
+
+def test_a_table_by_hand(tmp_path: Path) -> None:
+    found = opened(table=written(tmp_path, rows()), categories=("color",), columns=("age",))
+    assert (len(found.train), len(found.validation), len(found.test)) == (28, 4, 8)
+    assert found.task == "classification"
+    assert found.train.classes == ("no", "yes")
+    assert found.outputs == 2
+    assert found.inputs["row"].shape == (3,)
+    ages = np.array(found.train.rows, float)
+    row = int(found.test.rows[0])
+    wanted = [(row - ages.mean()) / ages.std(), row % 2, 1 - row % 2]
+    assert found.test.feed(0)["row"][0] == pytest.approx(wanted, abs=1e-6)
+    assert found.test.chosen_labels is not None
+    assert found.test.chosen_labels.tolist() == [int(r) % 2 for r in found.test.rows]
+
+
+def test_the_device_does_what_training_did(tmp_path: Path) -> None:
+    found = opened(table=written(tmp_path, rows()), categories=("color",), group="person")
+    assert found.processing is not None
+    raw = {"age": "7", "color": "blue"}
+    place = next(p for p in (found.train, found.validation, found.test) if 7 in p.rows)
+    fed = place.feed(list(place.rows).index(7))["row"]
+    assert np.array_equal(found.processing.before(raw)["row"], fed)
+    assert isinstance(found.processing.preprocess, Table)
+    assert found.processing.preprocess.columns[1].categories == ("blue", "red")
+
+
+def test_groups_stay_together(tmp_path: Path) -> None:
+    found = opened(table=written(tmp_path, rows()), categories=("color",), group="person")
+    sides = [
+        {int(r) % 4 for r in part.rows} for part in (found.train, found.validation, found.test)
+    ]
+    assert sum(map(len, sides)) == 4
+    assert not found.doubts
+
+
+def test_an_official_test_table(tmp_path: Path) -> None:
+    test = written(tmp_path, "label,age,person,color\nno,1,9,red\nyes,2,9,blue\n", "test.csv")
+    found = opened(table=written(tmp_path, rows()), test=test, categories=("color",))
+    assert found.test.rows.tolist() == [40, 41]
+    assert (len(found.train), len(found.validation)) == (36, 4)
+
+
+def test_values_to_regress(tmp_path: Path) -> None:
+    lines = "\n".join(f"{i},{i * 2.5}" for i in range(30))
+    found = opened(table=written(tmp_path, f"x,y\n{lines}\n"), label="y")
+    assert found.task == "regression"
+    assert found.outputs == 1
+    labels = found.train.chosen_labels
+    assert labels is not None
+    assert labels.shape == (21, 1)
+    assert labels.mean() == pytest.approx(0, abs=1e-6)
+    assert labels.std() == pytest.approx(1, abs=1e-6)
+    values = np.array([2.5 * r for r in found.train.rows])
+    assert f"labels are (value - {values.mean():.7g}) / {values.std():.7g}" in found.doubts[0]
+    plain = opened(table=written(tmp_path, f"x,y\n{lines}\n"), label="y", standardize=False)
+    assert plain.train.chosen_labels is not None
+    assert plain.train.chosen_labels[:, 0].tolist() == values.tolist()
+
+
+def test_anomalies_are_for_the_test(tmp_path: Path) -> None:
+    lines = "\n".join(f"{i},{'bad' if i % 10 == 0 else 'good'}" for i in range(60))
+    found = opened(table=written(tmp_path, f"x,label\n{lines}\n"), task="reconstruction",
+                   normal="good")  # fmt: skip
+    assert found.outputs == 0
+    for part in (found.train, found.validation):
+        assert part.chosen_labels is not None
+        assert not part.chosen_labels.any()
+    assert found.test.chosen_labels is not None
+    assert 0 < found.test.chosen_labels.sum() < len(found.test)
+    with pytest.raises(BadSamples, match="no class `god`") as caught:
+        opened(table=written(tmp_path, f"x,label\n{lines}\n"), task="reconstruction", normal="god")
+    assert "did you mean `good`" in (caught.value.hint or "")
+
+
+GAPS = rows().replace("\n3,blue", "\n,blue").replace("\n6,red", "\n6,")
+
+
+def test_gaps_are_refused_dropped_or_filled(tmp_path: Path) -> None:
+    table = written(tmp_path, GAPS)
+    with pytest.raises(BadSamples, match="row 5 has no value in column `age`") as caught:
+        opened(table=table, categories=("color",))
+    assert "missing: drop" in (caught.value.hint or "")
+    with pytest.raises(BadSamples, match="row 8 has no value in column `color`"):
+        opened(table=table, categories=("color",), columns=("color",))
+    dropped = opened(table=table, categories=("color",), missing="drop")
+    assert sum(map(len, (dropped.train, dropped.validation, dropped.test))) == 38
+    assert "2 of 40 rows lack a value and were dropped" in dropped.doubts
+    filled = opened(table=table, categories=("color",), missing="mean", columns=("age",))
+    parts = (filled.train, filled.validation, filled.test)
+    fed = {int(r): p.feed(i)["row"][0] for p in parts for i, r in enumerate(p.rows)}
+    assert fed[3].tolist() == [0, 1, 0]
+    assert fed[6][1:].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "settings", "says", "hints"),
+    [
+        ("", {}, "no line of names", "add one"),
+        ("a,label\n", {}, "no rows", ""),
+        ("a,a\n1,2\n", {}, "two columns are called `a`", "apart"),
+        ("a,label\n1,x\n1\n", {}, "line 3 has 1 values for 2 columns", "mend"),
+        ("a,label\n1,x\nold,y\n", {}, "row 3 has `old` in the number column `a`", "categories"),
+        ("a,label\n1,x\ninf,y\n", {}, "row 3 has `inf`", "categories"),
+        (rows(), {"label": "lable"}, "no column `lable`", "did you mean `label`"),
+        (rows(), {"columns": ("agee",)}, "no column `agee`", "did you mean `age`"),
+        (rows(), {"group": "persons"}, "no column `persons`", "did you mean `person`"),
+        (rows(), {"columns": ("label",)}, "is the label", "leave it out"),
+        (rows().replace("label", "x"), {}, "which column has the labels", "age, color, person, x"),
+        (rows().replace(",no", ",yes"), {"columns": ("age",)}, "one class, `yes`", "two or more"),
+        (rows(), {"columns": ("age",), "classes": ("no", "yse")}, "row 3 has the label `yes`",
+         "did you mean `yse`"),
+        ("a,label\n1,\n2,x\n", {"columns": ("a",)}, "row 2 has no `label`", "drop"),
+        ("label\nx\ny\n", {}, "no column beside the label", "add"),
+    ],
+)  # fmt: skip
+def test_bad_tables(
+    text: str, settings: dict[str, Any], says: str, hints: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BadSamples, match=says) as caught:
+        opened(table=written(tmp_path, text), **settings)
+    assert hints in (caught.value.hint or "")
+    assert caught.value.where == str(tmp_path / "a.csv")
+
+
+def test_other_separators(tmp_path: Path) -> None:
+    for name, separator in (("a.tsv", "\t"), ("b.csv", ";")):
+        table = written(tmp_path, rows().replace(",", separator), name)
+        assert opened(table=table, columns=("age",)).outputs == 2
+
+
+def test_files_that_are_no_tables(tmp_path: Path) -> None:
+    with pytest.raises(BadSamples, match="no such file"):
+        opened(table=str(tmp_path / "absent.csv"))
+    with pytest.raises(BadSamples, match="no table that is read"):
+        opened(table=written(tmp_path, "", "a.xls"))
+    (tmp_path / "b.csv").write_bytes(b"a,b\n\xff\xfe,1\n")
+    with pytest.raises(BadSamples, match="cannot be read"):
+        opened(table=str(tmp_path / "b.csv"))
+
+
+def test_parquet_is_read_or_asks_for_its_library(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"PAR1")
+    if not installed("pyarrow"):
+        with pytest.raises(Missing, match="`pyarrow`"):
+            opened(table=str(path))
+        return
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    table = pa.table({"x": list(range(20)), "label": ["a", "b"] * 10})
+    with pytest.raises(BadSamples, match="cannot be read"):
+        opened(table=str(path))
+    parquet.write_table(table, path)
+    assert opened(table=str(path)).train.classes == ("a", "b")
+
+
+def test_a_limit_draws_of_every_part(tmp_path: Path) -> None:
+    found = opened(table=written(tmp_path, rows(200)), columns=("age",), limit=20)
+    assert (len(found.train), len(found.validation), len(found.test)) == (14, 2, 4)
