@@ -16,6 +16,7 @@ from edgedl.core.errors import BadSamples, BadValue
 from edgedl.core.model import Signature, Tensor
 from edgedl.runtime.boxes import Boxes
 from edgedl.runtime.features import Features
+from edgedl.runtime.files import open_files
 from edgedl.runtime.image import CHANNELS, LAYOUTS, Image, Resize
 from edgedl.runtime.postprocess import KINDS as ANSWERS
 from edgedl.runtime.postprocess import Postprocess
@@ -265,6 +266,40 @@ def test_a_model_that_it_does_not_fit(
     with pytest.raises(BadSamples, match=re.escape(says)) as caught:
         input_of(preprocess, signature)
     assert hints in (caught.value.hint or "")
+
+
+TOKENS = '{"model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1}, "unk_token": "a"}}'
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "name", "content", "signature"),
+    [
+        (Series(2, 3), "a.csv", "1,2\n3,4\n5,6\n", takes("n", 2, 3)),
+        (Table((Column("x"), Column("y"))), "a.json", '{"x": 1, "y": 2}', takes("n", 2)),
+        (Text(TOKENS, 4), "a.txt", "b", takes("n", 4, dtype="int64")),
+    ],
+)
+def test_files_of_the_new_kinds_are_samples(
+    preprocess: Any, name: str, content: str, signature: Signature, tmp_path: Path
+) -> None:
+    if isinstance(preprocess, Text):
+        pytest.importorskip("tokenizers", reason="tokenizers is not installed")
+    for label in ("one", "two"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / name).write_text(content)
+    processing = Processing(preprocess)
+    samples = open_files(tmp_path, processing).bind(signature)
+    fed = samples.feed(1)["x"]
+    wanted = processing.bind(signature).before(tmp_path / "two" / name)["x"]
+    assert np.array_equal(fed, wanted)
+    assert samples.classes == ("one", "two")
+
+
+def test_a_layout_of_a_new_kind_that_would_fit() -> None:
+    features = Features(8000, length=800, bands=12)
+    with pytest.raises(BadSamples, match="makes 1x1x12x3") as caught:
+        input_of(features, takes("n", 3, 12))
+    assert caught.value.hint == "`layout: ntf` would fit"
 
 
 def test_an_output_that_is_not_there() -> None:

@@ -23,8 +23,8 @@ from edgedl.runtime.sound import Sound
 from edgedl.train.data.dataset import Found, Prepared, Task
 from edgedl.train.data.labels import anomalies
 from edgedl.train.data.pixels import MOST_READ, normal_image
+from edgedl.train.data.rows import shape_of
 from edgedl.train.data.settings import Data
-from edgedl.train.shapes import TensorShape
 
 FEW = 256
 WINDOW_SECONDS, HOP_SECONDS, MOST_SECONDS = 0.025, 0.01, 10
@@ -96,9 +96,7 @@ class _Fitter:
         if origin is not None:
             origin = {**origin, "processing": processing.to_json()}
         source = replace(self.source, processing=processing, origin=origin)
-        shape = named.shape[1:] if named.shape[0] == 1 and "n" in named.layout else named.shape
-        sizes = tuple(size for size in shape if size is not None)
-        return Prepared(source, {name: TensorShape(sizes, named.dtype)}, processing)
+        return Prepared(source, {name: shape_of(named)}, processing)
 
     def _fitted(self, train: np.ndarray) -> Image | Features | Sound:
         given = self.given

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgedl.core.errors import BadSamples
+from edgedl.core.errors import BadSamples, BadValue
 from edgedl.core.model import Signature
 from edgedl.core.samples import Samples
 from edgedl.runtime.process import Processing, input_of
@@ -82,10 +82,23 @@ def content_of(raw: Any) -> bytes:
 def prepared(raws: Sequence[Any] | np.ndarray, name: str, preprocess: Any, where: str) -> Prepared:
     """Raw rows behind a pre-processing that makes the input `name`."""
     processing = Processing(replace(preprocess, input=name))
-    shape = preprocess.shape[1:]
-    assert None not in shape, "what trains a network has a shape"
-    inputs = {name: TensorShape(tuple(shape), preprocess.dtype)}
+    inputs = {name: shape_of(preprocess)}
     return Prepared(Rows(raws, processing, where), inputs, processing)
+
+
+def shape_of(preprocess: Any) -> TensorShape:
+    """One sample's shape without its batch axis.
+
+    Raises:
+        BadValue: the layout has no batch axis, or a size is left open.
+    """
+    if not preprocess.layout.startswith("n"):
+        message = f"`layout: {preprocess.layout}` has no batch axis, and training needs one"
+        raise BadValue(message, keys=(preprocess.kind, "layout"), hint="one that begins with `n`")
+    if None in preprocess.shape:
+        message = "the pre-processing leaves a size of the input open"
+        raise BadValue(message, keys=(preprocess.kind,), hint="add `resize`, or `length`")
+    return TensorShape(tuple(preprocess.shape[1:]), preprocess.dtype)
 
 
 def as_samples(

@@ -10,6 +10,7 @@ from edgedl.runtime.features import Features
 from edgedl.runtime.image import Image
 from edgedl.runtime.sound import Sound
 
+SAID_BY_SETS = ("test", "label", "group", "categories", "classes", "normal")
 PLACES = ("set", "folder", "table", "arrays", "text", "series")
 
 
@@ -110,6 +111,10 @@ class Data:
                 keys=tuple(given[1:2]),
                 hint="give one of " + ", ".join(f"`{name}`" for name in PLACES),
             )
+        for name in SAID_BY_SETS if self.set is not None else ():
+            if getattr(self, name):
+                message = f"`{name}` is what `{self.set}` says itself"
+                raise BadValue(message, keys=(name,), hint="leave it out")
         for name in ("validation", "holdout"):
             if not 0 < getattr(self, name) < 1:
                 message = f"`{name}` is {getattr(self, name):g}"
@@ -132,5 +137,5 @@ class Data:
 
 
 def replaced(settings: Data, **changes: object) -> Data:
-    """The same settings, some of them changed."""
-    return replace(settings, **changes)  # type: ignore[arg-type]
+    """The settings of a set's rows, some of them filled in by the set itself."""
+    return replace(settings, set=None, folder=settings.folder or ".", **changes)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgedl.core.errors import BadSamples
+from edgedl.core.errors import BadSamples, BadValue
 from edgedl.runtime.image import Image
 from edgedl.train.data import Data, load
 from edgedl.train.data.dataset import Dataset
@@ -50,6 +50,12 @@ def test_the_settings_may_say_how_images_are_prepared(tmp_path: Path) -> None:
     assert found.inputs["image"].shape == (6, 5, 3)
     row = int(found.train.rows[0])
     assert found.train.feed(0)["image"][0] == pytest.approx(IMAGES[row] / 255, abs=1e-6)
+
+
+def test_a_layout_without_a_batch_axis_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadValue, match="no batch axis") as caught:
+        opened(tmp_path, {"image": IMAGES, "labels": LABELS}, image=Image(layout="chw"))
+    assert caught.value.keys == ("image", "layout")
 
 
 def test_numbers_are_taken_as_they_are(tmp_path: Path) -> None:
