@@ -46,7 +46,7 @@ OWNERS = {
     "openvino": {"runtime.openvino", "runtime.openvino_kernels", "backends.openvino"},
     "tensorrt": {"runtime.tensorrt", "backends.tensorrt"},
     "torch": {"train", "export"},
-    "safetensors": {"train"},
+    "safetensors": {"train.checkpoint"},
     "click": {"cli"},
     "yaml": {"yamls"},
     "PIL": {"runtime.image"},

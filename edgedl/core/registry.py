@@ -20,6 +20,7 @@ EXTRAS = {
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
     "torch": "train",
+    "safetensors": "train",
     "matplotlib": "plot",
 }
 

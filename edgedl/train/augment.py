@@ -242,8 +242,9 @@ def _whole(shape: tuple[int, ...], most: int, x: Tensor, generator: torch.Genera
 
 
 def _unfit(kind: Augment, name: str, x: Tensor, wanted: str) -> Unsupported:
+    dtype = str(x.dtype).removeprefix("torch.")
     return Unsupported(
-        f"`{kind.name}` needs {wanted}; a sample of `{name}` is {x.dtype} of shape"
+        f"`{kind.name}` needs {wanted}; a sample of `{name}` is {dtype} of shape"
         f" {tuple(x.shape[1:])}",
         hint=f"leave `{kind.name}` out of `augment`",
     )

@@ -102,7 +102,8 @@ def fit(
     if seed < 0:
         raise BadOption(f"the seed is {seed}", hint="0 or more")
     folder = Path(folder)
-    with joined(device) as processes, _reproducible(processes.device, seed, processes.rank):
+    processes = joined(device)
+    with _reproducible(processes.device, seed, processes.rank):
         try:
             make_folder(folder)
             place = _trained(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,9 +62,10 @@ class Processes:
         self.sums([0.0])
 
 
-@contextmanager
-def joined(device: str = "auto") -> Iterator[Processes]:
-    """The group of processes that the environment tells of, or that is there already.
+def joined(device: str = "auto") -> Processes:
+    """This process in the group that is there, or that the environment tells of.
+
+    A group that is made here stays until the process ends: the next training joins it again.
 
     Args:
         device: `auto` is the first GPU (under `torchrun`, the one of this process's number on its
@@ -75,16 +76,16 @@ def joined(device: str = "auto") -> Iterator[Processes]:
         Unsupported: this machine has no such device.
     """
     found = _device(device)
-    if distributed.is_available() and distributed.is_initialized():
-        yield Processes(distributed.get_rank(), distributed.get_world_size(), found)
-        return
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Processes(0, 1, found)
-        return
-    distributed.init_process_group("nccl" if found.type == "cuda" else "gloo")
-    try:
-        yield Processes(distributed.get_rank(), distributed.get_world_size(), found)
-    finally:
+    if not (distributed.is_available() and distributed.is_initialized()):
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return Processes(0, 1, found)
+        distributed.init_process_group("nccl" if found.type == "cuda" else "gloo")
+        atexit.register(_leave)
+    return Processes(distributed.get_rank(), distributed.get_world_size(), found)
+
+
+def _leave() -> None:
+    if distributed.is_initialized():
         distributed.destroy_process_group()
 
 

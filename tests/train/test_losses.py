@@ -1,0 +1,153 @@
+"""Losses, worked out by hand, and that their mean is torch's."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from edgedl.core.errors import BadOption, BadSamples
+from edgedl.train.losses import IGNORED, check_labels, loss_of
+from edgedl.train.settings import Bce, CrossEntropy, Ctc, Focal, Loss, Mse, OwnLoss
+
+CPU = torch.device("cpu")
+
+
+def made(
+    settings: Loss, outputs: object, targets: Tensor, labels: np.ndarray | None = None
+) -> Tensor:
+    return loss_of(settings, labels, CPU)(outputs, targets)
+
+
+def test_cross_entropy_by_hand() -> None:
+    outputs = torch.tensor([[0.0, 0.0], [math.log(3), 0.0]])
+    found = made(CrossEntropy(), outputs, torch.tensor([0, 1]))
+    assert found.tolist() == pytest.approx([math.log(2), math.log(4)])
+    smoothed = made(CrossEntropy(label_smoothing=0.2), outputs, torch.tensor([0, 1]))
+    by_hand = 0.9 * math.log(4) + 0.1 * math.log(4 / 3)
+    assert smoothed.tolist() == pytest.approx([math.log(2), by_hand])
+
+
+def test_balanced_weights_have_a_mean_of_one_over_the_samples() -> None:
+    """Three of one class and one of another: 4 / (2 * 3) and 4 / (2 * 1)."""
+    labels = np.array([0, 0, 0, 1])
+    outputs = torch.zeros(4, 2)
+    for settings in (CrossEntropy(balanced=True), Focal(gamma=0, balanced=True)):
+        found = made(settings, outputs, torch.from_numpy(labels), labels) / math.log(2)
+        assert found.tolist() == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2])
+        assert float(found.mean()) == pytest.approx(1)
+
+
+def test_places_of_maps_are_averaged_but_for_those_ignored() -> None:
+    outputs = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    targets = torch.randint(3, (2, 4, 4), generator=torch.Generator().manual_seed(1))
+    targets[0, :2] = IGNORED
+    targets[1] = IGNORED
+    found = made(CrossEntropy(), outputs, targets)
+    assert float(found[0]) == pytest.approx(
+        float(functional.cross_entropy(outputs[:1], targets[:1])), rel=1e-5
+    )
+    assert float(found[1]) == 0
+
+
+def test_focal_counts_less_what_is_known() -> None:
+    """p of the right class is 3/4: (1/4)^2 * log(4/3), and so for one sigmoid."""
+    by_hand = (1 / 4) ** 2 * math.log(4 / 3)
+    two = made(Focal(), torch.tensor([[math.log(3), 0.0]]), torch.tensor([0]))
+    one = made(Focal(), torch.tensor([[math.log(3)]]), torch.tensor([1]))
+    assert [float(two), float(one)] == pytest.approx([by_hand, by_hand])
+
+
+def test_binary_and_squares_stand_beside_labels_of_one_axis_less() -> None:
+    outputs = torch.tensor([[0.0], [math.log(3)]])
+    found = made(Bce(positive_weight=2), outputs, torch.tensor([1, 0]))
+    assert found.tolist() == pytest.approx([2 * math.log(2), math.log(4)])
+    squares = made(Mse(), torch.tensor([[1.0], [3.0]]), torch.tensor([0.0, 1.0]))
+    assert squares.tolist() == [1, 4]
+    with pytest.raises(BadSamples, match=r"a label has shape \(\), the network's output \(2,\)"):
+        made(Mse(), torch.zeros(2, 2), torch.zeros(2))
+    with pytest.raises(BadSamples, match="a label has shape"):
+        made(Mse(), torch.zeros(4, 1), torch.zeros(2, 2))
+
+
+def test_ctc_by_hand_and_by_torch() -> None:
+    """Two steps, blank and one symbol, all equally likely: 3 of 4 paths spell it."""
+    found = made(Ctc(), torch.zeros(1, 2, 2), torch.tensor([[1, -1]]))
+    assert float(found) == pytest.approx(-math.log(3 / 4))
+    scores = torch.randn(3, 9, 5, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([[1, 2, 3], [4, -1, -1], [2, 2, -1]])
+    wanted = functional.ctc_loss(
+        scores.log_softmax(-1).transpose(0, 1), targets.clamp_min(0), (9, 9, 9), (3, 1, 2)
+    )
+    assert float(made(Ctc(), scores, targets).mean()) == pytest.approx(float(wanted))
+
+
+def test_half_precision_and_several_outputs_are_taken() -> None:
+    outputs = {"scores": torch.zeros(1, 4, dtype=torch.bfloat16), "more": torch.zeros(3)}
+    found = made(CrossEntropy(), outputs, torch.tensor([2]))
+    assert found.dtype == torch.float32
+    assert float(found) == pytest.approx(math.log(4))
+    assert float(made(CrossEntropy(), (outputs["scores"],), torch.tensor([2]))) == float(found)
+
+
+def whole_mean(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs - targets).abs().mean()
+
+
+def shapeless(outputs: Tensor, targets: Tensor) -> float:
+    return 0.0
+
+
+def test_the_users_own_may_be_a_mean_or_one_a_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = OwnLoss(name="tests.train.test_losses:whole_mean")
+    found = made(own, torch.tensor([1.0, 5.0]), torch.tensor([0.0, 0.0]))
+    assert found.tolist() == [3, 3]
+    with pytest.raises(BadOption, match="gave float"):
+        made(OwnLoss(name="tests.train.test_losses:shapeless"), torch.zeros(2), torch.zeros(2))
+    (tmp_path / "lying_here.py").write_text("def each(outputs, targets):\n    return outputs * 2\n")
+    (tmp_path / "broken_here.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    assert made(OwnLoss(name="lying_here:each"), torch.ones(2), torch.ones(2)).tolist() == [2, 2]
+    with pytest.raises(BadOption, match="ZeroDivisionError"):
+        loss_of(OwnLoss(name="broken_here:each"), None, CPU)
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape", "labels", "says"),
+    [
+        (CrossEntropy(), (2, 3), np.array([0, 3]), "label 3 is outside the network's 3 outputs"),
+        (CrossEntropy(), (2, 3), np.array([0, -1]), "label -1 is outside"),
+        (CrossEntropy(), (2, 1), np.array([[0, 3], [0, 1]]), "label 3 is outside"),
+        (CrossEntropy(), (2, 3), np.array([0.0, 1.0]), "labels are float64 of shape"),
+        (CrossEntropy(), (2, 3), None, "`cross_entropy` needs labels"),
+        (Ctc(), (2, 9, 5), np.array([[1, 5], [2, -1]]), "label 5 is outside the network's 5"),
+        (Focal(class_weights=(1, 2)), (2, 3), np.array([0, 1]), "2 class weights for 3 outputs"),
+    ],
+)  # fmt: skip
+def test_labels_that_cannot_be(
+    settings: Loss, shape: tuple[int, ...], labels: np.ndarray | None, says: str
+) -> None:
+    with pytest.raises(BadSamples, match=says):
+        check_labels(settings, torch.zeros(shape), labels, "here")
+
+
+@pytest.mark.parametrize(
+    ("settings", "shape", "labels"),
+    [
+        (CrossEntropy(), (2, 3), np.array([0, 2])),
+        (CrossEntropy(), (2, 3), np.full((2, 3), 1 / 3)),
+        (CrossEntropy(), (2, 3, 2, 2), np.full((2, 2, 2), IGNORED)),
+        (Focal(), (2, 1), np.array([0, 1])),
+        (Ctc(), (2, 9, 5), np.array([[1, -1]])),
+        (Mse(), (2, 3), None),
+    ],
+)
+def test_labels_that_can(settings: Loss, shape: tuple[int, ...], labels: np.ndarray | None) -> None:
+    check_labels(settings, torch.zeros(shape), labels, "here")
