@@ -63,9 +63,11 @@ class Data:
             inputs = tuple(one[places] for one in self.held)
         else:
             inputs = tuple(map(torch.from_numpy, _prepared(self.samples, self.names, rows)))
-        if self.device.type == "cuda" and inputs[0].device.type == "cpu":
-            inputs = tuple(one.pin_memory() for one in inputs)
-        inputs = tuple(_real(one.to(self.device, non_blocking=True)) for one in inputs)
+        if inputs[0].device != self.device:
+            if self.device.type == "cuda":
+                inputs = tuple(one.pin_memory() for one in inputs)
+            inputs = tuple(one.to(self.device, non_blocking=True) for one in inputs)
+        inputs = tuple(one.float() if one.is_floating_point() else one for one in inputs)
         if self.targets is None:
             return Batch(inputs, inputs[0])
         targets = self.targets[torch.from_numpy(rows).to(self.targets.device)]
@@ -213,6 +215,8 @@ def _hold(
     progress: Progress,
 ) -> tuple[Tensor, ...]:
     count = len(samples)
+    if isinstance(samples.source, Arrays):
+        return tuple(map(torch.from_numpy, _prepared(samples, names, np.arange(count))))
     whole = [np.empty((count, *one.shape[1:]), one.dtype) for one in first]
     groups = groups_of(np.arange(count), CHUNK, whole=False)
 
@@ -251,7 +255,3 @@ def _targets(samples: Samples) -> Tensor | None:
 def _plain(array: np.ndarray) -> np.ndarray:
     wanted = np.dtype(WIDER.get(array.dtype.name, array.dtype.name))
     return np.require(array, wanted, ["C", "W"])
-
-
-def _real(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor

@@ -189,6 +189,7 @@ def _trained(
                 dice = _dice(device, seed, epoch, place.step, processes.rank)
                 batch = augmented(settings.augment, batch, dice, seen.names[0])
             sums.append(learn(prepare(batch), len(groups[place.step])))
+            del batch  # its memory serves the next one
             place.step += 1
             progress(label, place.step, steps)
 
@@ -236,19 +237,20 @@ def _learn(
 ) -> Tensor:
     """One step: the sum of this process's losses. `whole` counts the batch of all processes."""
     half = {"bf16": torch.bfloat16, "float16": torch.float16}.get(settings.precision)
-    total = torch.zeros((), device=processes.device)
+    sums = []
     parts = batch.cut(settings.accumulate)
     for part in parts:
         alone = part is not parts[-1] and processes.count > 1
         with forward.no_sync() if alone else nullcontext():  # type: ignore[operator]
-            with torch.autocast(processes.device.type, half, enabled=half is not None):
+            with torch.autocast(processes.device.type, half) if half else nullcontext():
                 outputs = compiled(*part.inputs)
             losses = loss(outputs, part.targets)
             if part.others is not None:
                 losses = losses.lerp(loss(outputs, part.others), 1 - part.share)
             # DDP takes the mean over processes; what counts is that over the samples of all
-            scaler.scale(losses.sum() * (processes.count / whole)).backward()  # type: ignore[no-untyped-call]
-        total += losses.detach().sum()
+            counts = torch.full_like(losses, processes.count / whole)
+            scaler.scale(losses).backward(counts)  # type: ignore[no-untyped-call]
+            sums.append(losses.detach().sum())
     if settings.clip is not None:
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(forward.parameters(), settings.clip)
@@ -257,7 +259,7 @@ def _learn(
     optimizer.zero_grad()
     if average is not None:
         average.update()
-    return total
+    return sums[0] if len(sums) == 1 else torch.stack(sums).sum()
 
 
 def _opened(samples: Samples, settings: Fit, device: torch.device, progress: Progress) -> Data:

@@ -29,7 +29,7 @@ def test_it_learns_and_leaves_the_best_weights(tmp_path: Path) -> None:
     seen: list[tuple[str, int, int]] = []
     found = fit(
         network,
-        images(300),
+        rows_of(images(300)),
         images(120, seed=1),
         settings(
             epochs=4, optimizer=SGD, augment=["flip", {"name": "crop", "padding": 1}, "noise"]
