@@ -17,7 +17,7 @@ from edgedl.core.store import default_store
 from edgedl.recipe import Recipe
 from edgedl.report.made import Stage
 from edgedl.train.data.load import load as load_data
-from edgedl.train.data.settings import Data, replaced
+from edgedl.train.data.settings import seen_from
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,8 +66,12 @@ def begun(recipe: Recipe, progress: Progress) -> Line:
     _check_names(recipe)
     progress("loading data", 0, 1)
     began = perf_counter()
+    above = Path() if recipe.where is None else recipe.where.parent
     dataset = load_data(
-        _from_here(recipe), seed=recipe.seed, cache=default_store().root / "data", progress=progress
+        seen_from(recipe.data, above),
+        seed=recipe.seed,
+        cache=default_store().root / "data",
+        progress=progress,
     )
     line = Line(recipe, dataset, progress)
     groups = (dataset.train, dataset.validation, dataset.test)
@@ -93,15 +97,6 @@ def _check_names(recipe: Recipe) -> None:
         metric_of(recipe.train.metric or "top1")
     except BadOption as error:
         raise recipe.located(error, "train", "metric") from error
-
-
-def _from_here(recipe: Recipe) -> Data:
-    """The recipe's data with paths that begin at the recipe's folder."""
-    data = recipe.data
-    above = Path() if recipe.where is None else recipe.where.parent
-    places = ("folder", "table", "arrays", "text", "series", "test")
-    named = {name: getattr(data, name) for name in places if getattr(data, name) is not None}
-    return replaced(data, **{name: str(above / Path(word)) for name, word in named.items()})
 
 
 def network_of(line: Line) -> nn.Module:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from edgedl.core.errors import BadValue
 from edgedl.runtime.features import Features
@@ -134,6 +135,17 @@ class Data:
         if self.normal is not None and self.task != "reconstruction":
             message = "`normal` goes with `task: reconstruction`"
             raise BadValue(message, keys=("normal",), hint="add it, or leave `normal` out")
+
+
+def seen_from(settings: Data, folder: Path) -> Data:
+    """The same settings with relative paths that begin at a folder."""
+    places = (*PLACES[1:], "test")
+    named = {name: getattr(settings, name) for name in places}
+    paths: dict[str, Any] = {n: str(folder / word) for n, word in named.items() if word is not None}
+    file = settings.vocabulary.file
+    if file is not None:
+        paths["vocabulary"] = replace(settings.vocabulary, file=str(folder / file))
+    return replace(settings, **paths)
 
 
 def replaced(settings: Data, **changes: object) -> Data:
