@@ -110,7 +110,25 @@ def trackers(names: Sequence[str], folder: Path, after: int) -> list[Told]:
         Missing: a service's package is not installed.
     """
     known = {"tensorboard": _tensorboard, "mlflow": _mlflow}
-    return [known[name](folder, after) for name in names]
+    return [_guarded(name, _guarded(name, known[name])(folder, after)) for name in names]
+
+
+def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, whatever a service raises told as an error that the user can put right."""
+
+    def call(*given: Any) -> Any:
+        try:
+            return function(*given)
+        except EdgeError:
+            raise
+        except Exception as error:
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise EdgeError(
+                f"{name} failed ({said[:200]})",
+                hint="mend it, or leave it out of `track`, and start again: training goes on",
+            ) from error
+
+    return call
 
 
 def _tensorboard(folder: Path, after: int) -> Told:
