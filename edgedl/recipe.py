@@ -97,6 +97,7 @@ class Compress:
     Attributes:
         precision: what may ship.
         max_drop: `1%` or `0.01`; max_latency: `5ms`; max_bytes: `500kB`.
+        metric: what may not fall; that of training where None.
         calibration: training samples that calibrate.
     """
 
@@ -107,6 +108,7 @@ class Compress:
     max_drop: str | None = None
     max_latency: str | None = None
     max_bytes: str | None = None
+    metric: str | None = None
     calibration: int = 256
 
     def __post_init__(self) -> None:

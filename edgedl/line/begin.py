@@ -50,6 +50,12 @@ class Line:
         name = self.recipe.train.metric or USUAL[self.dataset.task]
         return None if name is None else metric_of(name)
 
+    @property
+    def judged_by(self) -> str | None:
+        """The metric of what ships, by name; None: what the labels suggest."""
+        asked = self.recipe.compress
+        return (None if asked is None else asked.metric) or self.recipe.train.metric
+
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[list[str]]:
         """A stage under way: what is put into the list is told of it; `kept` first where its result

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import edgedl
+from edgedl.benchmark.accuracy import has_truth, metric_for, score
 from edgedl.core.errors import EdgeError
 from edgedl.core.fields import to_plain
 from edgedl.core.progress import Progress, silent
@@ -25,7 +26,7 @@ from edgedl.core.units import format_bytes
 from edgedl.line.begin import Line, begun, last_stage, network_of
 from edgedl.recipe import read_recipe
 from edgedl.report.made import Made
-from edgedl.runtime import engine, installed_engines
+from edgedl.runtime import any_engine, engine, installed_engines
 from edgedl.search.memory import machine_parts
 
 if TYPE_CHECKING:
@@ -149,7 +150,13 @@ def _exported(line: Line, network: nn.Module, trained: str) -> Path:
     axes: dict[str, dict[int, str]] = {}
     for axis in settings.axes:
         axes.setdefault(axis.input, {})[axis.axis] = axis.name
-    key = key_of(stage="export", trained=trained, settings=to_plain(settings))
+    key = key_of(
+        stage="export",
+        trained=trained,
+        settings=to_plain(settings),
+        test=line.dataset.test.digest,
+        metric=line.judged_by,
+    )
 
     def build(folder: Path) -> None:
         export = load("edgedl.export:export", "exporting")
@@ -164,7 +171,12 @@ def _exported(line: Line, network: nn.Module, trained: str) -> Path:
             opset=settings.opset,
             tolerance=settings.tolerance,
         )
-        told = {"difference": found.difference, "samples": found.samples, "doubts": found.doubts}
+        told = {
+            "difference": found.difference,
+            "samples": found.samples,
+            "doubts": found.doubts,
+            "test": _tested(line, folder / MODEL),
+        }
         (folder / TOLD).write_text(json.dumps(told), encoding="utf-8")
 
     line.progress("exporting", 0, 1)
@@ -174,9 +186,20 @@ def _exported(line: Line, network: nn.Module, trained: str) -> Path:
         line.doubts += found["doubts"]
         size = format_bytes((folder / MODEL).stat().st_size)
         told.append(
-            f"{size}, within {found['difference']:.1g} of the network on {found['samples']} samples"
+            f"{size}, within {found['difference']:.1g} of the network on {found['samples']}"
+            f" samples{found['test']}"
         )
     return folder / MODEL
+
+
+def _tested(line: Line, model: Path) -> str:
+    """The float model's figure on the test samples, in words; empty where there is none."""
+    metric = metric_for(line.dataset.test, line.judged_by)
+    if metric is None or not has_truth(metric, line.dataset.test):
+        return ""
+    with any_engine().open_model(model, settings={}, threads=1) as session:
+        rows = score(session, line.dataset.test, metric, line.progress)
+    return f"; {metric.name} {metric.total(rows):.4f} in test"
 
 
 def _first(samples: Samples, count: int) -> list[dict[str, np.ndarray]]:
@@ -196,7 +219,7 @@ def _compressed(line: Line, model: Path) -> Path:
         calibration=calibration.digest,
         test=line.dataset.test.digest,
         settings=to_plain(asked),
-        metric=recipe.train.metric,
+        metric=line.judged_by,
         machine=machine_parts(),
         versions={"edgedl": edgedl.__version__, **engines},
     )
@@ -207,7 +230,7 @@ def _compressed(line: Line, model: Path) -> Path:
             model, calibration, folder / BUNDLE, ask=asked.precision, target=asked.target,
             test=line.dataset.test, preprocess=line.dataset.processing,
             max_drop=asked.parsed_max_drop(), max_latency_ms=asked.parsed_max_latency(),
-            max_bytes=asked.parsed_max_bytes(), metric=recipe.train.metric, threads=asked.threads,
+            max_bytes=asked.parsed_max_bytes(), metric=line.judged_by, threads=asked.threads,
             effort=asked.effort, seed=recipe.seed, progress=line.progress,
         )  # fmt: skip
         told = {**found.to_json(), "text": found.text(), "broken": list(found.broken)}

@@ -98,7 +98,8 @@ def shape_of(preprocess: Any) -> TensorShape:
     if None in preprocess.shape:
         message = "the pre-processing leaves a size of the input open"
         raise BadValue(message, keys=(preprocess.kind,), hint="add `resize`, or `length`")
-    return TensorShape(tuple(preprocess.shape[1:]), preprocess.dtype)
+    count = int(getattr(preprocess, "vocabulary", 0))
+    return TensorShape(tuple(preprocess.shape[1:]), preprocess.dtype, count)
 
 
 def as_samples(

@@ -43,9 +43,8 @@ def find(settings: Data, *, cache: Path, progress: Progress = silent) -> Found:
     people, films, ratings, times = read_ratings(files[INSIDE])
     count = len(ratings)
     arrays = {USER: people[:, None], ITEM: films[:, None]}
-    shapes = {name: TensorShape((1,), "int64") for name in arrays}
+    shapes = {name: TensorShape((1,), "int64", int(ids.max()) + 1) for name, ids in arrays.items()}
     liked = name == "liked"
-    sizes = f"{people.max() + 1} people and {films.max() + 1} films"
     return Found(
         count=count,
         prepare=lambda _: Prepared(Arrays(arrays, "movielens"), shapes, None),
@@ -55,7 +54,6 @@ def find(settings: Data, *, cache: Path, progress: Progress = silent) -> Found:
         where="movielens",
         classes=("not liked", "liked") if liked else (),
         test=latest(people, times, settings.holdout),
-        doubts=(f"inputs are numbers of {sizes}: embeddings need as many rows",),
     )
 
 
