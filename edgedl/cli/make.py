@@ -57,6 +57,8 @@ def command(
             found: Forecast | Made = foresee.foresee(recipe, until=until, progress=bar)
         else:
             found = make.make(recipe, output=output, until=until, progress=bar)
+    if not make.leads():
+        return 0
     click.echo(found.text(), err=as_json)
     if as_json:
         print_json(found.to_json())

@@ -15,10 +15,12 @@ def command(recipe: str, as_json: bool) -> None:
 
     On several devices: torchrun --nproc-per-node 2 -m edgedl train RECIPE.yaml
     """
-    from edgedl.line.make import make
+    from edgedl.line.make import leads, make
 
     with Bar() as bar:
         found = make(recipe, until="train", progress=bar)
+    if not leads():
+        return
     click.echo(found.text(), err=as_json)
     if as_json:
         print_json(found.to_json())

@@ -46,7 +46,8 @@ def make(
     """Train the recipe's network, export it, compress it and time it.
 
     Each stage's result is kept in the store under all that decides it: the data, the settings, the
-    versions of the libraries. Killed and called again, training goes on where it was.
+    versions of the libraries. Killed and called again, training goes on where it was. Under
+    `torchrun` all processes train, and the first goes on.
 
     Args:
         output: the file to write: a bundle, or an ONNX file where `until` is `export`; the recipe's
@@ -58,7 +59,7 @@ def make(
             before is kept.
     """
     recipe = read_recipe(path)
-    last = last_stage(recipe, until)
+    last = last_stage(recipe, until) if leads() else "train"
     suffix = ".onnx" if last == "export" else ".edl"
     target = None if last == "train" else Path(output or f"{recipe.name}{suffix}")
     if target is not None:
@@ -89,6 +90,12 @@ def make(
         bench=timed,
         doubts=tuple(line.doubts),
     )
+
+
+def leads() -> bool:
+    """Whether this process goes on behind training, and speaks: of several that `torchrun` started,
+    the first."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def _trained_key(line: Line) -> str:
