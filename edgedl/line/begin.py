@@ -16,6 +16,7 @@ from edgedl.core.registry import load
 from edgedl.core.store import default_store
 from edgedl.recipe import Recipe
 from edgedl.report.made import Stage
+from edgedl.runtime.boxes import Boxes
 from edgedl.train.data.load import load as load_data
 from edgedl.train.data.settings import seen_from
 
@@ -44,11 +45,14 @@ class Line:
     stages: list[Stage] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
 
-    @property
-    def metric(self) -> Metric | None:
-        """What the network is judged by; None where that is the loss."""
+    def metric(self, boxes: Boxes | None) -> Metric | None:
+        """What a network is judged by while it learns; None where that is the loss.
+
+        Args:
+            boxes: how its outputs hold boxes, where they do.
+        """
         name = self.recipe.train.metric or USUAL[self.dataset.task]
-        return None if name is None else metric_of(name)
+        return None if name is None else metric_of(name, boxes)
 
     @property
     def judged_by(self) -> str | None:

@@ -18,6 +18,7 @@ from edgedl.core.registry import load
 from edgedl.core.target import target_of
 from edgedl.core.units import format_bytes
 from edgedl.line.begin import Line, begun, last_stage, network_of
+from edgedl.line.form import form_of
 from edgedl.recipe import read_recipe
 from edgedl.report.made import Forecast, Stage
 from edgedl.runtime import engine, installed_engines
@@ -107,12 +108,11 @@ def _operators(line: Line, network: Any) -> None:
     """Export the network as it is, and try it on the target's engines."""
     settings = line.recipe.export
     export = load("edgedl.export:export", "exporting")
-    deployed = load("edgedl.train.networks.deploy:deployed", "exporting")
-    ships, _ = deployed(network, line.dataset.inputs)
-    feed = line.dataset.test.feed(0)
+    form = form_of(line, network)
+    feed = form.test.feed(0)
     with tempfile.TemporaryDirectory() as folder, line.stage("export") as told:
         found = export(
-            ships, [feed], Path(folder) / "model.onnx", outputs=settings.outputs,
+            form.module, [feed], Path(folder) / "model.onnx", outputs=settings.outputs,
             opset=settings.opset, tolerance=settings.tolerance,
         )  # fmt: skip
         line.doubts += found.doubts

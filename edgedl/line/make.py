@@ -24,9 +24,11 @@ from edgedl.core.store import atomic_write, check_writable, default_store, key_o
 from edgedl.core.target import target_of
 from edgedl.core.units import format_bytes
 from edgedl.line.begin import Line, begun, last_stage, network_of
+from edgedl.line.form import Form, form_of
 from edgedl.recipe import read_recipe
 from edgedl.report.made import Made
 from edgedl.runtime import any_engine, engine, installed_engines
+from edgedl.runtime.boxes import Boxes
 from edgedl.search.memory import machine_parts
 
 if TYPE_CHECKING:
@@ -67,15 +69,18 @@ def make(
     line = begun(recipe, progress)
     network = network_of(line)
     trained, weights = _trained(line, network)
-    model = _exported(line, network, trained) if last != "train" else None
+    model: Path | None = None
     bundle: Path | None = None
     compressed: Mapping[str, Any] | None = None
     timed: Mapping[str, Any] | None = None
-    if model is not None and last in ("compress", "bench"):
-        folder = _compressed(line, model)
-        bundle, compressed = folder / BUNDLE, json.loads((folder / TOLD).read_text("utf-8"))
-        if last == "bench":
-            timed = _timed(line, model, bundle)
+    if last != "train":
+        form = form_of(line, network)
+        model = _exported(line, form, trained)
+        if last in ("compress", "bench"):
+            folder = _compressed(line, form, model)
+            bundle, compressed = folder / BUNDLE, json.loads((folder / TOLD).read_text("utf-8"))
+            if last == "bench":
+                timed = _timed(line, form, model, bundle)
     made = bundle or model
     if target is not None and made is not None:
         with atomic_write(target) as there:
@@ -116,7 +121,8 @@ def _trained(line: Line, network: nn.Module) -> tuple[str, Path]:
     key = _trained_key(line)
     folder = default_store().root / "runs" / key[:32]
     fit = load("edgedl.train.fit:fit", "training")
-    metric = line.metric
+    boxes = getattr(network, "boxes", None)
+    metric = line.metric(boxes if isinstance(boxes, Boxes) else None)
     with line.stage("train") as told, _alone(folder):
         done = folder / TOLD
         before = done.exists()
@@ -151,7 +157,7 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _exported(line: Line, network: nn.Module, trained: str) -> Path:
+def _exported(line: Line, form: Form, trained: str) -> Path:
     recipe = line.recipe
     settings = recipe.export
     axes: dict[str, dict[int, str]] = {}
@@ -167,11 +173,9 @@ def _exported(line: Line, network: nn.Module, trained: str) -> Path:
 
     def build(folder: Path) -> None:
         export = load("edgedl.export:export", "exporting")
-        deployed = load("edgedl.train.networks.deploy:deployed", "exporting")
-        ships, _ = deployed(network, line.dataset.inputs)
         found = export(
-            ships,
-            _first(line.dataset.test, settings.samples),
+            form.module,
+            _first(form.test, settings.samples),
             folder / MODEL,
             outputs=settings.outputs,
             axes=axes,
@@ -182,7 +186,7 @@ def _exported(line: Line, network: nn.Module, trained: str) -> Path:
             "difference": found.difference,
             "samples": found.samples,
             "doubts": found.doubts,
-            "test": _tested(line, folder / MODEL),
+            "test": _tested(line, form, folder / MODEL),
         }
         (folder / TOLD).write_text(json.dumps(told), encoding="utf-8")
 
@@ -199,13 +203,14 @@ def _exported(line: Line, network: nn.Module, trained: str) -> Path:
     return folder / MODEL
 
 
-def _tested(line: Line, model: Path) -> str:
+def _tested(line: Line, form: Form, model: Path) -> str:
     """The float model's figure on the test samples, in words; empty where there is none."""
-    metric = metric_for(line.dataset.test, line.judged_by)
-    if metric is None or not has_truth(metric, line.dataset.test):
+    judged = line.judged_by if form.test.labels is not None else None
+    metric = metric_for(form.test, judged, form.boxes)
+    if metric is None or not has_truth(metric, form.test):
         return ""
     with any_engine().open_model(model, settings={}, threads=1) as session:
-        rows = score(session, line.dataset.test, metric, line.progress)
+        rows = score(session, form.test, metric, line.progress)
     return f"; {metric.name} {metric.total(rows):.4f} in test"
 
 
@@ -213,20 +218,22 @@ def _first(samples: Samples, count: int) -> list[dict[str, np.ndarray]]:
     return [samples.feed(i) for i in range(min(count, len(samples)))]
 
 
-def _compressed(line: Line, model: Path) -> Path:
+def _compressed(line: Line, form: Form, model: Path) -> Path:
     recipe, asked = line.recipe, line.recipe.compress
     assert asked is not None
-    size = min(asked.calibration, len(line.dataset.train))
-    [calibration] = line.dataset.train.split([size], recipe.seed)
+    size = min(asked.calibration, len(form.train))
+    [calibration] = form.train.split([size], recipe.seed)
+    judged = line.judged_by if form.test.labels is not None else None
     engines = {name: engine(name).version for name in installed_engines()
                if name in target_of(asked.target).engines}  # fmt: skip
     key = key_of(
         stage="compress",
         model=load("edgedl.passes.graph:open_model", "compressing")(model).digest,
         calibration=calibration.digest,
-        test=line.dataset.test.digest,
+        test=form.test.digest,
+        processing=None if form.processing is None else form.processing.to_json(),
         settings=to_plain(asked),
-        metric=line.judged_by,
+        metric=judged,
         machine=machine_parts(),
         versions={"edgedl": edgedl.__version__, **engines},
     )
@@ -235,9 +242,9 @@ def _compressed(line: Line, model: Path) -> Path:
         compress = load("edgedl.pipeline:compress", "compressing")
         found = compress(
             model, calibration, folder / BUNDLE, ask=asked.precision, target=asked.target,
-            test=line.dataset.test, preprocess=line.dataset.processing,
+            test=form.test, preprocess=form.processing,
             max_drop=asked.parsed_max_drop(), max_latency_ms=asked.parsed_max_latency(),
-            max_bytes=asked.parsed_max_bytes(), metric=line.judged_by, threads=asked.threads,
+            max_bytes=asked.parsed_max_bytes(), metric=judged, threads=asked.threads,
             effort=asked.effort, seed=recipe.seed, progress=line.progress,
         )  # fmt: skip
         told = {**found.to_json(), "text": found.text(), "broken": list(found.broken)}
@@ -253,11 +260,11 @@ def _compressed(line: Line, model: Path) -> Path:
     return folder
 
 
-def _timed(line: Line, model: Path, bundle: Path) -> Mapping[str, Any]:
+def _timed(line: Line, form: Form, model: Path, bundle: Path) -> Mapping[str, Any]:
     settings = line.recipe.bench
     assert settings is not None
     bench = load("edgedl.verbs:bench", "timing")
-    few = line.dataset.test.take(range(min(64, len(line.dataset.test))))
+    few = form.test.take(range(min(64, len(form.test))))
     with line.stage("bench") as told:
         found: Mapping[str, Any] = bench(
             [model, bundle], samples=few, threads=settings.threads, seconds=settings.seconds,

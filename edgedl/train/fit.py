@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from edgedl.train.augment import Batch, augmented
 from edgedl.train.batches import Data, groups_of, open_data, order_of
 from edgedl.train.checkpoint import load_weights, random_states, restore_random_states
 from edgedl.train.ema import Average
-from edgedl.train.losses import PerSample, check_labels, loss_of
+from edgedl.train.losses import PerSample, check_labels, chosen, loss_of
 from edgedl.train.optimizers import optimizer_of
 from edgedl.train.processes import Processes, joined
 from edgedl.train.resume import BEST, Place, Run, check_finite, identity_of, make_folder
@@ -147,7 +147,9 @@ def _trained(
     seen, unseen = (_opened(one, settings, device, progress) for one in (train, validation))
     prepare = partial(_prepared, channels_last=settings.channels_last)
     labels = train.chosen_labels if seen.targets is not None else None
-    loss = loss_of(settings.loss, labels, device)
+    settings = replace(settings, loss=chosen(settings.loss, network, labels))
+    assert settings.loss is not None
+    loss = loss_of(settings.loss, labels, device, network)
     outputs = rehearse(network, unseen, score, prepare)
     for samples in (train, validation):
         known = samples.chosen_labels if seen.targets is not None else None

@@ -16,17 +16,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from edgedl.core.errors import BadOption, BadSamples
-from edgedl.train.settings import Bce, CrossEntropy, Ctc, Focal, Loss, OwnLoss
+from edgedl.train.settings import Bce, CrossEntropy, Ctc, Focal, Loss, Mse, OfNetwork, OwnLoss
 
 IGNORED = -100
 PerSample = Callable[[Any, Tensor], Tensor]
 
 
-def loss_of(settings: Loss, labels: np.ndarray | None, device: torch.device) -> PerSample:
+def chosen(settings: Loss | None, network: nn.Module, labels: np.ndarray | None) -> Loss:
+    """The loss that settings name, or what a network and its labels suggest."""
+    if settings is not None:
+        return settings
+    if hasattr(network, "loss"):
+        return OfNetwork()
+    classes = labels is not None and labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
+    return CrossEntropy() if classes else Mse()
+
+
+def loss_of(
+    settings: Loss,
+    labels: np.ndarray | None,
+    device: torch.device,
+    network: nn.Module | None = None,
+) -> PerSample:
     """The loss as a function of outputs and targets, both with a batch axis, to float32 of shape
     [batch]. A network of several outputs is judged by its first; the user's own sees them all.
 
@@ -34,10 +49,17 @@ def loss_of(settings: Loss, labels: np.ndarray | None, device: torch.device) -> 
 
     Args:
         labels: of the training samples: how often classes occur.
+        network: whose own loss may be wanted.
 
     Raises:
         BadOption: the user's own cannot be loaded.
     """
+    if isinstance(settings, OfNetwork):
+        own = getattr(network, "loss", None)
+        if not callable(own):
+            hint = "name another loss, or none"
+            raise BadOption("the network has no `loss` of its own", hint=hint)
+        return partial(_own, own, "the network's own loss")
     if isinstance(settings, OwnLoss):
         return partial(_own, _loaded(settings.name), settings.name)
     if isinstance(settings, (CrossEntropy, Focal)):

@@ -96,13 +96,20 @@ class Ctc:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OfNetwork:
+    """The network's own, as a detector has: its `loss(outputs, labels)`."""
+
+    name: Literal["network"] = "network"
+
+
+@dataclass(frozen=True, kw_only=True)
 class OwnLoss:
     """The user's own, `module:callable`: (outputs, labels) to one loss a sample, or their mean."""
 
     name: str
 
 
-Loss = CrossEntropy | Focal | Bce | Mse | Ctc | OwnLoss
+Loss = CrossEntropy | Focal | Bce | Mse | Ctc | OfNetwork | OwnLoss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +229,8 @@ class Fit:
         epochs: the most.
         batch: samples that make one step, of all processes together; a last group of fewer is left
             out of an epoch, unless it is the only one.
+        loss: None: the network's own where it has one, else cross-entropy where labels are
+            classes, and the mean square where they are values.
         target: what the network should answer: labels, or its first input; None: labels where
             there are any.
         augment: what is done to a batch of the first input, in this order.
@@ -244,7 +253,7 @@ class Fit:
 
     epochs: int = 10
     batch: int = 64
-    loss: Loss = field(default=CrossEntropy())
+    loss: Loss | None = None
     target: Literal["labels", "input"] | None = None
     optimizer: Optimizer = field(default=AdamW())
     schedule: Schedule = field(default=Cosine())

@@ -116,3 +116,28 @@ def test_what_it_would_take_is_told_and_nothing_is_trained(tmp_path: Path) -> No
     assert "runs on onnxruntime" in text
     assert not (tmp_path / "store" / "runs").exists()
     assert found.broken == ()
+
+
+def test_a_streaming_network_ships_a_step_and_its_state(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 160)
+    x = rng.standard_normal((160, 3, 8)).astype(np.float32) + 2 * labels[:, None, None]
+    np.savez(tmp_path / "s.npz", x=x.astype(np.float32), labels=labels)
+    path = tmp_path / "stream.yaml"
+    path.write_text(
+        "data: {arrays: s.npz}\nnetwork: {name: streaming_gru, hidden: 8, chunk: 2}\n"
+        "train: {epochs: 4, batch: 16, optimizer: {name: adam, lr: 0.02}}\n" + REST
+    )
+    found = make(path)
+    assert found.output is not None
+    assert any("a few steps at a time" in doubt for doubt in found.doubts)
+    with edgedl.open(found.output) as session:
+        assert [tensor.name for tensor in session.signature.inputs] == ["x", "state"]
+        right = 0
+        for i in range(40):
+            state = np.zeros((1, 1, 8), np.float32)
+            for first in range(0, 8, 2):
+                made = session.run({"x": x[i : i + 1, :, first : first + 2], "state": state})
+                state = made["new_state"]
+            right += int(made["output"].argmax() == labels[i])
+    assert right >= 36

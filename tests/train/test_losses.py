@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgedl.core.errors import BadOption, BadSamples
-from edgedl.train.losses import IGNORED, check_labels, loss_of
-from edgedl.train.settings import Bce, CrossEntropy, Ctc, Focal, Loss, Mse, OwnLoss
+from edgedl.train.losses import IGNORED, check_labels, chosen, loss_of
+from edgedl.train.settings import Bce, CrossEntropy, Ctc, Focal, Loss, Mse, OfNetwork, OwnLoss
 
 CPU = torch.device("cpu")
 
@@ -151,3 +151,20 @@ def test_labels_that_cannot_be(
 )
 def test_labels_that_can(settings: Loss, shape: tuple[int, ...], labels: np.ndarray | None) -> None:
     check_labels(settings, torch.zeros(shape), labels, "here")
+
+
+def test_what_is_not_named_is_the_networks_own_or_what_labels_suggest() -> None:
+    class Judge(torch.nn.Module):
+        def loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+            return (outputs - labels).abs().sum(dim=1)
+
+    plain, classes, values = torch.nn.Identity(), np.arange(3), np.zeros((3, 1), np.float32)
+    assert isinstance(chosen(None, plain, classes), CrossEntropy)
+    assert isinstance(chosen(None, plain, values), Mse)
+    assert isinstance(chosen(None, plain, None), Mse)
+    assert isinstance(chosen(None, Judge(), classes), OfNetwork)
+    assert chosen(Focal(), Judge(), classes) == Focal()
+    own = loss_of(OfNetwork(), None, CPU, Judge())
+    assert own(torch.ones(2, 3), torch.zeros(2, 3)).tolist() == [3.0, 3.0]
+    with pytest.raises(BadOption, match="no `loss` of its own"):
+        loss_of(OfNetwork(), None, CPU, plain)

@@ -1,0 +1,69 @@
+"""The form in which a network ships, and samples that fit it."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from edgedl.core.registry import load
+from edgedl.core.samples import Samples
+from edgedl.line.begin import Line
+from edgedl.runtime.boxes import Boxes
+from edgedl.runtime.postprocess import Postprocess
+from edgedl.runtime.process import Processing
+from edgedl.train.data.dataset import signature_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MOST_STEPS = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Form:
+    """What is exported of a network.
+
+    Attributes:
+        train, test: samples that it takes, from those of training and of the test.
+        processing: what stands before and behind it on the device; None where nobody knows.
+        boxes: how its outputs hold boxes, where they do.
+    """
+
+    module: nn.Module
+    train: Samples
+    test: Samples
+    processing: Processing | None
+    boxes: Boxes | None
+
+
+def form_of(line: Line, network: nn.Module) -> Form:
+    """The network itself, or what it says that it is deployed as: a step and its state, boxes."""
+    dataset = line.dataset
+    deployed = load("edgedl.train.networks.deploy:deployed", "exporting")
+    module, inputs = deployed(copy.deepcopy(network).cpu().float().eval(), dataset.inputs)
+    boxes = getattr(module, "boxes", None)
+    boxes = boxes if isinstance(boxes, Boxes) else None
+    processing = dataset.processing
+    if boxes is not None and processing is not None:
+        processing = replace(
+            processing,
+            postprocess=Postprocess(kind="boxes", boxes=boxes),
+        )
+    if (
+        dataset.task == "classification"
+        and processing is not None
+        and processing.postprocess is None
+    ):
+        names = dataset.test.classes
+        postprocess = Postprocess(kind="top-k", activation="softmax", labels=names)
+        processing = replace(processing, postprocess=postprocess)
+    if dict(inputs) == dict(dataset.inputs):
+        return Form(module, dataset.train, dataset.test, processing, boxes)
+    stepped = load("edgedl.train.stepped:stepped", "exporting")
+    train, test = (
+        stepped(module, inputs, samples, MOST_STEPS).bind(signature_of(inputs))
+        for samples in (dataset.train, dataset.test)
+    )
+    line.doubts.append("it ships a few steps at a time; its test figure is that of whole series")
+    return Form(module, train, test, None, boxes)
