@@ -18,6 +18,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from peer_agreement import Answers, has_classes
 
 from edgedl.benchmark.accuracy import metric_for
 from edgedl.core.errors import EdgeError
@@ -29,7 +30,6 @@ from edgedl.runtime.artifact import find_artifact
 from edgedl.runtime.session import Session
 
 WARM = 3
-Answers = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -145,21 +145,6 @@ def agreement(
             same.append(np.ravel(x.argmax(-1) == y.argmax(-1) if x.shape == y.shape else False))
     top1 = float(np.mean(np.concatenate(same))) if same else None
     return meter.result().to_json() | {"top1": top1}
-
-
-def has_classes(expected: list[Answers]) -> bool:
-    """Whether the first output scores classes along its last axis: one row a sample that is not
-    always a unit vector, as an embedding is, or rows of probabilities.
-
-    Asked of single samples, a sure answer looks like a unit vector.
-    """
-    first = [next(iter(answer.values())) for answer in expected]
-    if any(array.ndim == 0 or array.shape[-1] < 2 for array in first):
-        return False
-    rows = np.concatenate([array.reshape(-1, array.shape[-1]) for array in first])
-    if first[0].ndim <= 2:
-        return not np.allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-3)
-    return bool(np.allclose(rows.sum(axis=1), 1, atol=1e-2) and rows.min() >= 0)
 
 
 def accuracy(samples: Samples, answers: list[Answers]) -> float | None:

@@ -8,15 +8,15 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from peer_quantize import CALIBRATION, fixed
-from peer_settings import REVISION, SETTINGS
+from peer_settings import REVISION, SETTINGS, Setting
+from peer_task import CALIBRATION, fixed
 from processes import limit_of_memory, watched
 from zoo import Entry
 
@@ -110,8 +110,16 @@ def _runs(model: Path) -> bool:
     return True
 
 
-def versions(python: str) -> dict[str, str]:
-    """The versions of the peers that an interpreter has."""
+@dataclass(frozen=True)
+class Interpreter:
+    """A Python, and the versions of the peers that it has."""
+
+    path: str
+    versions: Mapping[str, str]
+
+
+def interpreter(python: str) -> Interpreter:
+    """A Python with the versions of those peers that it has."""
     packages = sorted({package for setting in SETTINGS.values() for package in setting.packages})
     code = (
         "import json, sys\nfrom importlib import metadata\nfound = {}\n"
@@ -123,15 +131,25 @@ def versions(python: str) -> dict[str, str]:
     done = subprocess.run(
         [python, "-c", code, *packages], capture_output=True, text=True, check=True
     )
-    found: dict[str, str] = json.loads(done.stdout)
-    return found
+    return Interpreter(python, json.loads(done.stdout))
+
+
+def able(setting: Setting, interpreters: Sequence[Interpreter]) -> Interpreter | None:
+    """The first that has all of the setting's packages."""
+    needed = set(setting.packages)
+    return next((one for one in interpreters if one.versions.keys() >= needed), None)
+
+
+def missing(setting: Setting, interpreters: Sequence[Interpreter]) -> str:
+    """The first of the setting's packages that keeps the nearest interpreter from making it."""
+    lists = [[p for p in setting.packages if p not in one.versions] for one in interpreters]
+    return min(lists, key=len)[0]
 
 
 def make_peer(
     case: Case,
     name: str,
-    python: str | None,
-    found: Mapping[str, str],
+    interpreters: Sequence[Interpreter],
     limit_seconds: float,
     *,
     only_kept: bool,
@@ -141,17 +159,19 @@ def make_peer(
     What failed is not tried again, unless it was ended at a lower limit.
     """
     setting = SETTINGS[name]
-    if python is None:
+    if not interpreters:
         return Made(problem="no interpreter with the peers was named", skipped=True)
-    absent = [package for package in setting.packages if package not in found]
-    if absent:
-        return Made(problem=f"{absent[0]} is not installed there", skipped=True)
+    python = able(setting, interpreters)
+    if python is None:
+        return Made(
+            problem=f"{missing(setting, interpreters)} is not installed there", skipped=True
+        )
     parts = {
         "setting": name,
         "revision": REVISION,
         "case": case.digest,
         "shapes": case.shape_options(),
-        "versions": {package: found[package] for package in setting.packages},
+        "versions": {package: python.versions[package] for package in setting.packages},
     }
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
     record = case.folder / f"{name}-{key}.json"
@@ -161,7 +181,7 @@ def make_peer(
             return kept
     if only_kept:
         return Made(problem="not made in an earlier run", skipped=True)
-    made = _quantized(case, name, key, python, limit_seconds)
+    made = _quantized(case, name, key, python.path, limit_seconds)
     record.write_text(json.dumps(asdict(made)))
     return made
 

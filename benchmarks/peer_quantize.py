@@ -16,89 +16,14 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import peer_aimet
+import peer_nncf
+from peer_task import Feed, Task, batched, feeds, given_inputs, modern
 
-CALIBRATION = 128
 FEW = 32  # for the calibrators of onnxruntime that keep every tensor of every sample
-OLDEST_OPSET, RAISED_OPSET = 13, 17  # scales by channel need 13
-
-Feed = dict[str, np.ndarray]
-
-
-@dataclass
-class Task:
-    """What a tool is given, and what was noted on the way."""
-
-    model: Path
-    samples: Path
-    out: Path
-    shapes: Mapping[str, list[int]]
-    count: int | None = None
-    notes: list[str] = field(default_factory=list)
-
-    def beside(self, word: str) -> Path:
-        return self.out.with_name(f"{self.out.stem}.{word}.onnx")
-
-
-def feeds(task: Task, inputs: list[tuple[str, bool]]) -> list[Feed]:
-    """The first samples by input name; True keeps the leading axis."""
-    with np.load(task.samples, allow_pickle=False) as arrays:
-        held = {name: arrays[name] for name, _ in inputs}
-    total = len(next(iter(held.values())))
-    count = min(task.count or min(CALIBRATION, max(1, total // 2)), total)
-    return [
-        {n: np.array(held[n][i : i + 1] if keep else held[n][i]) for n, keep in inputs}
-        for i in range(count)
-    ]
-
-
-def given_inputs(proto: Any) -> list[Any]:
-    weights = {tensor.name for tensor in proto.graph.initializer}
-    return [value for value in proto.graph.input if value.name not in weights]
-
-
-def fixed(model: Path, shapes: Mapping[str, list[int]]) -> Any:
-    """The ONNX model with the dimensions of its inputs set, and nothing else changed."""
-    import onnx
-
-    proto = onnx.load(model)
-    for value in given_inputs(proto):
-        sizes = shapes.get(value.name, ())
-        for axis, size in zip(value.type.tensor_type.shape.dim, sizes, strict=False):
-            axis.dim_value = size
-    return proto
-
-
-def modern(task: Task) -> Any:
-    """The fixed model in an opset that knows scales by channel, where it can be had."""
-    import onnx
-    import onnxruntime
-
-    proto = fixed(task.model, task.shapes)
-    opset = next(o.version for o in proto.opset_import if o.domain in ("", "ai.onnx"))
-    if opset >= OLDEST_OPSET:
-        return proto
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        raised = onnx.version_converter.convert_version(proto, RAISED_OPSET)
-        onnxruntime.InferenceSession(
-            raised.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:
-        task.notes.append(f"opset {opset} could not be raised: {str(error).splitlines()[0][:120]}")
-        return proto
-    task.notes.append(f"opset raised from {opset} to {RAISED_OPSET}")
-    return raised
-
-
-def _batched(value: Any) -> bool:
-    axes = value.type.tensor_type.shape.dim
-    return bool(axes) and (not axes[0].HasField("dim_value") or axes[0].dim_value == 1)
 
 
 def _preprocessed(task: Task) -> Path:
@@ -129,7 +54,7 @@ def static(task: Task, most: int | None = None, **options: Any) -> None:
 
     ready = _preprocessed(task)
     proto = onnx.load(ready, load_external_data=False)
-    data = feeds(task, [(value.name, _batched(value)) for value in given_inputs(proto)])[:most]
+    data = feeds(task, [(value.name, batched(value)) for value in given_inputs(proto)])[:most]
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -174,43 +99,6 @@ def dynamic(task: Task) -> None:
     quantize_dynamic(str(_preprocessed(task)), str(task.out))
 
 
-def nncf_options(preset: str, transformer: bool, count: int) -> dict[str, Any]:
-    import nncf
-
-    options: dict[str, Any] = {"preset": nncf.QuantizationPreset[preset], "subset_size": count}
-    return options | ({"model_type": nncf.ModelType.TRANSFORMER} if transformer else {})
-
-
-def nncf_openvino(task: Task, preset: str, transformer: bool = False) -> None:
-    import nncf
-    import openvino
-
-    graph = openvino.Core().read_model(str(task.model))
-    if task.shapes:
-        graph.reshape({name: list(sizes) for name, sizes in task.shapes.items()})
-    with np.load(task.samples, allow_pickle=False) as arrays:
-        names = set(arrays.files)
-    inputs = []
-    for port in graph.inputs:
-        axes = list(port.partial_shape)
-        known = next((name for name in port.get_names() if name in names), port.any_name)
-        inputs.append((known, bool(axes) and (axes[0].is_dynamic or axes[0].get_length() == 1)))
-    data = feeds(task, inputs)
-    options = nncf_options(preset, transformer, len(data))
-    made = nncf.quantize(graph, nncf.Dataset(data, lambda feed: feed), **options)
-    openvino.save_model(made, str(task.out))
-
-
-def nncf_onnx(task: Task, preset: str) -> None:
-    import nncf
-    import onnx
-
-    proto = modern(task)
-    data = feeds(task, [(value.name, _batched(value)) for value in given_inputs(proto)])
-    options = nncf_options(preset, False, len(data))
-    onnx.save(nncf.quantize(proto, nncf.Dataset(data, lambda feed: feed), **options), task.out)
-
-
 MAKERS: Mapping[str, Callable[[Task], None]] = {
     "ort-default": static,
     "ort-u8s8-tensor": lambda task: u8s8(task, per_channel=False),
@@ -221,11 +109,14 @@ MAKERS: Mapping[str, Callable[[Task], None]] = {
     "ort-entropy": lambda task: histogram(task, "Entropy"),
     "ort-qoperator": qoperator,
     "ort-dynamic": dynamic,
-    "nncf-performance": lambda task: nncf_openvino(task, "PERFORMANCE"),
-    "nncf-mixed": lambda task: nncf_openvino(task, "MIXED"),
-    "nncf-transformer": lambda task: nncf_openvino(task, "PERFORMANCE", transformer=True),
-    "nncf-onnx": lambda task: nncf_onnx(task, "PERFORMANCE"),
-    "nncf-onnx-mixed": lambda task: nncf_onnx(task, "MIXED"),
+    "nncf-performance": lambda task: peer_nncf.of_openvino(task, "PERFORMANCE"),
+    "nncf-mixed": lambda task: peer_nncf.of_openvino(task, "MIXED"),
+    "nncf-transformer": lambda task: peer_nncf.of_openvino(task, "PERFORMANCE", transformer=True),
+    "nncf-onnx": lambda task: peer_nncf.of_onnx(task, "PERFORMANCE"),
+    "nncf-onnx-mixed": lambda task: peer_nncf.of_onnx(task, "MIXED"),
+    "nncf-accuracy": peer_nncf.accuracy,
+    "aimet-cle": lambda task: peer_aimet.equalized(task, rounded=False),
+    "aimet-cle-adaround": lambda task: peer_aimet.equalized(task, rounded=True),
 }
 
 

@@ -35,6 +35,7 @@ class Setting:
 
 _ORT = ("onnxruntime", "onnx")
 _NNCF = ("nncf", "openvino")
+_AIMET = ("aimet-onnx", "onnxruntime", "onnx", "torch")
 _ON_ORT = {"onnxruntime": (F32,)}
 _ON_OPENVINO = {"openvino": (F32, BF16)}
 _ON_BOTH = {**_ON_ORT, **_ON_OPENVINO}
@@ -69,5 +70,21 @@ SETTINGS: Mapping[str, Setting] = {
     ),
     "nncf-onnx-mixed": Setting(
         (*_NNCF, "onnx"), ".onnx", _ON_BOTH, "nncf.quantize of the ONNX model, MIXED"
+    ),
+    "nncf-accuracy": Setting(
+        _NNCF,
+        ".xml",
+        _ON_OPENVINO,
+        "nncf.quantize_with_accuracy_control, PERFORMANCE, max_drop 0.01 on the calibration"
+        " samples, 32 of them to rank; model_type TRANSFORMER where there is attention",
+    ),
+    "aimet-cle": Setting(
+        _AIMET,
+        ".onnx",
+        _ON_BOTH,
+        "equalize_model, QuantizationSimModel of scheme tf_enhanced, to_onnx_qdq",
+    ),
+    "aimet-cle-adaround": Setting(
+        _AIMET, ".onnx", _ON_BOTH, "as aimet-cle, apply_adaround, 300 steps on 32 samples"
     ),
 }

@@ -1,10 +1,12 @@
 """The suite through edgedl and through every setting of its peers, into one table.
 
-    python benchmarks/peers.py [NAME ...] --peers PYTHON [--engines ...] [--threads ...]
+    python benchmarks/peers.py [NAME ...] --peers PYTHON ... [--engines ...] [--threads ...]
         [--seconds 10] [--isa avx2_vnni] [--only-edgedl] [--cold] [--cache DIR] [--limit 600]
 
-PYTHON is an interpreter with nncf, onnxruntime and openvino. All calibrate on the same samples, the
-first 128 or half of them, each in a process of its own; edgedl is given those and nothing else.
+PYTHON is an interpreter with what `requirements-peers.txt` lists, and `--peers` may be given again
+for one with what `requirements-aimet.txt` lists: a setting is made by the first that has its
+packages. All calibrate on the same samples, the first 128 or half of them, each in a process of its
+own; edgedl is given those and nothing else.
 Answers are compared on samples that were held back, with those of the float model on onnxruntime.
 What answers and is not hopelessly slow runs in one interleaved contest of fresh processes; the
 fastest then run once more on new rounds, which give the ratios. The engine `cpu` stands for
@@ -28,7 +30,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from peer_make import HERE, Case, Made, compress, make_peer, prepare, versions
+from peer_make import HERE, Case, Made, compress, interpreter, make_peer, prepare
 from peer_settings import BF16, DEFAULT, F32, SETTINGS
 from peer_table import document, short, table
 from peer_time import OURS, Candidate, candidates, cell
@@ -49,7 +51,7 @@ class Suite:
     def __init__(self, given: argparse.Namespace) -> None:
         self.given = given
         self.work = given.cache.expanduser().resolve() / "peers"
-        self.versions = versions(given.peers) if given.peers else {}
+        self.interpreters = [interpreter(python) for python in given.peers]
         self.precisions = openvino_precisions()
         path = given.results / "peers.json"
         self.rows: list[dict[str, Any]] = (
@@ -79,9 +81,7 @@ class Suite:
 
     def _peer(self, case: Case, setting: str) -> Made:
         given = self.given
-        made = make_peer(
-            case, setting, given.peers, self.versions, given.limit, only_kept=given.only_edgedl
-        )
+        made = make_peer(case, setting, self.interpreters, given.limit, only_kept=given.only_edgedl)
         said = made.problem or f"{made.seconds:.1f} s"
         print(f"  {case.entry.name} {setting}: {said}", file=sys.stderr, flush=True)
         return made
@@ -137,7 +137,7 @@ class Suite:
         about = {name: setting.about for name, setting in SETTINGS.items()}
         lines = [
             f'{{"machine": {json.dumps(machine)}',
-            f'"versions": {json.dumps(self.versions)}',
+            f'"versions": {json.dumps([one.versions for one in self.interpreters])}',
             f'"settings": {json.dumps(about)}',
             '"rows": [\n' + ",\n".join(json.dumps(row) for row in self.rows) + "\n]}",
         ]
@@ -174,7 +174,13 @@ def main() -> int:
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--seconds", type=float, default=10.0, help="of each of the two contests")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "edgedl" / "zoo")
-    parser.add_argument("--peers", metavar="PYTHON", help="an interpreter that has the peers")
+    parser.add_argument(
+        "--peers",
+        metavar="PYTHON",
+        action="append",
+        default=[],
+        help="an interpreter that has peers; give it again for another",
+    )
     parser.add_argument("--limit", type=float, default=600.0, help="seconds to make one file")
     parser.add_argument("--isa", choices=list(ISA_CAPS), default="", help="OpenVINO only")
     parser.add_argument("--only-edgedl", action="store_true", help="make no peer's file")
