@@ -85,6 +85,6 @@ SETTINGS: Mapping[str, Setting] = {
         "equalize_model, QuantizationSimModel of scheme tf_enhanced, to_onnx_qdq",
     ),
     "aimet-cle-adaround": Setting(
-        _AIMET, ".onnx", _ON_BOTH, "as aimet-cle, apply_adaround, 300 steps on 32 samples"
+        _AIMET, ".onnx", _ON_BOTH, "as aimet-cle, apply_adaround, 100 steps on 16 samples"
     ),
 }
