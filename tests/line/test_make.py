@@ -121,8 +121,8 @@ def test_what_it_would_take_is_told_and_nothing_is_trained(tmp_path: Path) -> No
 def test_a_streaming_network_ships_a_step_and_its_state(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 160)
-    x = rng.standard_normal((160, 3, 8)).astype(np.float32) + 2 * labels[:, None, None]
-    np.savez(tmp_path / "s.npz", x=x.astype(np.float32), labels=labels)
+    x = (rng.standard_normal((160, 3, 8)) + 2 * labels[:, None, None]).astype(np.float32)
+    np.savez(tmp_path / "s.npz", x=x, labels=labels)
     path = tmp_path / "stream.yaml"
     path.write_text(
         "data: {arrays: s.npz}\nnetwork: {name: streaming_gru, hidden: 8, chunk: 2}\n"
