@@ -19,6 +19,8 @@ from edgedl.report.diagnosed import Diagnosis
 from edgedl.report.diagnosed_page import page as diagnosed_page
 from edgedl.report.diagnosed_page import to_markdown as diagnosed_markdown
 from edgedl.report.formats import to_csv, to_markdown
+from edgedl.report.made import Made
+from edgedl.report.made_page import page as made_page
 from edgedl.report.page import page
 
 RAW = "samples.jsonl.gz"
@@ -81,6 +83,26 @@ def write_compressed(found: Compressed, folder: str | Path) -> None:
             with atomic_write(folder / TUNED) as work:
                 found.tuned.write(work)
         _put(folder, texts)
+
+
+def write_made(found: Made, folder: str | Path) -> Path:
+    """Write `report.html`, `report.txt` and `report.json` into a folder, made where it is missing.
+
+    Returns:
+        The page.
+
+    Raises:
+        EdgeError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    with _writing(folder):
+        texts = {
+            "report.html": made_page(found),
+            "report.txt": found.text() + "\n",
+            "report.json": json.dumps(found.to_json(), indent=1) + "\n",
+        }
+        _put(folder, texts)
+    return folder / "report.html"
 
 
 @contextlib.contextmanager

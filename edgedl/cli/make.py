@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Check data, network, memory and operators, say what it would take, and stop.",
 )
+@click.option("--report", metavar="DIR", help="Also write a page with the curves of training.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of recipes, for editors.")
 @json_option
 def command(
@@ -36,6 +37,7 @@ def command(
     output: str | None,
     until: str,
     dry_run: bool,
+    report: str | None,
     schema: bool,
     as_json: bool,
 ) -> int:
@@ -56,7 +58,11 @@ def command(
         if dry_run:
             found: Forecast | Made = foresee.foresee(recipe, until=until, progress=bar)
         else:
-            found = make.make(recipe, output=output, until=until, progress=bar)
+            found = made = make.make(recipe, output=output, until=until, progress=bar)
+            if report is not None and make.leads():
+                from edgedl import reports
+
+                reports.write_made(made, report)
     if not make.leads():
         return 0
     click.echo(found.text(), err=as_json)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-MODEL, BUNDLE, TOLD = "model.onnx", "bundle.edl", "told.json"
+MODEL, BUNDLE, TOLD, LOG = "model.onnx", "bundle.edl", "told.json", "log.jsonl"
 
 
 def make(
@@ -90,6 +90,7 @@ def make(
         recipe=str(path),
         output=None if target is None else str(target),
         weights=str(weights),
+        history=tuple(load("edgedl.train.track:read_log", "training")(weights.parent / LOG)),
         stages=tuple(line.stages),
         compressed=compressed,
         bench=timed,

@@ -207,7 +207,7 @@ def _meet(a: Box, b: Box) -> bool:
 Curve = tuple[str, str, list[tuple[float, float, bool, str]]]
 
 
-def _curves(
+def curves_drawn(
     curves: Sequence[Curve],
     titles_: tuple[str, str],
     width: float,
@@ -286,7 +286,9 @@ def load(document: Document) -> Figure | None:
     )
     return drawn(
         "load", "Under load", caption, said,
-        lambda width: _curves(curves, ("offered rate, calls a second", f"{percentile}, ms"), width),
+        lambda width: curves_drawn(
+            curves, ("offered rate, calls a second", f"{percentile}, ms"), width
+        ),
     )  # fmt: skip
 
 
@@ -333,7 +335,7 @@ def history(document: Document, earlier: Sequence[Document]) -> Figure | None:
 
     return drawn(
         "history", "History", caption, said,
-        lambda width: _curves(curves, ("run", "p50, ms"), width, date),
+        lambda width: curves_drawn(curves, ("run", "p50, ms"), width, date),
     )  # fmt: skip
 
 

@@ -59,6 +59,7 @@ class Made:
     Attributes:
         output: the bundle, or the ONNX file; None where the line ended with training.
         weights: the trained weights, a safetensors file.
+        history: figures of each epoch of training by name, as the run's log has them.
         compressed, bench: what these stages say as JSON, None where they were not reached.
         doubts: sentences about the data and the export.
     """
@@ -67,6 +68,7 @@ class Made:
     recipe: str
     output: str | None
     weights: str
+    history: tuple[Mapping[str, Any], ...]
     stages: tuple[Stage, ...]
     compressed: Mapping[str, Any] | None
     bench: Mapping[str, Any] | None
@@ -84,6 +86,7 @@ class Made:
             "recipe": self.recipe,
             "output": self.output,
             "weights": self.weights,
+            "history": [dict(row) for row in self.history],
             "stages": [stage.to_json() for stage in self.stages],
             "compressed": None
             if compressed is None

@@ -64,10 +64,10 @@ def page(
     later = [history_figure(document, history), cold(document), memory(document)]
     sections = [
         _rows(document),
-        *(_figure(found) for found in figures if found),
+        *(figure_section(found) for found in figures if found),
         _stages(document),
         _rates(document),
-        *(_figure(found) for found in later if found),
+        *(figure_section(found) for found in later if found),
         machine(document),
         doubts(document),
         raw(document),
@@ -141,7 +141,8 @@ def _notice(document: Document) -> str:
     return f'<aside class="notice" aria-label="Caution">{"".join(parts)}</aside>' if parts else ""
 
 
-def _figure(found: Figure) -> str:
+def figure_section(found: Figure) -> str:
+    """A figure with its caption as a section of a page."""
     caption = f"<figcaption>{escape(found.caption)}</figcaption>" if found.caption else ""
     return section(found.key, found.heading, f"<figure>{found.drawing}{caption}</figure>")
 

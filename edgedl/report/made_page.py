@@ -1,0 +1,83 @@
+"""What became of a recipe as one HTML page: how training went, stage by stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from edgedl.report.curves import Curve, curves_drawn
+from edgedl.report.made import Made
+from edgedl.report.page import figure_section, style
+from edgedl.report.palette import series
+from edgedl.report.reading import figure, number
+from edgedl.report.section import section
+from edgedl.report.svg import Figure, drawn
+
+LOSSES = (("loss", "training"), ("validation_loss", "validation"))
+# Of a line of the log, what is no metric.
+OTHERS = frozenset({"epoch", "rate", "samples_per_second", "seconds", "loss", "validation_loss"})
+
+
+def page(found: Made) -> str:
+    """The page: self-contained, and asking nothing of any network."""
+    title = escape(found.name)
+    rows = "".join(
+        f"<tr><td>{escape(stage.name)}</td><td>{escape(stage.about)}</td>"
+        f"<td>{'kept' if stage.kept else f'{stage.seconds:.1f} s'}</td></tr>"
+        for stage in found.stages
+    )
+    stages = section("stages", "Stages", f"<table><tbody>{rows}</tbody></table>")
+    parts = [stages, *(figure_section(one) for one in figures(found.history))]
+    if found.doubts:
+        items = "".join(f"<li>{escape(doubt)}</li>" for doubt in found.doubts)
+        parts.append(section("doubts", "Doubts", f"<ul>{items}</ul>"))
+    if found.compressed is not None:
+        parts.append(
+            section("compressed", "Compressed", f"<pre>{escape(found.compressed['text'])}</pre>")
+        )
+    document = escape(json.dumps(found.to_json(), indent=1))
+    parts.append(section("document", "As JSON", f"<details><pre>{document}</pre></details>"))
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+        "style-src 'unsafe-inline'; img-src data:\">\n"
+        f'<link rel="icon" href="data:,">\n<title>{title}</title>\n<style>\n{style()}</style>\n'
+        "</head>\n<body>\n<main>\n"
+        f'<header><p class="kicker"><b>edgedl make</b> &nbsp;{escape(found.recipe)}</p>'
+        f"<h1>{title}</h1></header>\n" + "\n".join(parts) + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def figures(history: Sequence[Any]) -> list[Figure]:
+    """The losses and the metric, epoch by epoch; none where fewer than two epochs tell of them."""
+    names = [name for name in (history[-1] if history else ()) if name not in OTHERS]
+    found = [
+        _figure("losses", "Loss", history, LOSSES, "loss"),
+        *(_figure("metric", name, history, ((name, "validation"),), name) for name in names),
+    ]
+    return [one for one in found if one is not None]
+
+
+def _figure(
+    key: str, heading: str, history: Sequence[Any], lines: Sequence[tuple[str, str]], axis: str
+) -> Figure | None:
+    curves: list[Curve] = []
+    for place, (name, words) in enumerate(lines):
+        points = [
+            (epoch, value, True, f"epoch {epoch:.0f}, {words}: {figure(value)}")
+            for row in history
+            if (epoch := number(row, "epoch")) is not None
+            and (value := number(row, name)) is not None
+        ]
+        if len(points) > 1:
+            curves.append((series(place), words, points))
+    if not curves:
+        return None
+    said = ". ".join(
+        f"{words}: {figure(points[0][1])} to {figure(points[-1][1])}" for _, words, points in curves
+    )
+    return drawn(key, heading, "", said, lambda width: curves_drawn(curves, ("epoch", axis), width))
