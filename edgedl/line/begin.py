@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from edgedl.report.made import Stage
 from edgedl.runtime.boxes import Boxes
 from edgedl.train.data.load import load as load_data
 from edgedl.train.data.settings import seen_from
+from edgedl.train.settings import Fit
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,6 +54,14 @@ class Line:
         """
         name = self.recipe.train.metric or USUAL[self.dataset.task]
         return None if name is None else metric_of(name, boxes)
+
+    @property
+    def settings(self) -> Fit:
+        """How the network is trained; where the input itself is the target, labels are not."""
+        wanted = self.recipe.train
+        if self.dataset.task == "reconstruction" and wanted.target is None:
+            return replace(wanted, target="input")
+        return wanted
 
     @property
     def judged_by(self) -> str | None:

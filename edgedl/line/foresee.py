@@ -80,7 +80,7 @@ def foresee(path: str | Path, *, until: str = "bench", progress: Progress = sile
 
 def _step(line: Line, network: Any) -> tuple[float, int]:
     """Seconds of a training step, and the bytes that one leaves in memory for its gradients."""
-    settings = replace(line.recipe.train, epochs=1, ema=None, track=(), patience=None)
+    settings = replace(line.settings, epochs=1, ema=None, track=(), patience=None)
     count = min(len(line.dataset.train), settings.batch * STEPS)
     few = line.dataset.train.take(range(count))
     ticks: list[float] = []

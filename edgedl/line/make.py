@@ -111,7 +111,7 @@ def _trained_key(line: Line) -> str:
         train=dataset.train.digest,
         validation=dataset.validation.digest,
         network=[recipe.network.name, dict(recipe.network.settings)],
-        settings=to_plain(recipe.train),
+        settings=to_plain(line.settings),
         seed=recipe.seed,
         versions={"edgedl": edgedl.__version__, "torch": version("torch")},
     )
@@ -128,7 +128,7 @@ def _trained(line: Line, network: nn.Module) -> tuple[str, Path]:
         done = folder / TOLD
         before = done.exists()
         found = fit(
-            network, line.dataset.train, line.dataset.validation, line.recipe.train, folder=folder,
+            network, line.dataset.train, line.dataset.validation, line.settings, folder=folder,
             seed=line.recipe.seed, score=metric, progress=line.progress,
         )  # fmt: skip
         done.write_text(json.dumps({"recipe": line.recipe.name}), encoding="utf-8")

@@ -141,3 +141,22 @@ def test_a_streaming_network_ships_a_step_and_its_state(tmp_path: Path) -> None:
                 state = made["new_state"]
             right += int(made["output"].argmax() == labels[i])
     assert right >= 36
+
+
+def test_an_autoencoder_learns_its_input_though_there_are_labels(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    normal = rng.standard_normal((300, 1)) * np.array([[1.0, 2.0, -1.0, 0.5, 1.5, -2.0]])
+    odd = 2 * rng.standard_normal((60, 6))
+    labels = np.array([0] * 300 + [1] * 60)
+    np.savez(tmp_path / "a.npz", x=np.concatenate([normal, odd]).astype(np.float32), labels=labels)
+    path = tmp_path / "odd.yaml"
+    path.write_text(
+        "data: {arrays: a.npz, task: reconstruction, normal: '0'}\n"
+        "network: {name: autoencoder, hidden: [16], bottleneck: 2}\n"
+        "train: {epochs: 30, batch: 16, optimizer: {name: adam, lr: 0.01}}\n"
+        "compress: {target: onnxruntime, metric: anomaly}\nbench: {seconds: 0.3}\n"
+    )
+    found = make(path)
+    assert found.history[-1]["validation_loss"] < 0.5 * found.history[0]["validation_loss"]
+    assert found.compressed is not None
+    assert found.compressed["accuracy"]["baseline"] > 0.9
