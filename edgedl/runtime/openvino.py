@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -36,12 +36,19 @@ def _core() -> openvino.Core:
 
 
 class OpenVinoSession:
-    """One compiled model with one infer request; threads take turns."""
+    """One compiled model with one infer request; threads take turns.
 
-    def __init__(self, compiled: openvino.CompiledModel) -> None:
+    Args:
+        names: of inputs and outputs, as the model has them: an output whose last operator compiling
+            removed bears the names of what stood before it as well.
+    """
+
+    def __init__(
+        self, compiled: openvino.CompiledModel, names: tuple[Sequence[str], Sequence[str]]
+    ) -> None:
         self.signature = Signature(
-            tuple(_tensor(port) for port in compiled.inputs),
-            tuple(_tensor(port) for port in compiled.outputs),
+            tuple(map(_tensor, compiled.inputs, names[0])),
+            tuple(map(_tensor, compiled.outputs, names[1])),
         )
         self.compiled: openvino.CompiledModel | None = compiled
         self._request: openvino.InferRequest | None = compiled.create_infer_request()
@@ -114,12 +121,12 @@ def _reason(error: Exception) -> str:
     return (telling or lines or [type(error).__name__])[0][:300]
 
 
-def _tensor(port: Any) -> Tensor:
+def _tensor(port: Any, name: str) -> Tensor:
     shape: list[Dimension] | None = None
     if not port.partial_shape.rank.is_dynamic:
         shape = [d.get_length() if d.is_static else None for d in port.partial_shape]
     dtype = np.dtype(port.element_type.to_dtype()).name
-    return Tensor(port.any_name, dtype, None if shape is None else tuple(shape))
+    return Tensor(name, dtype, None if shape is None else tuple(shape))
 
 
 def _precision(kind: str, plugins: str) -> str:
@@ -213,7 +220,9 @@ class OpenVinoEngine:
         try:
             graph = _core().read_model(source)
             prefer_direct(_core(), graph, frozenset(settings.get("other_kernels", ())))
-            return OpenVinoSession(_core().compile_model(graph, DEVICE, config))
+            ports = (graph.inputs, graph.outputs)
+            inputs, outputs = ([port.any_name for port in some] for some in ports)
+            return OpenVinoSession(_core().compile_model(graph, DEVICE, config), (inputs, outputs))
         except EngineFailed:
             raise
         except Exception as error:

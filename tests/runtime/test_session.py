@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgedl.core.errors import BadModel, BadOption, EngineFailed, WrongInput
 from edgedl.core.model import Signature, Tensor
@@ -227,3 +227,23 @@ def test_an_onnx_file_is_an_artifact(tmp_path: Path, name: str) -> None:
         assert (found.path, found.engine, found.precision) == (model.path, name, "float32")
         with found.open(1) as session:
             assert session.run({"x": image(1, 3, 8, 8)})["logits"].shape == (1, 5)
+
+
+@pytest.mark.parametrize("name", installed_engines())
+def test_outputs_keep_their_names_where_the_last_operator_does_nothing(name: str) -> None:
+    weight = numpy_helper.from_array(np.eye(4, dtype=np.float32), "weight")
+    shape = numpy_helper.from_array(np.array([-1, 4]), "shape")
+    value = helper.make_tensor_value_info
+    net = helper.make_model(
+        helper.make_graph(
+            [
+                helper.make_node("MatMul", ["x", "weight"], ["inside"]),
+                helper.make_node("Reshape", ["inside", "shape"], ["y"]),
+            ],
+            "g", [value("x", 1, [1, 4])], [value("y", 1, [1, 4])], [weight, shape],
+        ),
+        opset_imports=[helper.make_opsetid("", 18)], ir_version=9,
+    )  # fmt: skip
+    with engine(name).open_model(net.SerializeToString(), settings={}, threads=1) as session:
+        assert [tensor.name for tensor in session.signature.outputs] == ["y"]
+        assert list(session.run({"x": np.ones((1, 4), np.float32)})) == ["y"]
