@@ -157,8 +157,16 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     began = time.perf_counter()
     made = make(path, output=folder / f"{name}.edl", progress=silent).to_json()
     seconds = time.perf_counter() - began
-    row = {"recipe": name, "network": recipe.network.name, "seconds": seconds, **made}
-    return {**row, "baseline": baseline(recipe, default_store().root / "data")}
+    told = {key: made[key] for key in ("stages", "history", "compressed", "bench", "doubts")}
+    told["bench"] = told["bench"] and {key: told["bench"][key] for key in ("pairs", "noise_floor")}
+    for pair in (told["bench"] or {"pairs": []})["pairs"]:
+        pair |= {side: Path(pair[side]).name for side in ("a", "b")}
+    told["compressed"] = {
+        k: v for k, v in told["compressed"].items() if k not in ("plan", "output")
+    }
+    simple = baseline(recipe, default_store().root / "data")
+    row = {"recipe": name, "network": recipe.network.name, "seconds": seconds, **told}
+    return {**row, "baseline": simple}
 
 
 def line(row: dict[str, Any]) -> list[str]:
@@ -198,7 +206,6 @@ def main() -> int:
     found = {row["recipe"]: row for row in json.loads(kept.read_text())} if kept.exists() else {}
     for name in given.names:
         found[name] = run(name, given.bundles)
-        found[name]["compressed"].pop("plan", None)
         print(line(found[name]), file=sys.stderr, flush=True)
         kept.write_text(json.dumps([found[key] for key in sorted(found)], indent=1) + "\n")
     head = [
