@@ -83,7 +83,8 @@ def export(
     names = _names(plain, feeds[0], outputs)
     for name in axes or {}:
         if name not in feeds[0]:
-            raise BadValue(f"no input `{name}` to free axes of", hint=nearest(name, feeds[0]))
+            hint = nearest(name, feeds[0])
+            raise BadValue(f"no input `{name}` to free axes of", keys=("axes",), hint=hint)
     program, doubts = _traced(plain, feeds, names, axes or {}, opset)
     with atomic_write(path) as there, _silent():
         program.save(there)
@@ -140,7 +141,9 @@ def _names(network: torch.nn.Module, feed: Feed, outputs: Sequence[str]) -> list
         own = ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
     if outputs and len(outputs) != len(own):
         raise BadValue(
-            f"{len(outputs)} names for {len(own)} outputs", hint="name each, or none of them"
+            f"{len(outputs)} names for {len(own)} outputs",
+            keys=("outputs",),
+            hint=f"name each, or none of them; its own: {', '.join(own)}",
         )
     return list(outputs) or own
 

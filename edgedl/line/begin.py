@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +11,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from edgedl.benchmark.metrics import METRICS, metric_of
-from edgedl.core.errors import BadOption, BadValue
+from edgedl.core.errors import BadOption, BadSamples, BadValue
+from edgedl.core.own import placed, source_digest
 from edgedl.core.progress import Progress
 from edgedl.core.registry import load
 from edgedl.core.store import default_store
@@ -19,7 +21,7 @@ from edgedl.report.made import Stage
 from edgedl.runtime.boxes import Boxes
 from edgedl.train.data.load import load as load_data
 from edgedl.train.data.settings import seen_from
-from edgedl.train.settings import Fit
+from edgedl.train.settings import Fit, OwnLoss
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
     from edgedl.benchmark.metrics.metric import Metric
     from edgedl.train.data.dataset import Dataset
 
+BLOCK = 1 << 20
 STAGES = ("train", "export", "compress", "bench")
+# Settings of networks that name a file or folder.
+FILES: Mapping[str, tuple[str, ...]] = {"transformers": ("folder",), "timm": ("weights",)}
 # What a task is judged by where the recipe does not say; None: the loss.
 USUAL: Mapping[str, str | None] = {
     "classification": "top1",
@@ -69,6 +74,12 @@ class Line:
         asked = self.recipe.compress
         return (None if asked is None else asked.metric) or self.recipe.train.metric
 
+    @property
+    def judged_by_code(self) -> str | None:
+        """What tells two versions of the user's own metric apart; None for ours."""
+        name = self.judged_by
+        return None if name is None else metric_of(name).key
+
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[list[str]]:
         """A stage under way: what is put into the list is told of it; `kept` first where its result
@@ -81,17 +92,21 @@ class Line:
 
 
 def begun(recipe: Recipe, progress: Progress) -> Line:
-    """The recipe with its data loaded, split and checked."""
+    """The recipe with its data loaded, split and checked; relative paths begin where it lies."""
+    above = Path() if recipe.where is None else recipe.where.parent
+    recipe = _placed(recipe, above)
     _check_names(recipe)
     progress("loading data", 0, 1)
     began = perf_counter()
-    above = Path() if recipe.where is None else recipe.where.parent
-    dataset = load_data(
-        seen_from(recipe.data, above),
-        seed=recipe.seed,
-        cache=default_store().root / "data",
-        progress=progress,
-    )
+    try:
+        dataset = load_data(
+            seen_from(recipe.data, above),
+            seed=recipe.seed,
+            cache=default_store().root / "data",
+            progress=progress,
+        )
+    except (BadValue, BadOption, BadSamples) as error:
+        raise recipe.located(error, "data") from error
     line = Line(recipe, dataset, progress)
     groups = (dataset.train, dataset.validation, dataset.test)
     words = ("to train on", "to validate", "to test")
@@ -101,23 +116,55 @@ def begun(recipe: Recipe, progress: Progress) -> Line:
     return line
 
 
+def _placed(recipe: Recipe, above: Path) -> Recipe:
+    """The recipe with the user's own files looked for from a folder on."""
+
+    def metric(name: str | None) -> str | None:
+        ours = name is None or name.partition(":")[0] in METRICS
+        return name if ours else placed(str(name), above)
+
+    network, train, compress = recipe.network, recipe.train, recipe.compress
+    named = FILES.get(network.name, ())
+    settings = {
+        key: str(above / value) if key in named and value and isinstance(value, str) else value
+        for key, value in network.settings.items()
+    }
+    network = replace(network, name=placed(network.name, above), settings=settings)
+    if isinstance(train.loss, OwnLoss):
+        train = replace(train, loss=OwnLoss(name=placed(train.loss.name, above)))
+    train = replace(train, metric=metric(train.metric))
+    if compress is not None:
+        compress = replace(compress, metric=metric(compress.metric))
+    return replace(recipe, network=network, train=train, compress=compress)
+
+
 def _check_names(recipe: Recipe) -> None:
     """Look names up that would else be looked up once the data is loaded.
 
     Raises:
-        BadValue: there is no such network or metric; the error has the line.
+        BadValue: there is no such network, loss or metric; the error has the line.
     """
     factory_of: Callable[[str], object] = load("edgedl.train.networks:factory_of", "training")
     try:
         factory_of(recipe.network.name)
     except BadValue as error:
         raise recipe.located(error, "network") from error
-    try:
-        metric_of(recipe.train.metric or "top1")
-    except BadOption as error:
-        # What the settings of a known metric lack, a network may say: how it holds boxes.
-        if (recipe.train.metric or "") not in METRICS:
-            raise recipe.located(error, "train", "metric") from error
+    if isinstance(recipe.train.loss, OwnLoss):
+        own_loss: Callable[[str], object] = load("edgedl.train.losses:own_loss", "training")
+        try:
+            own_loss(recipe.train.loss.name)
+        except BadOption as error:
+            raise recipe.located(error, "train", "loss") from error
+    asked = {"train": recipe.train.metric}
+    if recipe.compress is not None:
+        asked["compress"] = recipe.compress.metric
+    for stage, name in asked.items():
+        try:
+            metric_of(name or "top1")
+        except BadOption as error:
+            # What the settings of a known metric lack, a network may say: how it holds boxes.
+            if (name or "") not in METRICS:
+                raise recipe.located(error, stage, "metric") from error
 
 
 def network_of(line: Line) -> nn.Module:
@@ -129,6 +176,34 @@ def network_of(line: Line) -> nn.Module:
         return build(recipe.network.name, dataset.inputs, dataset.outputs, recipe.network.settings)
     except BadValue as error:
         raise recipe.located(error, "network") from error
+
+
+def code_of(recipe: Recipe) -> dict[str, str]:
+    """What tells two versions of the user's own code and files apart, which a recipe names."""
+    network, train = recipe.network, recipe.train
+    found = {}
+    if ":" in network.name:
+        found["network"] = source_digest(network.name)
+    for key in FILES.get(network.name, ()):
+        if network.settings.get(key):
+            found[key] = _content(Path(network.settings[key]))
+    if isinstance(train.loss, OwnLoss):
+        found["loss"] = source_digest(train.loss.name)
+    if train.metric is not None:
+        found["metric"] = metric_of(train.metric).key
+    return found
+
+
+def _content(path: Path) -> str:
+    """SHA-256 of a file, or of those in a folder."""
+    files = sorted(one for one in path.iterdir() if one.is_file()) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for one in files:
+        digest.update(one.name.encode() + b"\0")
+        with one.open("rb") as file:
+            while block := file.read(BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def last_stage(recipe: Recipe, until: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 import edgedl
 from edgedl.benchmark.accuracy import has_truth, metric_for, score
-from edgedl.core.errors import EdgeError
+from edgedl.core.errors import BadOption, BadSamples, BadValue, EdgeError, Unsupported
 from edgedl.core.fields import to_plain
 from edgedl.core.progress import Progress, silent
 from edgedl.core.registry import load, version
@@ -23,7 +23,7 @@ from edgedl.core.samples import Samples
 from edgedl.core.store import atomic_write, check_writable, default_store, key_of
 from edgedl.core.target import target_of
 from edgedl.core.units import format_bytes
-from edgedl.line.begin import Line, begun, last_stage, network_of
+from edgedl.line.begin import Line, begun, code_of, last_stage, network_of
 from edgedl.line.form import Form, form_of
 from edgedl.recipe import read_recipe
 from edgedl.report.made import Made
@@ -110,8 +110,11 @@ def _trained_key(line: Line) -> str:
         stage="train",
         train=dataset.train.digest,
         validation=dataset.validation.digest,
+        inputs={name: to_plain(shape) for name, shape in dataset.inputs.items()},
+        outputs=[dataset.task, dataset.outputs],
         network=[recipe.network.name, dict(recipe.network.settings)],
         settings=to_plain(line.settings),
+        code=code_of(recipe),
         seed=recipe.seed,
         versions={"edgedl": edgedl.__version__, "torch": version("torch")},
     )
@@ -127,10 +130,13 @@ def _trained(line: Line, network: nn.Module) -> tuple[str, Path]:
     with line.stage("train") as told, _alone(folder):
         done = folder / TOLD
         before = done.exists()
-        found = fit(
-            network, line.dataset.train, line.dataset.validation, line.settings, folder=folder,
-            seed=line.recipe.seed, score=metric, progress=line.progress,
-        )  # fmt: skip
+        try:
+            found = fit(
+                network, line.dataset.train, line.dataset.validation, line.settings,
+                folder=folder, seed=line.recipe.seed, score=metric, progress=line.progress,
+            )  # fmt: skip
+        except (BadValue, BadOption, BadSamples, Unsupported) as error:
+            raise line.recipe.located(error, "train") from error
         done.write_text(json.dumps({"recipe": line.recipe.name}), encoding="utf-8")
         count = sum(parameter.numel() for parameter in network.parameters())
         told += ["kept"] * before
@@ -169,20 +175,23 @@ def _exported(line: Line, form: Form, trained: str) -> Path:
         trained=trained,
         settings=to_plain(settings),
         test=line.dataset.test.digest,
-        metric=line.judged_by,
+        metric=[line.judged_by, line.judged_by_code],
     )
 
     def build(folder: Path) -> None:
         export = load("edgedl.export:export", "exporting")
-        found = export(
-            form.module,
-            _first(form.test, settings.samples),
-            folder / MODEL,
-            outputs=settings.outputs,
-            axes=axes,
-            opset=settings.opset,
-            tolerance=settings.tolerance,
-        )
+        try:
+            found = export(
+                form.module,
+                _first(form.test, settings.samples),
+                folder / MODEL,
+                outputs=settings.outputs,
+                axes=axes,
+                opset=settings.opset,
+                tolerance=settings.tolerance,
+            )
+        except BadValue as error:
+            raise recipe.located(error, "export") from error
         told = {
             "difference": found.difference,
             "samples": found.samples,
@@ -234,7 +243,7 @@ def _compressed(line: Line, form: Form, model: Path) -> Path:
         test=form.test.digest,
         processing=None if form.processing is None else form.processing.to_json(),
         settings=to_plain(asked),
-        metric=judged,
+        metric=[judged, line.judged_by_code],
         machine=machine_parts(),
         versions={"edgedl": edgedl.__version__, **engines},
     )

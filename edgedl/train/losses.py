@@ -6,7 +6,6 @@ gradients stay what they were.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgedl.core.errors import BadOption, BadSamples
+from edgedl.core.own import own_module
 from edgedl.train.settings import Bce, CrossEntropy, Ctc, Focal, Loss, Mse, OfNetwork, OwnLoss
 
 IGNORED = -100
@@ -61,7 +61,7 @@ def loss_of(
             raise BadOption("the network has no `loss` of its own", hint=hint)
         return partial(_own, own, "the network's own loss")
     if isinstance(settings, OwnLoss):
-        return partial(_own, _loaded(settings.name), settings.name)
+        return partial(_own, own_loss(settings.name), settings.name)
     if isinstance(settings, (CrossEntropy, Focal)):
         weights = settings.class_weights or (_balanced(labels) if settings.balanced else ())
         tensor = torch.tensor(weights, dtype=torch.float32, device=device) if weights else None
@@ -225,16 +225,22 @@ def _own(function: Callable[..., Any], name: str, outputs: Any, targets: Tensor)
     return found.float().expand(len(targets))
 
 
-def _loaded(spec: str) -> Callable[..., Any]:
-    """The callable at `module:callable`, of a module installed or in the working folder."""
+def own_loss(spec: str) -> Callable[..., Any]:
+    """The callable at `module:callable`, of a file or of a module installed or in the working
+    folder.
+
+    Raises:
+        BadOption: there is none, or it cannot be loaded.
+    """
     name, _, function = spec.rpartition(":")
-    form = "loss: module:function, called with (outputs, labels)"
+    form = "loss: file.py:function or module:function, called with (outputs, labels)"
     here = str(Path.cwd())
     sys.path.append(here)
     try:
-        module = importlib.import_module(name)
+        module = own_module(name)
     except ModuleNotFoundError as error:
-        raise BadOption(f"no module `{error.name}` for loss `{spec}`", hint=form) from None
+        kind = "file" if name.endswith(".py") and error.name == name else "module"
+        raise BadOption(f"no {kind} `{error.name}` for loss `{spec}`", hint=form) from None
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise BadOption(f"`{name}` cannot be loaded ({reason})", hint="mend it") from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -160,3 +162,106 @@ def test_an_autoencoder_learns_its_input_though_there_are_labels(tmp_path: Path)
     assert found.history[-1]["validation_loss"] < 0.5 * found.history[0]["validation_loss"]
     assert found.compressed is not None
     assert found.compressed["accuracy"]["baseline"] > 0.9
+
+
+NET = """
+from __future__ import annotations
+from dataclasses import dataclass
+from torch import nn
+from beside import WIDTH
+
+@dataclass
+class Shape:
+    width: int = WIDTH
+
+def net(inputs, outputs):
+    return nn.Sequential(nn.Linear(6, Shape().width), nn.ReLU(), nn.Linear(Shape().width, outputs))
+"""
+LOSS = """
+from torch.nn import functional
+def each(outputs, labels):
+    return SCALE * functional.cross_entropy(outputs, labels, reduction="none")
+"""
+
+
+def own_recipe(folder: Path, network: str = "net.py:net") -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "net.py").write_text(NET)
+    (folder / "beside.py").write_text("WIDTH = 8\n")
+    (folder / "loss.py").write_text("SCALE = 1.0\n" + LOSS)
+    train = TRAIN.replace("}\n", ", loss: 'loss.py:each'}\n").replace("epochs: 3", "epochs: 1")
+    return recipe(folder, train=train, network=f"'{network}'")
+
+
+def trained(path: Path) -> str:
+    """The weights, by a process of its own: code is loaded once in each."""
+    command = [sys.executable, "-m", "edgedl", "train", str(path), "--json"]
+    found = subprocess.run(command, check=True, capture_output=True, text=True)
+    return str(json.loads(found.stdout.splitlines()[-1])["weights"])
+
+
+@pytest.mark.parametrize("network", ["net.py:net", "net:net"])
+def test_ones_own_code_lies_beside_the_recipe(tmp_path: Path, network: str) -> None:
+    path = own_recipe(tmp_path / "project", network)
+    assert kept(make(path, until="train")) == []
+    assert kept(make(path, until="train")) == ["train"]
+    (tmp_path / "project" / "loss.py").unlink()
+    with pytest.raises(BadValue, match="no file") as caught:
+        make(path, until="train")
+    assert caught.value.where == f"{path}:3"
+
+
+@pytest.mark.parametrize(
+    ("file", "was", "now"),
+    [
+        ("net.py", "nn.ReLU(), ", "nn.ReLU(inplace=False), "),
+        ("beside.py", "8", "9"),
+        ("loss.py", "1.0", "2.0"),
+    ],
+)
+def test_ones_own_code_that_changed_is_trained_anew(
+    tmp_path: Path, file: str, was: str, now: str
+) -> None:
+    path = own_recipe(tmp_path / "project")
+    first = trained(path)
+    assert trained(path) == first
+    changed = tmp_path / "project" / file
+    assert was in changed.read_text()
+    changed.write_text(changed.read_text().replace(was, now))
+    assert trained(path) != first
+
+
+def test_a_class_more_is_another_network(tmp_path: Path) -> None:
+    path = recipe(tmp_path, train=TRAIN.replace("epochs: 3", "epochs: 1"))
+    first = make(path, until="train")
+    path.write_text(path.read_text().replace("blobs.npz", "blobs.npz, classes: [a, b, c, d]"))
+    second = make(path, until="train")
+    assert second.weights != first.weights
+
+
+@pytest.mark.parametrize(
+    ("train", "line", "says"),
+    [
+        ("train:\n  epochs: 1\n  augment: [flip]\n", 3, "`flip` needs images"),
+        ("train:\n  epochs: 1\n  loss: mse\n", 3, "a label has shape"),
+    ],
+)
+def test_what_does_not_fit_the_data_is_told_with_its_line(
+    tmp_path: Path, train: str, line: int, says: str
+) -> None:
+    path = recipe(tmp_path, train=train)
+    with pytest.raises(BadValue, match=says) as caught:
+        make(path, until="train")
+    assert caught.value.where == f"{path}:{line}"
+
+
+def test_names_that_an_export_does_not_have_are_told_with_their_line(tmp_path: Path) -> None:
+    train = TRAIN.replace("epochs: 3", "epochs: 1")
+    path = recipe(tmp_path, train=train, rest="export: {outputs: [a, b]}\n")
+    with pytest.raises(BadValue, match="2 names for 1 outputs") as caught:
+        make(path, until="export")
+    assert caught.value.where == f"{path}:4"
+    path = recipe(tmp_path, train=train, rest="compress: {metric: topp}\n")
+    with pytest.raises(BadValue, match="unknown metric") as caught:
+        make(path, until="train")
+    assert caught.value.where == f"{path}:4"

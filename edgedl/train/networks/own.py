@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
-import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from edgedl.core.errors import BadValue, EdgeError
+from edgedl.core.own import own_module
 
 FORM = "module:callable or file.py:callable, with def callable(inputs, outputs, *, width=16): ..."
 
@@ -54,14 +52,13 @@ def reason_of(error: BaseException) -> str:
 def _module(name: str) -> Any:
     path = Path(name if name.endswith(".py") else f"{name}.py")
     try:
-        if path.is_file():
-            return _file(path)
-        if name.endswith(".py"):
-            raise BadValue(f"no file `{name}` with a network", keys=("name",), hint=FORM)
-        return importlib.import_module(name)
+        return own_module(name)
     except EdgeError:
         raise
     except ModuleNotFoundError as error:
+        if error.name == name and name.endswith(".py"):
+            message = f"no file `{name}` with a network"
+            raise BadValue(message, keys=("name",), hint=FORM) from None
         if error.name is not None and name.split(".")[0] == error.name.split(".")[0]:
             message = f"no module `{name}`, and no file `{path}` here"
             raise BadValue(message, keys=("name",), hint=FORM) from None
@@ -70,18 +67,3 @@ def _module(name: str) -> Any:
     except Exception as error:
         message = f"`{name}` cannot be loaded ({reason_of(error)})"
         raise BadValue(message, keys=("name",), hint=f"`python {path}` shows it, too") from error
-
-
-def _file(path: Path) -> Any:
-    """A file as a module, which finds what lies beside it."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    folder = str(path.resolve().parent)
-    sys.path.insert(0, folder)
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(folder)
-    return module
