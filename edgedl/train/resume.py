@@ -22,6 +22,8 @@ from edgedl.train.track import Epoch
 
 FORMAT = 1
 LAST, BEST = "last.safetensors", "best.safetensors"
+# What a process that was killed while it wrote one of them leaves behind.
+LEFT = ".*.safetensors.*.tmp"
 # Settings that change nothing in the weights that come out.
 FREE = ("metric", "checkpoint_seconds", "track", "memory", "threads")
 
@@ -118,10 +120,15 @@ class Run:
     def resume(self) -> Place:
         """Where the run stands, all of it as it was then; its beginning where nothing is there.
 
+        What a killed process had half written is removed.
+
         Raises:
             BadCheckpoint: the checkpoint is damaged, or another run's; what differs is named.
         """
         path = self.folder / LAST
+        if self.processes.is_first:
+            for left in self.folder.glob(LEFT):
+                left.unlink(missing_ok=True)
         if not path.exists():
             return Place()
         tensors, document = checkpoint.read(path)

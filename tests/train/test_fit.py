@@ -297,3 +297,11 @@ def test_a_half_written_line_of_the_log_is_no_line(tmp_path: Path) -> None:
     fit(convolutional(), images(64), images(20), settings(), folder=tmp_path)
     assert path.read_text() == whole
     assert json.loads(whole.splitlines()[1])["rate"] > 0
+
+
+def test_what_was_half_written_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / ".last.safetensors.0a1b2c3d.tmp"
+    left.write_bytes(b"half")
+    fit(convolutional(), images(64), images(20), settings(epochs=1), folder=tmp_path)
+    assert not left.exists()
+    assert (tmp_path / "last.safetensors").exists()
