@@ -92,6 +92,7 @@ def check_labels(settings: Loss, outputs: Any, labels: np.ndarray | None, where:
             hint="give labels, or learn the input itself with `loss: mse`",
         )
     if not isinstance(settings, Ctc) and labels.size * len(output) == output.numel() * len(labels):
+        _check_probabilities(settings, output, labels, where)
         return
     classes = output.shape[-1] if isinstance(settings, Ctc) or output.ndim < 2 else output.shape[1]
     weights = () if isinstance(settings, Ctc) else settings.class_weights
@@ -114,6 +115,20 @@ def check_labels(settings: Loss, outputs: Any, labels: np.ndarray | None, where:
             f"label {wrong} is outside the network's {classes} outputs",
             where=where,
             hint="labels are class indices from 0; give the network one output a class",
+        )
+
+
+def _check_probabilities(
+    settings: CrossEntropy | Focal, output: Tensor, labels: np.ndarray, where: str
+) -> None:
+    """Check that labels which are as many as the outputs are probabilities of several classes."""
+    one = isinstance(settings, CrossEntropy) and (output.ndim < 2 or output.shape[1] < 2)
+    if one or not bool(((labels >= 0) & (labels <= 1)).all()):
+        what = "there is one output" if one else "labels are not between 0 and 1"
+        raise BadSamples(
+            f"`{settings.name}` wants probabilities of classes, and {what}",
+            where=where,
+            hint="`loss: mse` for values, `bce` for one answer of yes or no",
         )
 
 

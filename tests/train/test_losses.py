@@ -128,6 +128,9 @@ def test_the_users_own_may_be_a_mean_or_one_a_sample(
         (CrossEntropy(), (2, 3), np.array([0.0, 1.0]), "labels are float64 of shape"),
         (CrossEntropy(), (2, 3), None, "`cross_entropy` needs labels"),
         (Ctc(), (2, 9, 5), np.array([[1, 5], [2, -1]]), "label 5 is outside the network's 5"),
+        (CrossEntropy(), (2, 1), np.array([[0.5], [2.0]]), "there is one output"),
+        (CrossEntropy(), (2, 2), np.array([[0.5, 2.0]] * 2), "labels are not between 0 and 1"),
+        (Focal(), (2, 1), np.array([[0.5], [2.0]]), "labels are not between 0 and 1"),
         (Focal(class_weights=(1, 2)), (2, 3), np.array([0, 1]), "2 class weights for 3 outputs"),
     ],
 )  # fmt: skip
