@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -257,6 +258,8 @@ def _compressed(line: Line, form: Form, model: Path) -> Path:
             max_bytes=asked.parsed_max_bytes(), metric=judged, threads=asked.threads,
             effort=asked.effort, seed=recipe.seed, progress=line.progress,
         )  # fmt: skip
+        # not the folder that it is made in, which is gone once it is kept
+        found = replace(found, output=Path(BUNDLE))
         told = {**found.to_json(), "text": found.text(), "broken": list(found.broken)}
         (folder / TOLD).write_text(json.dumps(told), encoding="utf-8")
 

@@ -65,6 +65,7 @@ def test_the_whole_line_and_then_nothing_anew(tmp_path: Path) -> None:
         assert made.shape == (1, 3)
         assert int(made.argmax()) == int(arrays["labels"][0])
     json.dumps(found.to_json())
+    assert ".making-" not in found.text() + json.dumps(found.to_json())
     assert "top1 1" in found.text() or "top1 0.9" in found.text()
 
     again = make(path)
