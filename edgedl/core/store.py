@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -74,6 +75,14 @@ class Store:
                 if not place.is_dir():
                     raise
             self.tidy()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise EdgeError(
+                f"the store is full ({error.strerror})",
+                where=str(self.root),
+                hint="make room, or set EDGEDL_STORE to a folder elsewhere; what was made is kept",
+            ) from error
         finally:
             shutil.rmtree(work, ignore_errors=True)
         return place

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+# Settings of training that may change while it goes on: nothing that comes out is another.
+FREE = ("checkpoint_seconds", "track", "memory", "threads")
 MODEL, BUNDLE, TOLD, LOG = "model.onnx", "bundle.edl", "told.json", "log.jsonl"
 
 
@@ -114,7 +116,7 @@ def _trained_key(line: Line) -> str:
         inputs={name: to_plain(shape) for name, shape in dataset.inputs.items()},
         outputs=[dataset.task, dataset.outputs],
         network=[recipe.network.name, dict(recipe.network.settings)],
-        settings=to_plain(line.settings),
+        settings={k: v for k, v in to_plain(line.settings).items() if k not in FREE},
         code=code_of(recipe),
         seed=recipe.seed,
         versions={"edgedl": edgedl.__version__, "torch": version("torch")},
@@ -138,7 +140,8 @@ def _trained(line: Line, network: nn.Module) -> tuple[str, Path]:
             )  # fmt: skip
         except (BadValue, BadOption, BadSamples, Unsupported) as error:
             raise line.recipe.located(error, "train") from error
-        done.write_text(json.dumps({"recipe": line.recipe.name}), encoding="utf-8")
+        with atomic_write(done) as there:
+            there.write_text(json.dumps({"recipe": line.recipe.name}), encoding="utf-8")
         count = sum(parameter.numel() for parameter in network.parameters())
         told += ["kept"] * before
         told.append(
@@ -151,8 +154,16 @@ def _trained(line: Line, network: nn.Module) -> tuple[str, Path]:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """No other process trains the same; those of one `torchrun` are one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise EdgeError(
+            f"the store cannot be written ({error.strerror})",
+            where=str(default_store().root),
+            hint="set EDGEDL_STORE to a folder that can",
+        ) from error
+    with lock as file:
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

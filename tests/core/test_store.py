@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -196,3 +197,13 @@ def test_atomic_write_needs_a_file_in_a_folder(tmp_path: Path, name: str) -> Non
         work.write_text("x")
     assert caught.value.hint
     assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    def build(folder: Path) -> None:
+        (folder / "half").write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(EdgeError, match="the store is full"):
+        Store(tmp_path).make("ab" * 32, build)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

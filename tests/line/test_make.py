@@ -266,3 +266,24 @@ def test_names_that_an_export_does_not_have_are_told_with_their_line(tmp_path: P
     with pytest.raises(BadValue, match="unknown metric") as caught:
         make(path, until="train")
     assert caught.value.where == f"{path}:4"
+
+
+def test_settings_that_change_no_weights_train_nothing_anew(tmp_path: Path) -> None:
+    def path(more: str) -> Path:
+        return recipe(tmp_path, train=TRAIN.replace("}\n", f"{more}}}\n"))
+
+    first = make(path(""), until="train")
+    again = make(path(", checkpoint_seconds: 5, threads: 1, memory: 0.1"), until="train")
+    assert kept(again) == ["train"]
+    assert again.weights == first.weights
+    assert kept(make(path(", clip: 1.0"), until="train")) == []
+
+
+def test_a_store_that_cannot_be_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EDGEDL_STORE", str(tmp_path / "file"))
+    with pytest.raises(EdgeError, match="the store cannot be written") as caught:
+        make(recipe(tmp_path), until="train")
+    assert caught.value.where == str(tmp_path / "file")
