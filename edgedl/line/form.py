@@ -12,7 +12,7 @@ from edgedl.line.begin import Line
 from edgedl.runtime.boxes import Boxes
 from edgedl.runtime.postprocess import Postprocess
 from edgedl.runtime.process import Processing
-from edgedl.train.data.dataset import signature_of
+from edgedl.train.data.dataset import Standard, signature_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,12 +58,22 @@ def form_of(line: Line, network: nn.Module) -> Form:
         names = dataset.test.classes
         postprocess = Postprocess(kind="top-k", activation="softmax", labels=names)
         processing = replace(processing, postprocess=postprocess)
+    samples = (dataset.train, dataset.test)
+    if (standard := dataset.standard) is not None:
+        in_units = load("edgedl.train.networks.deploy:InUnits", "exporting")
+        module = in_units(module, standard.mean, standard.deviation)
+        samples = (_undone(dataset.train, standard), _undone(dataset.test, standard))
     if dict(inputs) == dict(dataset.inputs):
-        return Form(module, dataset.train, dataset.test, processing, boxes)
+        return Form(module, *samples, processing, boxes)
     stepped = load("edgedl.train.stepped:stepped", "exporting")
     train, test = (
-        stepped(module, inputs, samples, MOST_STEPS).bind(signature_of(inputs))
-        for samples in (dataset.train, dataset.test)
+        stepped(module, inputs, some, MOST_STEPS).bind(signature_of(inputs)) for some in samples
     )
     line.doubts.append("it ships a few steps at a time; its test figure is that of whole series")
     return Form(module, train, test, None, boxes)
+
+
+def _undone(samples: Samples, standard: Standard) -> Samples:
+    """The same samples with labels in the data's own units."""
+    labels = samples.labels
+    return samples if labels is None else replace(samples, labels=standard.undone(labels))

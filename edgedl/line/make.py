@@ -186,7 +186,7 @@ def _exported(line: Line, form: Form, trained: str) -> Path:
         stage="export",
         trained=trained,
         settings=to_plain(settings),
-        test=line.dataset.test.digest,
+        test=form.test.digest,
         metric=[line.judged_by, line.judged_by_code],
     )
 

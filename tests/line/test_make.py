@@ -287,3 +287,24 @@ def test_a_store_that_cannot_be_written_is_told(
     with pytest.raises(EdgeError, match="the store cannot be written") as caught:
         make(recipe(tmp_path), until="train")
     assert caught.value.where == str(tmp_path / "file")
+
+
+def test_a_regression_ships_in_the_datas_own_units(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((400, 6)).astype(np.float32)
+    values = (1000 + 50 * x[:, :1] + rng.standard_normal((400, 1))).astype(np.float32)
+    np.savez(tmp_path / "v.npz", x=x, labels=values)
+    path = tmp_path / "values.yaml"
+    path.write_text(
+        "data: {arrays: v.npz}\nnetwork: mlp\n"
+        "train: {epochs: 40, batch: 16, optimizer: {name: adam, lr: 0.01}}\n"
+        "compress: {target: onnxruntime}\nbench: {seconds: 0.3}\n"
+    )
+    found = make(path)
+    assert found.output is not None
+    with edgedl.open(found.output) as session:
+        made = np.concatenate([session.run({"x": row[None]})["output"] for row in x[:50]])
+    assert np.abs(made - values[:50]).mean() < 10
+    assert found.compressed is not None
+    # The mean square of values of deviation 50 is 2,500; that of standardized ones 1.
+    assert 1 < found.compressed["accuracy"]["figure"]["baseline"] < 400

@@ -16,6 +16,18 @@ from edgedl.train.shapes import TensorShape
 Task = Literal["classification", "regression", "reconstruction"]
 
 
+@dataclass(frozen=True)
+class Standard:
+    """Values to regress as (value - mean) / deviation, as networks learn them."""
+
+    mean: float
+    deviation: float
+
+    def undone(self, labels: np.ndarray) -> np.ndarray:
+        """Labels in the data's own units, float32."""
+        return (labels * self.deviation + self.mean).astype(np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """What a recipe trains on: three disjoint groups of samples and what turns raw input into them.
@@ -24,6 +36,7 @@ class Dataset:
         inputs: by the input's name, shape of one sample without a batch axis, and type.
         outputs: classes, or values to regress; 0 where the input itself is the target.
         processing: what the bundle carries, so that the device does what training did.
+        standard: what was done to labels that are values; None where nothing was.
         doubts: sentences for the user: leaks, dropped rows, imbalance.
     """
 
@@ -35,6 +48,7 @@ class Dataset:
     task: Task
     processing: Processing | None
     doubts: tuple[str, ...] = ()
+    standard: Standard | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from edgedl.core.progress import Progress, silent
 from edgedl.core.registry import load as load_name
 from edgedl.core.registry import resolve
 from edgedl.core.samples import Samples
-from edgedl.train.data.dataset import Dataset, Found
+from edgedl.train.data.dataset import Dataset, Found, Standard
 from edgedl.train.data.leaks import duplicates, imbalance, said_of, torn
 from edgedl.train.data.rows import as_samples
 from edgedl.train.data.sets import SETS
@@ -58,14 +58,14 @@ def assemble(found: Found, settings: Data, *, seed: int, progress: Progress = si
     _check_classes(found)
     parts = _limited(_parts(found, settings, seed), found, settings, seed)
     made = found.prepare(parts.train)
-    labels, said = _standardized(found, settings, parts.train)
+    labels, standard = _standardized(found, settings, parts.train)
     every = as_samples(made, labels, found.classes, found.where)
     groups = {
         "training": every.take(parts.train),
         "validation": every.take(parts.validation),
         "test": every.take(parts.test),
     }
-    doubts = [*found.doubts, *said, *_class_doubts(found, parts)]
+    doubts = [*found.doubts, *_class_doubts(found, parts)]
     if found.groups is not None:
         doubts += torn(found.groups, {name: samples.rows for name, samples in groups.items()})
     if settings.check:
@@ -74,7 +74,7 @@ def assemble(found: Found, settings: Data, *, seed: int, progress: Progress = si
     train, validation, test = groups.values()
     return Dataset(
         train, validation, test, made.inputs, found.outputs, found.task, made.processing,
-        tuple(doubts),
+        tuple(doubts), standard,
     )  # fmt: skip
 
 
@@ -101,19 +101,17 @@ def _apart(
 
 def _standardized(
     found: Found, settings: Data, train: np.ndarray
-) -> tuple[np.ndarray | None, tuple[str, ...]]:
+) -> tuple[np.ndarray | None, Standard | None]:
     """The labels, values to regress as (value - mean) / deviation of the training rows."""
     labels = found.labels
     if labels is None or found.task != "regression":
-        return labels, ()
+        return labels, None
     if not (found.standardize and settings.standardize):
-        return labels, ()
+        return labels, None
     values = labels[train].astype(np.float64)
     mean, std = float(values.mean()), float(values.std()) or 1.0
     # one pair for all outputs, so that an error is of the same unit in each
-    changed = ((labels - mean) / std).astype(np.float32)
-    said = f"labels are (value - {mean:.7g}) / {std:.7g}; the network's answers are, too"
-    return changed, (said,)
+    return ((labels - mean) / std).astype(np.float32), Standard(mean, std)
 
 
 def _parts(found: Found, settings: Data, seed: int) -> Parts:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 from edgedl.train.shapes import TensorShape
+
+# What a network of several outputs calls its answer.
+OUTPUT = "output"
 
 
 @runtime_checkable
@@ -25,3 +28,18 @@ def deployed(
     """What is exported of a network trained on these inputs, and its inputs: the network itself,
     or what its own `deployed` says."""
     return network.deployed() if isinstance(network, Deployable) else (network, inputs)
+
+
+class InUnits(nn.Module):
+    """A network that learned standardized values, and answers in the data's own units."""
+
+    def __init__(self, network: nn.Module, mean: float, deviation: float) -> None:
+        super().__init__()
+        self.network, self.mean, self.deviation = network, mean, deviation
+
+    def forward(self, *inputs: Tensor) -> Any:
+        """What the network gives, its `output` times the deviation plus the mean."""
+        given = self.network(*inputs)
+        if isinstance(given, Mapping):
+            return {**given, OUTPUT: given[OUTPUT] * self.deviation + self.mean}
+        return given * self.deviation + self.mean

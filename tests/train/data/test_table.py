@@ -84,7 +84,9 @@ def test_values_to_regress(tmp_path: Path) -> None:
     assert labels.mean() == pytest.approx(0, abs=1e-6)
     assert labels.std() == pytest.approx(1, abs=1e-6)
     values = np.array([2.5 * r for r in found.train.rows])
-    assert f"labels are (value - {values.mean():.7g}) / {values.std():.7g}" in found.doubts[0]
+    assert found.standard is not None
+    assert found.standard.mean == pytest.approx(values.mean())
+    assert found.standard.deviation == pytest.approx(values.std())
     plain = opened(table=written(tmp_path, f"x,y\n{lines}\n"), label="y", standardize=False)
     assert plain.train.chosen_labels is not None
     assert plain.train.chosen_labels[:, 0].tolist() == values.tolist()
