@@ -147,7 +147,10 @@ def baseline(recipe: Recipe, cache: Path) -> dict[str, Any]:
     metric = metric_for(test, recipe.train.metric)
     assert metric is not None
     assert labels is not None
-    answered = zip(({"output": row[None]} for row in predict(feeds)), labels, feeds, strict=True)
+    made = predict(feeds)
+    if data.standard is not None:
+        made, labels = data.standard.undone(made), data.standard.undone(labels)
+    answered = zip(({"output": row[None]} for row in made), labels, feeds, strict=True)
     return {"name": name, "figure": float(metric.total(metric.rows(answered)))}
 
 
