@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,15 @@ def test_a_sample_that_is_no_number_is_named(tmp_path: Path) -> None:
     assert "sample 17" in (caught.value.hint or "")
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """What dropout draws hangs on the number of threads, and the other process has one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 FULL = """
 import resource, sys
 from tests.train.small import *
@@ -180,7 +190,7 @@ except EdgeError as error:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit of file sizes")
-def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_a_full_disk_is_told_and_nothing_is_lost(tmp_path: Path, one_thread: None) -> None:
     """No file may be larger than the checkpoint without the next epoch's line of history."""
     whole = tmp_path / "whole"
     fit(convolutional(), images(64), images(20), settings(epochs=4), folder=whole)
