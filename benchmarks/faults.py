@@ -5,7 +5,8 @@
 Eight faults in each of three networks with real weights, in int8 for onnxruntime by edgedl's rules,
 and these and further networks as they are, in int8 by several kinds of ranges. Those of the latter
 whose answers are float's are the healthy pairs: the same class in 98 of 100, or a cosine of 0.999.
-A fault is named right where the first cause has its name. Rows of other models stay. Writes `benchmarks/results/faults.md`.
+A fault is named right where the first cause has its name. Rows of other models stay. Writes
+`benchmarks/results/faults.md`.
 """
 
 from __future__ import annotations
