@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -174,6 +175,9 @@ def _program(
 ) -> torch.onnx.ONNXProgram:
     free = [{**batch.get(name, {}), **axes.get(name, {})} for name in feed]
     shapes = tuple({i: torch.export.Dim(word) for i, word in one.items()} for one in free)
+    kinds = [one.kind for one in inspect.signature(network.forward).parameters.values()]
+    # What `*inputs` takes is one argument, a tuple.
+    whole: Any = (shapes,) if kinds[:1] == [inspect.Parameter.VAR_POSITIONAL] else shapes
     with _silent():
         try:
             program = torch.onnx.export(
@@ -182,7 +186,7 @@ def _program(
                 dynamo=True,
                 input_names=list(feed),
                 output_names=list(names),
-                dynamic_shapes=shapes if any(shapes) else None,
+                dynamic_shapes=whole if any(shapes) else None,
                 opset_version=opset,
                 verbose=False,
             )

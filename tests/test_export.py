@@ -106,6 +106,22 @@ def test_further_axes_are_free_by_name(tmp_path: Path) -> None:
         assert session.run({"x": np.zeros((2, 2, 20), np.float32)})["output"].shape == (2, 3, 18)
 
 
+class Both(torch.nn.Module):
+    """Takes any number of inputs."""
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return torch.cat(inputs, dim=1).relu()
+
+
+def test_a_network_of_any_number_of_inputs_takes_any_batch(tmp_path: Path) -> None:
+    feed = {name: np.ones((1, 3), np.float32) for name in ("a", "b")}
+    found = export(Both(), [feed, feed], tmp_path / "both.onnx")
+    assert found.doubts == ()
+    with any_engine().open_model(found.path, settings={}) as session:
+        pair = {name: np.ones((5, 3), np.float32) for name in feed}
+        assert session.run(pair)["output"].shape == (5, 6)
+
+
 def test_what_takes_one_sample_only_is_exported_for_one_and_that_is_said(tmp_path: Path) -> None:
     found = export(Unbatched(), feeds(2, 8), tmp_path / "a.onnx")
     [doubt] = found.doubts

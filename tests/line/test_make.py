@@ -304,7 +304,10 @@ def test_a_regression_ships_in_the_datas_own_units(tmp_path: Path) -> None:
     assert found.output is not None
     with edgedl.open(found.output) as session:
         made = np.concatenate([session.run({"x": row[None]})["output"] for row in x[:50]])
+        whole = session.run({"x": x[:7]})["output"]
     assert np.abs(made - values[:50]).mean() < 10
+    np.testing.assert_allclose(whole, made[:7], rtol=1e-3)
+    assert found.doubts == ()
     assert found.compressed is not None
     # The mean square of values of deviation 50 is 2,500; that of standardized ones 1.
     assert 1 < found.compressed["accuracy"]["figure"]["baseline"] < 400
