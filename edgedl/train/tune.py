@@ -18,7 +18,7 @@ from edgedl.core.program import Coding, Program
 from edgedl.core.progress import Progress, silent
 from edgedl.core.stats import probabilities
 from edgedl.core.units import format_bytes
-from edgedl.train.network import Coded
+from edgedl.train.coded import Coded
 
 Arrays = Mapping[str, np.ndarray]
 Feed = dict[str, Tensor]

@@ -16,7 +16,7 @@ from edgedl.core.program import CodedWeight, Coding, Program
 from edgedl.passes.program import program_of
 from edgedl.passes.quantize import Quantize
 from edgedl.search.tuned import coding_of
-from edgedl.train.network import Coded
+from edgedl.train.coded import Coded
 from edgedl.train.tune import Settings, Tuned, _parts, tune
 from tests.models import (
     Sketch,

@@ -14,7 +14,7 @@ from edgedl.passes.program import program_of
 from edgedl.passes.quantize import Quantize
 from edgedl.runtime import engine, installed_engines
 from edgedl.search.tuned import coding_of
-from edgedl.train.network import Coded
+from edgedl.train.coded import Coded
 from tests.models import NETS, feeds, samples
 from tests.search.small import prepared
 

@@ -1,0 +1,89 @@
+"""What every shrinking step is, and what it may ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from edgedl.core.layers import LayerShape
+from edgedl.core.progress import Progress, silent
+from edgedl.core.samples import Samples
+from edgedl.train.bounds import above, least
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# Plain data, as JSON holds it: what a step does to a network, all decided.
+Change = Mapping[str, Any]
+# Microseconds of each layer alone on the target, in the precision that will ship.
+Price = Callable[[Sequence[LayerShape]], list[float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune:
+    """The training that follows a step; what is None is as the recipe's `train:` has it.
+
+    Attributes:
+        epochs: None: a third of the recipe's, at least 1.
+        lr: None: a tenth of the recipe's.
+    """
+
+    epochs: int | None = None
+    lr: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None:
+            least(self, 0, "epochs")
+        if self.lr is not None:
+            above(self, 0, "lr")
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a step decides on.
+
+    Attributes:
+        train, validation: samples with labels where there are any.
+        loss: the mean loss of outputs for a batch's labels, as training has it; gradients pass.
+        score: the network's figure on validation samples, more being better.
+        price: None where no engine of the target can be timed.
+        folder: where a step may keep what it made on its way.
+        seed: of all that is drawn.
+    """
+
+    train: Samples
+    validation: Samples
+    loss: Callable[[Any, Tensor], Tensor]
+    score: Callable[[nn.Module], float]
+    price: Price | None
+    folder: Path
+    seed: int = 0
+    progress: Progress = silent
+
+
+class Step(Protocol):
+    """One step, a frozen dataclass whose fields are its settings in the recipe.
+
+    `decide` looks and gives plain data; `apply` does it in place, the same each time it is called
+    on the same network; what must hold while the network is trained is put there as
+    parametrizations, which `settle` makes plain weights again.
+
+    Attributes:
+        name: in the recipe.
+        promise: what the step is judged by: it is rolled back where it did not come true.
+        rounds: how often it is decided, applied and trained.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def promise(self) -> Literal["speed", "bytes", "accuracy"]: ...
+    @property
+    def rounds(self) -> int: ...
+    @property
+    def tune(self) -> Tune: ...
+    def decide(self, network: nn.Module, ground: Ground, round_: int) -> Change: ...
+    def apply(self, network: nn.Module, change: Change) -> None: ...
+    def settle(self, network: nn.Module) -> None: ...
