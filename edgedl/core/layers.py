@@ -19,7 +19,7 @@ class LayerShape:
     """A layer of weights by what decides what it costs.
 
     Attributes:
-        inputs, outputs: channels or features; of a recurrent layer those of a step and of its state.
+        inputs, outputs: channels or features; of a recurrent layer those of a step and its state.
         size: lengths of the input's axes beside channels: height and width of an image, steps of a
             series; for a dense layer, how many rows it is given at once.
         kernel, stride, dilation: along each of these axes; empty for what is no convolution.
