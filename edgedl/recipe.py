@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, Literal, Union
 
 from edgedl.core.errors import BadOption, BadValue, EdgeError, nearest
-from edgedl.core.fields import from_plain
-from edgedl.core.schema import DEFINITIONS, DIALECT, schema_of
+from edgedl.core.fields import from_plain, value_from_plain
+from edgedl.core.registry import load, resolve
+from edgedl.core.schema import DEFINITIONS, DIALECT, of_type, schema_of
 from edgedl.core.target import TARGETS
 from edgedl.core.units import parse_bytes, parse_drop, parse_ms
 from edgedl.train.data.settings import Data
@@ -17,8 +19,19 @@ from edgedl.train.networks import NETWORKS
 from edgedl.train.settings import Fit
 from edgedl.yamls import Keys, Located, read_yaml
 
+if TYPE_CHECKING:
+    from edgedl.train.distil.settings import Distil
+    from edgedl.train.qat import Qat
+    from edgedl.train.shrink.step import Step
+
 INCLUDE = "include"
 MOST_INCLUDES = 16
+# Keys whose settings lie beside what torch does with them: loaded where a recipe has them.
+LATER: Mapping[str, str] = {
+    "distil": "edgedl.train.distil.settings:Distil",
+    "shrink": "edgedl.train.shrink:STEPS",
+    "qat": "edgedl.train.qat:Qat",
+}
 OLDEST_OPSET, NEWEST_OPSET = 18, 23
 
 
@@ -157,6 +170,9 @@ class Recipe:
 
     Attributes:
         seed: of everything that is drawn: the split, first weights, the order of samples.
+        distil: a teacher of all its training.
+        shrink: steps behind training, in order.
+        qat: training of the weights and scales that `compress` rounded.
         where: the file that it was read from.
         compress, bench: None where the line ends before them.
     """
@@ -168,6 +184,9 @@ class Recipe:
     export: Export = field(default_factory=Export)
     compress: Compress | None = field(default_factory=Compress)
     bench: Bench | None = field(default_factory=Bench)
+    distil: Distil | None = None
+    shrink: tuple[Step, ...] = ()
+    qat: Qat | None = None
     seed: int = 0
     where: Path | None = None
     source: Located | None = field(default=None, compare=False, repr=False)
@@ -193,6 +212,22 @@ class _Stages:
     name: str = ""
 
 
+def _later(key: str, document: Any) -> Any:
+    try:
+        return value_from_plain(_kind(key), document)
+    except BadValue as error:
+        raise error.under((key,)) from None
+
+
+def _kind(key: str) -> Any:
+    """The type of what stands under a key of `LATER`."""
+    if key != "shrink":
+        return load(LATER[key], f"`{key}`")
+    table: Mapping[str, str] = load(LATER[key], f"`{key}`")
+    steps = tuple(resolve(table, name, kind="step") for name in table)
+    return GenericAlias(tuple, (Union.__getitem__(steps), ...))
+
+
 def schema() -> dict[str, Any]:
     """The JSON Schema of a recipe, for editors."""
     found = schema_of(_Stages)
@@ -205,7 +240,8 @@ def schema() -> dict[str, Any]:
         ],
     }  # fmt: skip
     include = {"type": "string", "description": "a recipe that this one stands above"}
-    properties = {**found["properties"], "network": network, INCLUDE: include}
+    later = {key: of_type(_kind(key)) for key in LATER}
+    properties = {**found["properties"], "network": network, **later, INCLUDE: include}
     # With `include`, another file may hold what is needed.
     return {
         "$schema": DIALECT, "title": "edgedl recipe", **found, "properties": properties,
@@ -232,8 +268,9 @@ def read_recipe(path: str | Path) -> Recipe:
 def _recipe(document: Any, path: Path) -> Recipe:
     if not isinstance(document, Mapping):
         raise BadValue("holds no recipe", hint="it begins with `data:`")
-    rest = {key: value for key, value in document.items() if key not in ("network", INCLUDE)}
-    stages = from_plain(_Stages, rest, also=("network", INCLUDE))
+    others = ("network", INCLUDE, *LATER)
+    rest = {key: value for key, value in document.items() if key not in others}
+    stages = from_plain(_Stages, rest, also=others)
     if "network" not in document:
         raise BadValue("the document lacks `network`", hint="add `network: resnet8`")
     try:
@@ -251,6 +288,7 @@ def _recipe(document: Any, path: Path) -> Recipe:
         compress=stages.compress,
         bench=stages.bench,
         seed=stages.seed,
+        **{key: _later(key, document[key]) for key in LATER if document.get(key) is not None},
         where=path,
     )
 

@@ -37,6 +37,15 @@ def from_plain(kind: type[T], document: Any, *, also: Iterable[str] = ()) -> T:
     return _dataclass(kind, document, (), tuple(also))
 
 
+def value_from_plain(kind: Any, document: Any) -> Any:
+    """The same for any type that a field may have, such as a tuple of one of several dataclasses.
+
+    Raises:
+        BadValue: as `from_plain` does.
+    """
+    return _value(kind, document, ())
+
+
 def to_plain(value: Any) -> Any:
     """The same value as JSON has it, every field named: what `from_plain` reads."""
     if dataclasses.is_dataclass(value):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
@@ -89,6 +89,10 @@ class LayerShape:
             return GATES[self.kind] * self.directions * prod(self.size) * wide
         places = prod(self.size if self.kind == "conv_transpose" else self.out_size)
         return places * prod(self.kernel) * self.inputs * self.outputs // self.groups
+
+
+# Microseconds of each layer alone on the target, in the precision that will ship.
+Price = Callable[[Sequence[LayerShape]], list[float]]
 
 
 @dataclass(frozen=True)

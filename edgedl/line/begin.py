@@ -186,7 +186,7 @@ def code_of(recipe: Recipe) -> dict[str, str]:
         found["network"] = source_digest(network.name)
     for key in FILES.get(network.name, ()):
         if network.settings.get(key):
-            found[key] = _content(Path(network.settings[key]))
+            found[key] = content_digest(Path(network.settings[key]))
     if isinstance(train.loss, OwnLoss):
         found["loss"] = source_digest(train.loss.name)
     if train.metric is not None:
@@ -194,8 +194,8 @@ def code_of(recipe: Recipe) -> dict[str, str]:
     return found
 
 
-def _content(path: Path) -> str:
-    """SHA-256 of a file, or of those in a folder."""
+def content_digest(path: Path) -> str:
+    """SHA-256 of a file, or of those in a folder with their names."""
     files = sorted(one for one in path.iterdir() if one.is_file()) if path.is_dir() else [path]
     digest = hashlib.sha256()
     for one in files:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgedl.core.units import format_bytes
 from edgedl.report.table import table
 
 
@@ -53,6 +54,40 @@ class Forecast:
 
 
 @dataclass(frozen=True)
+class Shrink:
+    """A network after one step of shrinking, as it would ship then.
+
+    Attributes:
+        step: its name; `train` for the network as it was trained.
+        metric, float_figure, figure: by what it is judged on test samples, in float and as it would
+            ship; None without labels.
+        agreement: of the shipped answers with this network's own in float.
+        bytes, float_bytes: of the bundle, and of the float model.
+        latency_ms, float_ms: medians of a call, as it would ship and in float32.
+        speedup: against what would have shipped before the step: `ratio`, `low`, `high`, `verdict`.
+        undone: why the step was taken back; None where it stands.
+    """
+
+    step: str
+    parameters: int
+    metric: str | None
+    float_figure: float | None
+    figure: float | None
+    agreement: Mapping[str, Any]
+    engine: str
+    precision: str
+    bytes: int
+    float_bytes: int
+    latency_ms: float
+    float_ms: float
+    speedup: Mapping[str, Any] | None
+    undone: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
 class Made:
     """What became of a recipe.
 
@@ -60,6 +95,7 @@ class Made:
         output: the bundle, or the ONNX file; None where the line ended with training.
         weights: the trained weights, a safetensors file.
         history: figures of each epoch of training by name, as the run's log has them.
+        shrink: the network as it was trained, and after each step of the recipe's.
         compressed, bench: what these stages say as JSON, None where they were not reached.
         doubts: sentences about the data and the export.
     """
@@ -70,6 +106,7 @@ class Made:
     weights: str
     history: tuple[Mapping[str, Any], ...]
     stages: tuple[Stage, ...]
+    shrink: tuple[Shrink, ...]
     compressed: Mapping[str, Any] | None
     bench: Mapping[str, Any] | None
     doubts: tuple[str, ...]
@@ -88,6 +125,7 @@ class Made:
             "weights": self.weights,
             "history": [dict(row) for row in self.history],
             "stages": [stage.to_json() for stage in self.stages],
+            "shrink": [row.to_json() for row in self.shrink],
             "compressed": None
             if compressed is None
             else {key: value for key, value in compressed.items() if key != "text"},
@@ -102,10 +140,44 @@ class Made:
             for stage in self.stages
         ]
         parts = [f"{self.recipe} -> {self.output or self.weights}", table(rows, right=(1,))]
+        if self.shrink:
+            parts.append(shrink_table(self.shrink))
         parts += _doubts(self.doubts)
         if self.compressed is not None:
             parts.append(self.compressed["text"])
         return "\n\n".join(parts)
+
+
+SHRINK_HEAD = (
+    "step", "parameters", "float32", "ships", "precision", "bytes", "latency", "faster", "smaller",
+)  # fmt: skip
+
+
+def shrink_table(rows: Sequence[Shrink]) -> str:
+    """Each step's effect; what is faster and smaller is so against the trained network in
+    float32."""
+    body = [list(SHRINK_HEAD), *shrink_cells(rows)]
+    notes = [f"{row.step} was undone: {row.undone}" for row in rows if row.undone is not None]
+    return "\n  ".join([table(body, right=range(1, len(SHRINK_HEAD))), *notes])
+
+
+def shrink_cells(rows: Sequence[Shrink]) -> list[list[str]]:
+    """The table's cells."""
+    first = rows[0]
+    return [
+        [
+            row.step + (" (undone)" if row.undone is not None else ""),
+            f"{row.parameters:,}",
+            "" if row.float_figure is None else f"{row.metric} {row.float_figure:.4f}",
+            "" if row.figure is None else f"{row.figure:.4f}",
+            row.precision,
+            format_bytes(row.bytes),
+            f"{row.latency_ms:.3g} ms",
+            f"{first.float_ms / row.latency_ms:.2f}x",
+            f"{first.float_bytes / row.bytes:.1f}x",
+        ]
+        for row in rows
+    ]
 
 
 def _doubts(doubts: tuple[str, ...]) -> list[str]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from edgedl.report.curves import Curve, curves_drawn
-from edgedl.report.made import Made
+from edgedl.report.curves import Curve, curves_drawn, pareto
+from edgedl.report.made import SHRINK_HEAD, Made, Shrink, shrink_cells
 from edgedl.report.page import figure_section, style
 from edgedl.report.palette import series
 from edgedl.report.reading import figure, number
@@ -30,6 +30,9 @@ def page(found: Made) -> str:
     )
     stages = section("stages", "Stages", f"<table><tbody>{rows}</tbody></table>")
     parts = [stages, *(figure_section(one) for one in figures(found.history))]
+    if found.shrink:
+        parts.append(section("shrink", "Shrinking, step by step", _steps(found.shrink)))
+        parts += [figure_section(one) for one in [pareto(_points(found.shrink))] if one is not None]
     if found.doubts:
         items = "".join(f"<li>{escape(doubt)}</li>" for doubt in found.doubts)
         parts.append(section("doubts", "Doubts", f"<ul>{items}</ul>"))
@@ -50,6 +53,40 @@ def page(found: Made) -> str:
         f'<header><p class="kicker"><b>edgedl make</b> &nbsp;{escape(found.recipe)}</p>'
         f"<h1>{title}</h1></header>\n" + "\n".join(parts) + "\n</main>\n</body>\n</html>\n"
     )
+
+
+def _steps(rows: Sequence[Shrink]) -> str:
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in SHRINK_HEAD)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
+        for cells in shrink_cells(rows)
+    )
+    undone = "".join(
+        f"<p>{escape(row.step)} was undone: {escape(row.undone)}</p>"
+        for row in rows
+        if row.undone is not None
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{undone}"
+
+
+def _points(rows: Sequence[Shrink]) -> dict[str, Any]:
+    """The trained network in float32, and what would ship after each step, as rows of a
+    benchmark."""
+    first = rows[0]
+    every = [("float32", first.float_ms, first.float_figure, first.float_bytes, True)]
+    every += [(r.step, r.latency_ms, r.figure, r.bytes, r.undone is None) for r in rows]
+    return {
+        "rows": [
+            {
+                "artifact": step,
+                "latency_ms": {"p50": latency_ms},
+                "accuracy": None if value is None else {"metric": first.metric, "value": value},
+                "bytes": size,
+                "valid": stands,
+            }
+            for step, latency_ms, value, size, stands in every
+        ]
+    }
 
 
 def figures(history: Sequence[Any]) -> list[Figure]:

@@ -20,7 +20,7 @@ def epochs(count: int) -> tuple[dict[str, Any], ...]:
 def made(count: int, doubt: str = "4 < 5 samples are copies") -> Made:
     stages = (Stage("train", "mlp, <2> parameters", 1.5, False), Stage("export", "x", 0.0, True))
     return Made(
-        "blobs", "blobs.yaml", "blobs.edl", "w.safetensors", epochs(count), stages, None, None,
+        "blobs", "blobs.yaml", "blobs.edl", "w.safetensors", epochs(count), stages, (), None, None,
         (doubt,),
     )  # fmt: skip
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from edgedl.core.layers import LayerShape
+from edgedl.core.layers import Price
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
 from edgedl.train.bounds import above, least
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 # Plain data, as JSON holds it: what a step does to a network, all decided.
 Change = Mapping[str, Any]
-# Microseconds of each layer alone on the target, in the precision that will ship.
-Price = Callable[[Sequence[LayerShape]], list[float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +45,6 @@ class Ground:
     Attributes:
         train, validation: samples with labels where there are any.
         loss: the mean loss of outputs for a batch's labels, as training has it; gradients pass.
-        score: the network's figure on validation samples, more being better.
         price: None where no engine of the target can be timed.
         folder: where a step may keep what it made on its way.
         seed: of all that is drawn.
@@ -56,7 +53,6 @@ class Ground:
     train: Samples
     validation: Samples
     loss: Callable[[Any, Tensor], Tensor]
-    score: Callable[[nn.Module], float]
     price: Price | None
     folder: Path
     seed: int = 0

@@ -1,0 +1,174 @@
+"""What ships of a network: exported, compressed and timed, each kept under all that decides it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import edgedl
+from edgedl.benchmark.accuracy import has_truth, metric_for, score
+from edgedl.core.errors import BadValue
+from edgedl.core.fields import to_plain
+from edgedl.core.registry import load
+from edgedl.core.samples import Samples
+from edgedl.core.store import default_store, key_of
+from edgedl.core.target import target_of
+from edgedl.core.units import format_bytes
+from edgedl.line.begin import Line
+from edgedl.line.form import Form
+from edgedl.line.trained import TOLD
+from edgedl.recipe import Compress
+from edgedl.runtime import any_engine, engine, installed_engines
+from edgedl.search.memory import machine_parts
+
+MODEL, BUNDLE = "model.onnx", "bundle.edl"
+
+
+def exported(line: Line, form: Form, trained: str) -> Path:
+    """The ONNX file of a network in the form in which it ships.
+
+    Args:
+        trained: the key of the network's weights.
+    """
+    recipe = line.recipe
+    settings = recipe.export
+    axes: dict[str, dict[int, str]] = {}
+    for axis in settings.axes:
+        axes.setdefault(axis.input, {})[axis.axis] = axis.name
+    key = key_of(
+        stage="export",
+        trained=trained,
+        settings=to_plain(settings),
+        test=form.test.digest,
+        metric=[line.judged_by, line.judged_by_code],
+    )
+
+    def build(folder: Path) -> None:
+        export = load("edgedl.export:export", "exporting")
+        try:
+            found = export(
+                form.module,
+                _first(form.test, settings.samples),
+                folder / MODEL,
+                outputs=settings.outputs,
+                axes=axes,
+                opset=settings.opset,
+                tolerance=settings.tolerance,
+            )
+        except BadValue as error:
+            raise recipe.located(error, "export") from error
+        told = {
+            "difference": found.difference,
+            "samples": found.samples,
+            "doubts": found.doubts,
+            "test": _tested(line, form, folder / MODEL),
+        }
+        (folder / TOLD).write_text(json.dumps(told), encoding="utf-8")
+
+    line.progress("exporting", 0, 1)
+    with line.stage("export") as told:
+        folder = _kept(key, build, told)
+        found = json.loads((folder / TOLD).read_text("utf-8"))
+        line.doubts += found["doubts"]
+        size = format_bytes((folder / MODEL).stat().st_size)
+        told.append(
+            f"{size}, within {found['difference']:.1g} of the network on {found['samples']}"
+            f" samples{found['test']}"
+        )
+    return folder / MODEL
+
+
+def _tested(line: Line, form: Form, model: Path) -> str:
+    """The float model's figure on the test samples, in words; empty where there is none."""
+    judged = line.judged_by if form.test.labels is not None else None
+    metric = metric_for(form.test, judged, form.boxes)
+    if metric is None or not has_truth(metric, form.test):
+        return ""
+    with any_engine().open_model(model, settings={}, threads=1) as session:
+        rows = score(session, form.test, metric, line.progress)
+    return f"; {metric.name} {metric.total(rows):.4f} in test"
+
+
+def _first(samples: Samples, count: int) -> list[dict[str, np.ndarray]]:
+    return [samples.feed(i) for i in range(min(count, len(samples)))]
+
+
+def compressed(line: Line, form: Form, model: Path, asked: Compress) -> Path:
+    """The folder of a bundle, and of what `compress` said of it."""
+    recipe = line.recipe
+    size = min(asked.calibration, len(form.train))
+    [calibration] = form.train.split([size], recipe.seed)
+    judged = line.judged_by if form.test.labels is not None else None
+    engines = {name: engine(name).version for name in installed_engines()
+               if name in target_of(asked.target).engines}  # fmt: skip
+    key = key_of(
+        stage="compress",
+        model=load("edgedl.passes.graph:open_model", "compressing")(model).digest,
+        calibration=calibration.digest,
+        test=form.test.digest,
+        processing=None if form.processing is None else form.processing.to_json(),
+        settings=to_plain(asked),
+        metric=[judged, line.judged_by_code],
+        machine=machine_parts(),
+        versions={"edgedl": edgedl.__version__, **engines},
+    )
+
+    def build(folder: Path) -> None:
+        compress = load("edgedl.pipeline:compress", "compressing")
+        found = compress(
+            model, calibration, folder / BUNDLE, ask=asked.precision, target=asked.target,
+            test=form.test, preprocess=form.processing,
+            max_drop=asked.parsed_max_drop(), max_latency_ms=asked.parsed_max_latency(),
+            max_bytes=asked.parsed_max_bytes(), metric=judged, threads=asked.threads,
+            effort=asked.effort, seed=recipe.seed, progress=line.progress,
+        )  # fmt: skip
+        # not the folder that it is made in, which is gone once it is kept
+        found = replace(found, output=Path(BUNDLE))
+        told = {**found.to_json(), "text": found.text(), "broken": list(found.broken)}
+        (folder / TOLD).write_text(json.dumps(told), encoding="utf-8")
+
+    with line.stage("compress") as told:
+        folder = _kept(key, build, told)
+        found = json.loads((folder / TOLD).read_text("utf-8"))
+        told.append(
+            f"{found['engine']}, {found['precision']}, {format_bytes(found['bytes'])},"
+            f" {found['speedup']['ratio']:.2f}x the speed of float32"
+        )
+    return folder
+
+
+def timed(line: Line, form: Form, model: Path, bundle: Path) -> Mapping[str, Any]:
+    """The float model and the bundle beside one another, as `edgedl bench` says it."""
+    settings = line.recipe.bench
+    assert settings is not None
+    bench = load("edgedl.verbs:bench", "timing")
+    few = form.test.take(range(min(64, len(form.test))))
+    with line.stage("bench") as told:
+        found: Mapping[str, Any] = bench(
+            [model, bundle], samples=few, threads=settings.threads, seconds=settings.seconds,
+            progress=line.progress,
+        ).to_json()  # fmt: skip
+        pair = found["pairs"][0]
+        told.append(
+            f"{pair['ratio']:.2f}x [{pair['low']:.2f}, {pair['high']:.2f}] {pair['verdict']}"
+        )
+    return found
+
+
+def _kept(key: str, build: Callable[[Path], None], told: list[str]) -> Path:
+    """The folder of a result, made where it is not there; `kept` is told where it was."""
+    made = False
+
+    def building(folder: Path) -> None:
+        nonlocal made
+        made = True
+        build(folder)
+
+    folder = default_store().make(key, building)
+    told += [] if made else ["kept"]
+    return folder

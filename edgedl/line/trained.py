@@ -1,0 +1,120 @@
+"""Training as a stage of the line: kept under all that decides it, by one process at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import edgedl
+from edgedl.core.errors import BadOption, BadSamples, BadValue, EdgeError, Unsupported
+from edgedl.core.fields import to_plain
+from edgedl.core.registry import load, version
+from edgedl.core.store import atomic_write, default_store, key_of
+from edgedl.line.begin import Line, code_of
+from edgedl.runtime.boxes import Boxes
+from edgedl.train.settings import Fit
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Settings of training that may change while it goes on: nothing that comes out is another.
+FREE = ("checkpoint_seconds", "track", "memory", "threads")
+TOLD, LOG = "told.json", "log.jsonl"
+
+
+def trained(line: Line, network: nn.Module) -> tuple[str, Path]:
+    """The key of the trained weights, and their file; the network has them."""
+    key = _key(line)
+    name = line.recipe.network.name
+    try:
+        return key, fitted(line, network, key, line.settings, "train", name)
+    except (BadValue, BadOption, BadSamples, Unsupported) as error:
+        raise line.recipe.located(error, "train") from error
+
+
+def _key(line: Line) -> str:
+    recipe, dataset = line.recipe, line.dataset
+    return key_of(
+        stage="train",
+        train=dataset.train.digest,
+        validation=dataset.validation.digest,
+        inputs={name: to_plain(shape) for name, shape in dataset.inputs.items()},
+        outputs=[dataset.task, dataset.outputs],
+        network=[recipe.network.name, dict(recipe.network.settings)],
+        settings=deciding(line.settings),
+        code=code_of(recipe),
+        seed=recipe.seed,
+        versions={"edgedl": edgedl.__version__, "torch": version("torch")},
+    )
+
+
+def deciding(settings: Fit) -> Mapping[str, Any]:
+    """Settings of training that decide what comes out, as plain data."""
+    return {key: value for key, value in to_plain(settings).items() if key not in FREE}
+
+
+def fitted(line: Line, network: nn.Module, key: str, settings: Fit, stage: str, about: str) -> Path:
+    """Train a network, which then has the weights of its best epoch, in the store's run `key`.
+
+    Args:
+        stage: the name of the stage.
+        about: what is trained, in words.
+
+    Returns:
+        The file of the weights.
+    """
+    folder = folder_of(key)
+    fit = load("edgedl.train.fit:fit", "training")
+    boxes = getattr(network, "boxes", None)
+    metric = line.metric(boxes if isinstance(boxes, Boxes) else None)
+    with line.stage(stage) as told, alone(folder):
+        done = folder / TOLD
+        before = done.exists()
+        found = fit(
+            network, line.dataset.train, line.dataset.validation, settings,
+            folder=folder, seed=line.recipe.seed, score=metric, progress=line.progress,
+        )  # fmt: skip
+        with atomic_write(done) as there:
+            there.write_text(json.dumps({"recipe": line.recipe.name}), encoding="utf-8")
+        count = sum(parameter.numel() for parameter in network.parameters())
+        told += ["kept"] * before
+        told.append(
+            f"{about}, {count:,} parameters, {found.epochs} epochs,"
+            f" {found.metric} {found.best:.4g} in validation"
+        )
+    return Path(found.weights)
+
+
+def folder_of(key: str) -> Path:
+    """Where a run lies in the store."""
+    return default_store().root / "runs" / key[:32]
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """No other process trains the same; those of one `torchrun` are one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise EdgeError(
+            f"the store cannot be written ({error.strerror})",
+            where=str(default_store().root),
+            hint="set EDGEDL_STORE to a folder that can",
+        ) from error
+    with lock as file:
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise EdgeError(
+                    "another process is training this recipe",
+                    where=str(folder),
+                    hint="wait for it, or stop it; what it has trained is not lost",
+                ) from error
+        yield
