@@ -138,22 +138,47 @@ class Groups:
     doubts: tuple[str, ...]
 
 
-def split(samples: Samples, test: Samples | None, seed: int) -> Groups:
-    """Half of the samples, 512 at most, to calibrate, the rest to choose and to report on."""
+def split(
+    samples: Samples, test: Samples | None, seed: int, validation: Samples | None = None
+) -> Groups:
+    """Samples to calibrate with, 512 at most, to choose by, 256 at most, and to report on.
+
+    Where there are no `test` samples, half of the samples calibrate; where there are no
+    `validation` samples to choose by, a part of those for the report is.
+
+    Raises:
+        BadSamples: validation samples have labels and those for the report have none, or the other
+            way round.
+    """
     count = len(samples)
     if test is not None:
         size = min(MOST_CALIBRATION, count)
         calibration = samples.split([size], seed)[0]
         rest = test
     elif count == 1:
-        return Groups(samples, samples, samples, ("one sample served for everything; give more",))
+        one = "one sample served for everything; give more"
+        return Groups(samples, validation or samples, samples, (one,))
     else:
         size = min(MOST_CALIBRATION, max(1, count // 2))
         calibration, rest = samples.split([size, count - size], seed)
     doubts = () if size >= 16 else (f"{size} calibration samples; 100 or more give safer ranges",)
+    if validation is not None:
+        _check_alike(validation, rest)
+        most = min(MOST_CHOICE, len(validation))
+        return Groups(calibration, validation.split([most], seed + 1)[0], rest, doubts)
     if len(rest) < FEW:
         few = f"{len(rest)} held-back samples served for choosing and for the report"
         return Groups(calibration, rest, rest, (*doubts, few))
     choice = min(MOST_CHOICE, len(rest) // 2)
     chosen, report = rest.split([choice, len(rest) - choice], seed + 1)
     return Groups(calibration, chosen, report, doubts)
+
+
+def _check_alike(validation: Samples, report: Samples) -> None:
+    if (validation.labels is None) != (report.labels is None):
+        bare = validation if validation.labels is None else report
+        raise BadSamples(
+            "samples to choose by and those of the report want labels both, or neither",
+            where=bare.where,
+            hint="save `labels` in both",
+        )

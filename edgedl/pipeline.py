@@ -79,6 +79,7 @@ def compress(
     plan: str | Path | None = None,
     target: str = "cpu",
     test: SampleSource | None = None,
+    validation: SampleSource | None = None,
     preprocess: ProcessingSource | None = None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     max_drop: float | None = None,
@@ -109,6 +110,7 @@ def compress(
             `dynamic` what quantizes activations in each call.
         plan: a YAML file that says which operators compute in int8; nothing else may ship then.
         test: samples for choosing and for the report; all of `samples` may then calibrate.
+        validation: samples for choosing; the report is then on all of `test`.
         preprocess: what turns raw files into inputs, as a YAML file or a value, where samples are
             a folder of them; the bundle carries it. A bundle's own where `model` is one.
         shapes: dimensions to fix, by input.
@@ -153,8 +155,11 @@ def compress(
     doubts += [*odd_model, *odd_shapes]
     clean = prepare(given, shapes)
     bound = kept(load_samples(samples, processing).bind(clean.signature))
-    tested = None if test is None else kept(load_samples(test, processing).bind(clean.signature))
-    groups = split(bound, tested, seed)
+    tested, validated = (
+        None if one is None else kept(load_samples(one, processing).bind(clean.signature))
+        for one in (test, validation)
+    )
+    groups = split(bound, tested, seed, validated)
     named = metric_for(groups.report, metric, None if processing is None else processing.boxes)
     compared = _first(groups.report, MOST_AGREEMENT)
     for group in (groups.calibration, groups.choice, groups.report if named else compared):

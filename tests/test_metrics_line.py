@@ -12,7 +12,8 @@ import pytest
 
 import edgedl
 from edgedl.benchmark.metrics import METRICS, metric_of
-from edgedl.core.samples import from_arrays
+from edgedl.core.errors import BadSamples
+from edgedl.core.samples import Samples, from_arrays
 from edgedl.inputs import split
 from edgedl.runtime import installed_engines
 from edgedl.runtime.boxes import Boxes
@@ -258,3 +259,17 @@ def test_the_reports_samples_are_no_others() -> None:
     parts = [set(g.rows.tolist()) for g in (groups.calibration, groups.choice, groups.report)]
     assert set.union(*parts) == set(range(COUNT))
     assert sum(map(len, parts)) == COUNT
+
+
+def test_samples_to_choose_by_leave_all_of_the_test_to_the_report() -> None:
+    def some(count: int, labels: bool = True) -> Samples:
+        zeros = np.zeros(count, np.int64) if labels else None
+        return from_arrays({"x": np.zeros((count, 2)), **({"labels": zeros} if labels else {})})
+
+    groups = split(some(20), some(300), 7, some(400))
+    assert (len(groups.calibration), len(groups.choice), len(groups.report)) == (20, 256, 300)
+    assert groups.doubts == ()
+    groups = split(some(20), None, 7, some(5))
+    assert (len(groups.calibration), len(groups.choice), len(groups.report)) == (10, 5, 10)
+    with pytest.raises(BadSamples, match="labels both, or neither"):
+        split(some(20), some(30), 7, some(30, labels=False))

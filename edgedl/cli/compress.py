@@ -44,6 +44,11 @@ if TYPE_CHECKING:
     metavar="FILE.npz|FOLDER",
     help="Samples to choose and report on; else a part of --samples.",
 )
+@click.option(
+    "--validation",
+    metavar="FILE.npz|FOLDER",
+    help="Samples to choose by; the report is then on all of --test.",
+)
 @click.option("-o", "--output", metavar="OUT.edl", required=True, help="The bundle to write.")
 @target_option
 @shape_option
@@ -84,6 +89,7 @@ def command(
     samples: str | None,
     preprocess: str | None,
     test: str | None,
+    validation: str | None,
     output: str,
     target: str | None,
     shapes: tuple[str, ...],
@@ -134,9 +140,9 @@ def command(
     with Bar() as bar:
         result = pipeline.compress(
             model, samples, output, ask=ask, plan=plan, target=target or "cpu", test=test,
-            preprocess=preprocess, shapes=fixed, max_drop=drop, max_latency_ms=latency,
-            max_bytes=size, metric=metric, threads=threads, seed=seed, seconds=seconds,
-            force=force, effort=effort, progress=bar,
+            validation=validation, preprocess=preprocess, shapes=fixed, max_drop=drop,
+            max_latency_ms=latency, max_bytes=size, metric=metric, threads=threads, seed=seed,
+            seconds=seconds, force=force, effort=effort, progress=bar,
         )  # fmt: skip
     click.echo(result.text(), err=as_json)
     if as_json:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from edgedl.core.registry import load
 from edgedl.core.samples import Samples
@@ -26,6 +29,8 @@ class Form:
 
     Attributes:
         train, test: samples that it takes, from those of training and of the test.
+        validation: those of validation to choose by; None where they hold one class alone, as where
+            training knows only what is normal.
         processing: what stands before and behind it on the device; None where nobody knows.
         boxes: how its outputs hold boxes, where they do.
     """
@@ -33,6 +38,7 @@ class Form:
     module: nn.Module
     train: Samples
     test: Samples
+    validation: Samples | None
     processing: Processing | None
     boxes: Boxes | None
 
@@ -58,19 +64,26 @@ def form_of(line: Line, network: nn.Module) -> Form:
         names = dataset.test.classes
         postprocess = Postprocess(kind="top-k", activation="softmax", labels=names)
         processing = replace(processing, postprocess=postprocess)
-    samples = (dataset.train, dataset.test)
+    samples: Iterable[Samples] = (dataset.train, dataset.test, dataset.validation)
     if (standard := dataset.standard) is not None:
         in_units = load("edgedl.train.networks.deploy:InUnits", "exporting")
         module = in_units(module, standard.mean, standard.deviation)
-        samples = (_undone(dataset.train, standard), _undone(dataset.test, standard))
+        samples = [_undone(one, standard) for one in samples]
     if dict(inputs) == dict(dataset.inputs):
-        return Form(module, *samples, processing, boxes)
+        train, test, validation = samples
+        useful = _kinds(validation) >= min(2, _kinds(test))
+        return Form(module, train, test, validation if useful else None, processing, boxes)
     stepped = load("edgedl.train.stepped:stepped", "exporting")
-    train, test = (
+    train, test, validation = (
         stepped(module, inputs, some, MOST_STEPS).bind(signature_of(inputs)) for some in samples
     )
     line.doubts.append("it ships a few steps at a time; its test figure is that of whole series")
-    return Form(module, train, test, None, boxes)
+    return Form(module, train, test, validation, None, boxes)
+
+
+def _kinds(samples: Samples) -> int:
+    """How many different labels there are; 0 without labels."""
+    return 0 if samples.chosen_labels is None else len(np.unique(samples.chosen_labels))
 
 
 def _undone(samples: Samples, standard: Standard) -> Samples:

@@ -60,6 +60,9 @@ def test_the_whole_line_and_then_nothing_anew(tmp_path: Path) -> None:
     assert found.compressed["accuracy"]["baseline"] >= 0.95
     assert found.bench is not None
     assert len(found.bench["rows"]) == 2
+    # chosen by the validation part, told on all of the test part
+    assert found.compressed["accuracy"]["samples"] == 80
+    assert not any("served for choosing" in doubt for doubt in found.compressed["doubts"])
     with edgedl.open("blobs.edl") as session, np.load("blobs.npz") as arrays:
         [made] = session.run({"x": arrays["x"][:1]}).values()
         assert made.shape == (1, 3)
@@ -163,6 +166,7 @@ def test_an_autoencoder_learns_its_input_though_there_are_labels(tmp_path: Path)
     assert found.history[-1]["validation_loss"] < 0.5 * found.history[0]["validation_loss"]
     assert found.compressed is not None
     assert found.compressed["accuracy"]["baseline"] > 0.9
+    assert any("validation holds one class" in doubt for doubt in found.doubts)
 
 
 NET = """
