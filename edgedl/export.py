@@ -6,6 +6,7 @@ import contextlib
 import copy
 import inspect
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,12 @@ import torch
 from torch import Tensor
 
 from edgedl.core.errors import BadValue, EdgeError, Unsupported, WrongAnswers, nearest
-from edgedl.core.store import atomic_write
+from edgedl.core.store import check_writable
 from edgedl.runtime import any_engine
 
 BATCH = "batch"
+# Bytes of weights from which they lie beside the ONNX file.
+MOST_INSIDE = 1 << 30
 TOLERANCE = 1e-4
 TINY = 1e-12
 Feed = Mapping[str, np.ndarray]
@@ -87,9 +90,14 @@ def export(
             hint = nearest(name, feeds[0])
             raise BadValue(f"no input `{name}` to free axes of", keys=("axes",), hint=hint)
     program, doubts = _traced(plain, feeds, names, axes or {}, opset)
-    with atomic_write(path) as there, _silent():
-        program.save(there)
-        worst = prove(plain, program, there, feeds, tolerance)
+    weights = sum(one.nbytes for one in (*plain.parameters(), *plain.buffers()))
+    with _aside(path) as there:
+        with _silent():
+            program.save(there, external_data=weights > MOST_INSIDE)
+        try:
+            worst = prove(plain, program, there, feeds, tolerance)
+        except WrongAnswers as error:
+            raise WrongAnswers(error.message, where=str(path), hint=error.hint) from error
     return Exported(path, tuple(names), worst, len(feeds), tuple(doubts))
 
 
@@ -309,6 +317,18 @@ def _module(scope: str) -> str:
         return ""
     name, kind = inner[-1]
     return f", in `{name}` ({kind.rpartition('.')[2]})"
+
+
+@contextlib.contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """A path of the same name in a private folder beside it; what is written there takes its place
+    when the block ends well, data before the file that names them."""
+    check_writable(path)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        there = Path(folder) / path.name
+        yield there
+        for file in sorted(Path(folder).iterdir(), key=lambda one: one == there):
+            file.replace(path.with_name(file.name))
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from edgedl.core.errors import BadModel
 from edgedl.core.model import sha256
 from edgedl.passes.clean import Clean
+from edgedl.passes.copied import copy_to
 from edgedl.passes.graph import open_model, to_ship
 from tests import models
 from tests.passes.test_graph import refused, written
@@ -47,6 +48,34 @@ def test_external_data_belong_to_the_model(tmp_path: Path) -> None:
     whole = models.answers(models.gemm_net().SerializeToString(), feeds)
     for mine, expected in zip(models.answers(to_ship(model)[0], feeds), whole, strict=True):
         np.testing.assert_array_equal(mine["logits"], expected["logits"])
+
+
+def test_a_copy_has_its_data_beside_it_and_the_old_copys_are_gone(tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    (tmp_path / "to").mkdir()
+    model = open_model(external(tmp_path / "from"))
+    for name in ("a.onnx", "b.onnx"):
+        copy_to(model, tmp_path / "to" / name)
+    first = open_model(tmp_path / "to" / "a.onnx")
+    [data] = first.files[1:]
+    assert data.name.startswith("a.onnx.")
+    assert data.read_bytes() == (tmp_path / "from" / "weights.bin").read_bytes()
+    feeds = models.feeds(model.signature)
+    for mine, expected in zip(
+        models.answers(to_ship(first)[0], feeds),
+        models.answers(to_ship(model)[0], feeds),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(mine["logits"], expected["logits"])
+    with model.files[1].open("r+b") as file:
+        file.write(b"\0" * 64)
+    copy_to(open_model(model.path), tmp_path / "to" / "a.onnx")
+    [other] = open_model(tmp_path / "to" / "a.onnx").files[1:]
+    assert other != data
+    assert len(list((tmp_path / "to").iterdir())) == 4
+    small = models.saved(models.gemm_net(), tmp_path)
+    copy_to(small, tmp_path / "to" / "a.onnx")
+    assert len(list((tmp_path / "to").iterdir())) == 3
 
 
 def test_external_data_missing(tmp_path: Path) -> None:
