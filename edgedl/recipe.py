@@ -198,6 +198,14 @@ class Recipe:
         below = error.keys if isinstance(error, BadValue) else ()
         return self.source.error((*keys, *below), error.message, error.hint)
 
+    def instead(self, error: EdgeError, *keys: str | int) -> EdgeError:
+        """The same error, at the line of what stands under these keys: a user knows no other place
+        of it."""
+        if self.source is None:
+            return error
+        where = self.source.error(keys, "").where
+        return type(error)(error.message, where=where, hint=error.hint)
+
 
 @dataclass(frozen=True)
 class _Stages:

@@ -66,7 +66,8 @@ def _loaded() -> list[Path]:
 
 def _lies_in(file: Path, folder: Path) -> bool:
     found = file.resolve()
-    if not found.is_relative_to(folder):
+    # torch names its `_ops.py` as if it lay in the working folder
+    if not found.is_relative_to(folder) or not found.is_file():
         return False
     return not any(part in FOREIGN for part in found.relative_to(folder).parts)
 

@@ -208,11 +208,11 @@ def check_finite(
 def diverged(what: str, folder: Path, why: str = "") -> Diverged:
     """The error of a run that left the finite numbers."""
     last = folder / LAST
-    kept = f"; the last good checkpoint is `{last}`" if last.exists() else ""
+    kept = f"; the last good checkpoint is kept: `{last}`" if last.exists() else ""
     return Diverged(
         f"{what}{kept}",
         where=str(folder),
-        hint=why or "a lower `lr`, a longer warm-up, or `clip: 1.0`; then begin in a new folder",
+        hint=why or "a lower `lr`, a longer warm-up, or `clip: 1.0`",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -49,3 +50,14 @@ def test_the_digest_is_of_a_file_and_of_what_it_imports_beside_it(tmp_path: Path
     assert second != first
     file.write_text(file.read_text() + "# more\n")
     assert source_digest(f"{file}:f") not in (first, second)
+
+
+def test_a_module_that_names_no_real_file_is_no_part_of_the_users_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    odd = ModuleType("digested_odd")
+    odd.__file__ = "_odd.py"
+    monkeypatch.setitem(sys.modules, "digested_odd", odd)
+    Path("own.py").write_text("def f(): ...\n")
+    assert source_digest("own.py:f")

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import edgedl
-from edgedl.core.errors import BadValue, EdgeError
+from edgedl.core.errors import BadValue, Diverged, EdgeError, Unsupported, WrongAnswers
 from edgedl.line.foresee import foresee
 from edgedl.line.make import make
+from edgedl.runtime import any_engine
 
 TRAIN = "train: {epochs: 3, batch: 16, optimizer: {name: adam, lr: 0.01}}\n"
 REST = "compress: {target: onnxruntime}\nbench: {seconds: 0.5}\n"
@@ -90,6 +91,21 @@ def test_the_line_ends_where_it_is_told_to(tmp_path: Path) -> None:
     assert not (tmp_path / "blobs.edl").exists()
     last = make(recipe(tmp_path, rest="compress:\n"))
     assert last.output == "blobs.edl"[:-4] + ".onnx"
+
+
+def test_weights_that_lie_beside_a_model_go_where_it_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgedl.export.MOST_INSIDE", 1000)
+    (tmp_path / "out").mkdir()
+    path = recipe(tmp_path, train=TRAIN.replace("epochs: 3", "epochs: 1"))
+    make(path, until="export", output="out/m.onnx")
+    assert len(list((tmp_path / "out").iterdir())) == 2
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    model = tmp_path / "out" / "m.onnx"
+    with any_engine().open_model(model, settings={}, threads=1) as session:
+        [made] = session.run({"x": np.ones((1, 6), np.float32)}).values()
+    assert made.shape == (1, 3)
 
 
 def test_a_network_that_cannot_be_is_told_with_its_line(tmp_path: Path) -> None:
@@ -270,6 +286,33 @@ def test_names_that_an_export_does_not_have_are_told_with_their_line(tmp_path: P
     with pytest.raises(BadValue, match="unknown metric") as caught:
         make(path, until="train")
     assert caught.value.where == f"{path}:4"
+
+
+BRANCHING = """
+from torch import nn
+class Net(nn.Linear):
+    def forward(self, x):
+        return super().forward(x if float(x.sum()) > 0 else -x)
+def net(inputs, outputs):
+    return Net(6, outputs)
+"""
+
+
+def test_what_fails_late_is_told_at_the_recipes_line(tmp_path: Path) -> None:
+    train = TRAIN.replace("epochs: 3", "epochs: 1")
+    path = recipe(tmp_path, train=train, rest="export: {tolerance: 1e-30}\n")
+    with pytest.raises(WrongAnswers, match="more than 1e-30") as caught:
+        make(path, until="export")
+    assert str(caught.value).startswith(f"{path}:4: output")
+    (tmp_path / "odd.py").write_text(BRANCHING)
+    path = recipe(tmp_path, train=train, network="odd:net")
+    with pytest.raises(Unsupported, match="cannot be exported") as refused:
+        make(path, until="export")
+    assert refused.value.where == f"{path}:2"
+    path = recipe(tmp_path, train="train: {epochs: 9, optimizer: {name: sgd, lr: 1e12}}\n")
+    with pytest.raises(Diverged) as diverged:
+        make(path, until="train")
+    assert diverged.value.where == f"{path}:3"
 
 
 def test_settings_that_change_no_weights_train_nothing_anew(tmp_path: Path) -> None:
