@@ -6,11 +6,17 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+from edgedl.core.errors import BadOption, EdgeError
 
 FOREIGN = ("site-packages", "dist-packages")
 OURS = ("edgedl", "__main__")
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def placed(spec: str, folder: Path) -> str:
@@ -34,7 +40,91 @@ def own_module(name: str) -> ModuleType:
         return _file(path)
     if name.endswith(".py"):
         raise ModuleNotFoundError(f"no file `{name}`", name=name)
-    return importlib.import_module(name)
+    here = str(Path.cwd())
+    sys.path.append(here)
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(here)
+
+
+def own_callable(spec: str, kind: str, form: str) -> Callable[..., Any]:
+    """What the user's `module:callable` names.
+
+    Args:
+        kind: what it is to be, as `loss`, for errors.
+        form: how one is named and called, as a hint.
+
+    Raises:
+        BadOption: there is no such file, module or callable, or it cannot be loaded.
+    """
+    name, _, function = spec.rpartition(":")
+    if not name or not function:
+        raise BadOption(f"`{spec}` names no {kind}", hint=form)
+    path = Path(name if name.endswith(".py") else f"{name}.py")
+    try:
+        module = own_module(name)
+    except EdgeError:
+        raise
+    except ModuleNotFoundError as error:
+        if error.name == name and name.endswith(".py"):
+            raise BadOption(f"no file `{name}` with a {kind}", hint=form) from None
+        if error.name is not None and name.split(".")[0] == error.name.split(".")[0]:
+            message = f"no module `{name}`, and no file `{path}` here"
+            raise BadOption(message, hint=form) from None
+        hint = f"pip install {error.name}"
+        raise BadOption(f"`{name}` cannot be loaded ({error})", hint=hint) from error
+    except Exception as error:
+        hint = f"`python {path}` shows it, too"
+        message = f"`{name}` cannot be loaded ({reason_of(error, spec)})"
+        raise BadOption(message, hint=hint) from error
+    found = getattr(module, function, None)
+    if found is None:
+        names = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        hint = f"there: {', '.join(names) or 'nothing that can be called'}"
+        raise BadOption(f"`{name}` has no `{function}`", hint=hint)
+    if not callable(found):
+        raise BadOption(f"`{spec}` cannot be called", hint=form)
+    return found  # type: ignore[no-any-return]
+
+
+def shown(spec: str) -> str:
+    """A callable as people read it, without the folder that it lies in."""
+    name, colon, function = spec.rpartition(":")
+    return f"{Path(name).name}{colon}{function}" if name.endswith(".py") else spec
+
+
+def file_of(spec: str) -> Path | None:
+    """The file of a callable whose module is loaded, or that lies here; None where it has none."""
+    name = spec.rpartition(":")[0]
+    path = Path(name if name.endswith(".py") else f"{name}.py")
+    if path.is_file():
+        return path
+    known = getattr(sys.modules.get(name), "__file__", None)
+    return Path(known) if known else None
+
+
+def raised_at(error: BaseException, spec: str) -> traceback.FrameSummary | None:
+    """The last line that raised an exception in the file of the user's callable, or in one beside
+    it; None where it came from elsewhere."""
+    path = file_of(spec)
+    if path is None:
+        return None
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [one for one in frames if _is_theirs(Path(one.filename), path.resolve().parent)]
+    return theirs[-1] if theirs else None
+
+
+def reason_of(error: BaseException, spec: str = "") -> str:
+    """What an exception says, and the line that raised it: the last one of the user's callable,
+    where it came from there."""
+    first = str(error).strip().split("\n")[0]
+    said = f"{type(error).__name__}: {first}" if first else type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, SyntaxError) or not frames:
+        return said
+    last = (raised_at(error, spec) if spec else None) or frames[-1]
+    return f"{said} ({Path(last.filename).name}:{last.lineno})"
 
 
 def source_digest(spec: str) -> str:
@@ -62,6 +152,10 @@ def _loaded() -> list[Path]:
         for name, file in named
         if file is not None and file.endswith(".py") and name.split(".")[0] not in OURS
     ]
+
+
+def _is_theirs(file: Path, folder: Path) -> bool:
+    return _lies_in(file, folder) and not file.resolve().is_relative_to(ROOT)
 
 
 def _lies_in(file: Path, folder: Path) -> bool:

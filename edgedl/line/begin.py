@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,8 +12,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from edgedl.benchmark.metrics import METRICS, metric_of
-from edgedl.core.errors import BadOption, BadSamples, BadValue
-from edgedl.core.own import placed, source_digest
+from edgedl.core.errors import BadOption, BadSamples, BadValue, EdgeError, MetricFailed
+from edgedl.core.own import placed, raised_at, reason_of, shown, source_digest
 from edgedl.core.progress import Progress
 from edgedl.core.registry import load
 from edgedl.core.store import default_store
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from edgedl.train.data.dataset import Dataset
 
 BLOCK = 1 << 20
+# The function that calls a loss of the user's own.
+LOSS_FRAME = "_own"
 STAGES = ("train", "export", "compress", "bench")
 # Settings of networks that name a file or folder.
 FILES: Mapping[str, tuple[str, ...]] = {"transformers": ("folder",), "timm": ("weights",)}
@@ -165,6 +168,38 @@ def _check_names(recipe: Recipe) -> None:
             # What the settings of a known metric lack, a network may say: how it holds boxes.
             if (name or "") not in METRICS:
                 raise recipe.located(error, stage, "metric") from error
+
+
+@contextlib.contextmanager
+def users_code(recipe: Recipe) -> Iterator[None]:
+    """What the user's own network, loss or metric raises is told as such, and not as a fault of
+    ours.
+
+    Raises:
+        BadValue, MetricFailed: it raised something; the error names the callable and its line.
+    """
+    try:
+        yield
+    except MetricFailed as error:
+        stage = "compress" if recipe.train.metric is None else "train"
+        raise recipe.instead(error, stage, "metric") from error
+    except EdgeError:
+        raise
+    except Exception as error:
+        own, loss = recipe.train.loss, None
+        frames = traceback.extract_tb(error.__traceback__)
+        if isinstance(own, OwnLoss) and any(one.name == LOSS_FRAME for one in frames):
+            loss = own.name
+        spec = loss or recipe.network.name
+        at = raised_at(error, spec) if ":" in spec else None
+        if at is None:
+            raise
+        kind, keys = ("loss", ("train", "loss")) if loss else ("network", ("network",))
+        found = BadValue(
+            f"{kind} `{shown(spec)}` raised {reason_of(error, spec)}",
+            hint=f"mend line {at.lineno} of {at.filename}",
+        )
+        raise recipe.located(found, *keys) from error
 
 
 def network_of(line: Line) -> nn.Module:

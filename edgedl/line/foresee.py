@@ -13,15 +13,17 @@ import numpy as np
 
 from edgedl.core.errors import EdgeError
 from edgedl.core.memory import available_bytes
+from edgedl.core.own import shown
 from edgedl.core.progress import Progress, silent
 from edgedl.core.registry import load
 from edgedl.core.target import target_of
 from edgedl.core.units import format_bytes
-from edgedl.line.begin import Line, begun, last_stage, network_of
+from edgedl.line.begin import Line, begun, last_stage, network_of, users_code
 from edgedl.line.form import form_of
 from edgedl.recipe import read_recipe
 from edgedl.report.made import Forecast, Stage
 from edgedl.runtime import engine, installed_engines
+from edgedl.runtime.boxes import Boxes
 
 STEPS = 3
 # Weights, their gradients, and two averages of these in the optimizer.
@@ -55,7 +57,7 @@ def foresee(path: str | Path, *, until: str = "bench", progress: Progress = sile
     line.stages.append(
         Stage(
             "train",
-            f"{recipe.network.name}, {parameters:,} parameters, {settings.epochs} epochs of"
+            f"{shown(recipe.network.name)}, {parameters:,} parameters, {settings.epochs} epochs of"
             f" {steps:,} steps, {1e3 * step_seconds:.3g} ms each; about {format_bytes(need)} of"
             " memory",
             seconds,
@@ -91,17 +93,25 @@ def _step(line: Line, network: Any) -> tuple[float, int]:
 
     fit: Callable[..., Any] = load("edgedl.train.fit:fit", "training")
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    kept = load("edgedl.train.memory:saved_bytes", "training")(network, few)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, users_code(line.recipe):
+        kept = load("edgedl.train.memory:saved_bytes", "training")(network, few)
         began = perf_counter()
         fit(
             network, few, line.dataset.validation.take(range(min(2, len(line.dataset.validation)))),
-            settings, folder=Path(folder), seed=line.recipe.seed, progress=tick,
+            settings, folder=Path(folder), seed=line.recipe.seed, score=_first_rows(line, network),
+            progress=tick,
         )  # fmt: skip
         took = perf_counter() - began
     network.load_state_dict(before)
     gaps = np.diff(ticks)
     return (float(np.median(gaps)) if len(gaps) else took), kept * settings.batch
+
+
+def _first_rows(line: Line, network: Any) -> Any:
+    """What the recipe's own metric makes of a few answers, no figure of it."""
+    boxes = getattr(network, "boxes", None)
+    metric = line.metric(boxes if isinstance(boxes, Boxes) else None)
+    return None if metric is None else replace(metric, whole=lambda rows: float(len(rows)))
 
 
 def _operators(line: Line, network: Any) -> None:

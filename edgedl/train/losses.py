@@ -6,11 +6,8 @@ gradients stay what they were.
 
 from __future__ import annotations
 
-import inspect
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgedl.core.errors import BadOption, BadSamples
-from edgedl.core.own import own_module
+from edgedl.core.own import own_callable
 from edgedl.train.settings import Bce, CrossEntropy, Ctc, Focal, Loss, Mse, OfNetwork, OwnLoss
 
 IGNORED = -100
+FORM = "loss: file.py:function or module:function, called with (outputs, labels)"
 PerSample = Callable[[Any, Tensor], Tensor]
 
 
@@ -247,22 +245,4 @@ def own_loss(spec: str) -> Callable[..., Any]:
     Raises:
         BadOption: there is none, or it cannot be loaded.
     """
-    name, _, function = spec.rpartition(":")
-    form = "loss: file.py:function or module:function, called with (outputs, labels)"
-    here = str(Path.cwd())
-    sys.path.append(here)
-    try:
-        module = own_module(name)
-    except ModuleNotFoundError as error:
-        kind = "file" if name.endswith(".py") and error.name == name else "module"
-        raise BadOption(f"no {kind} `{error.name}` for loss `{spec}`", hint=form) from None
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise BadOption(f"`{name}` cannot be loaded ({reason})", hint="mend it") from error
-    finally:
-        sys.path.remove(here)
-    found = getattr(module, function, None)
-    if not callable(found):
-        listing = ", ".join(n for n, v in vars(module).items() if inspect.isfunction(v)) or "none"
-        raise BadOption(f"`{name}` has no `{function}`", hint=f"functions there: {listing}")
-    return found  # type: ignore[no-any-return]
+    return own_callable(spec, "loss", FORM)

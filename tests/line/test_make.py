@@ -224,7 +224,9 @@ def trained(path: Path) -> str:
 @pytest.mark.parametrize("network", ["net.py:net", "net:net"])
 def test_ones_own_code_lies_beside_the_recipe(tmp_path: Path, network: str) -> None:
     path = own_recipe(tmp_path / "project", network)
-    assert kept(make(path, until="train")) == []
+    first = make(path, until="train")
+    assert kept(first) == []
+    assert first.stages[-1].about.startswith("net.py:net, ")
     assert kept(make(path, until="train")) == ["train"]
     (tmp_path / "project" / "loss.py").unlink()
     with pytest.raises(BadValue, match="no file") as caught:
@@ -296,6 +298,48 @@ class Net(nn.Linear):
 def net(inputs, outputs):
     return Net(6, outputs)
 """
+
+
+RAISING = """
+import torch
+def helper(x):
+    raise ValueError("no such thing\\nsecond line")
+class Net(torch.nn.Linear):
+    def forward(self, x):
+        if self.training:
+            helper(x)
+        return super().forward(x)
+def net(inputs, outputs):
+    return Net(6, outputs)
+def loss(outputs, labels):
+    return torch.zeros(3) @ torch.zeros(4)
+def metric(outputs, label):
+    return outputs["gone"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("network", "train", "says", "line"),
+    [
+        ("raising.py:net", "", "network `raising.py:net` raised ValueError: no such thing", 2),
+        ("mlp", "loss: 'raising.py:loss'", "loss `raising.py:loss` raised RuntimeError: ", 3),
+        ("mlp", "metric: 'raising.py:metric'", "failed on sample 0: KeyError: 'gone'", 3),
+    ],
+)
+def test_what_ones_own_code_raises_names_it_and_its_line(
+    tmp_path: Path, network: str, train: str, says: str, line: int
+) -> None:
+    (tmp_path / "raising.py").write_text(RAISING)
+    more = f", {train}}}\n" if train else "}\n"
+    path = recipe(tmp_path, train=TRAIN.replace("}\n", more), network=f"'{network}'")
+    at = {"network": 4, "loss": 13, "metric": 15}[train.partition(":")[0] or "network"]
+    for verb in (make, foresee):
+        with pytest.raises(EdgeError) as caught:
+            verb(path)
+        assert says in str(caught.value)
+        assert f"(raising.py:{at})" in str(caught.value)
+        assert caught.value.where == f"{path}:{line}"
+        assert caught.value.hint
 
 
 def test_what_fails_late_is_told_at_the_recipes_line(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgedl.core.errors import BadOption, BadValue, EdgeError
+from edgedl.core.own import reason_of
 from edgedl.core.registry import load, resolve
-from edgedl.train.networks.own import own_network, reason_of
+from edgedl.train.networks.own import own_network
 from edgedl.train.networks.settings import read, settings_of
 from edgedl.train.shapes import TensorShape
 
@@ -83,7 +84,7 @@ def build(
     except Exception as error:
         written = ", ".join(f"{key}: {value}" for key, value in settings.items()) or "none"
         raise BadValue(
-            f"network `{name}` cannot be made for {shown(inputs)}: {reason_of(error)}",
+            f"network `{name}` cannot be made for {shown(inputs)}: {reason_of(error, name)}",
             hint=f"settings given: {written}; {_settings(factory)}",
         ) from error
     load(f"{HERE}.trial:try_out", f"network `{name}`")(name, network, inputs, outputs)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgedl.core.errors import BadValue
-from edgedl.train.networks.own import reason_of
+from edgedl.core.own import reason_of
 from edgedl.train.shapes import TensorShape
 
 BATCH = 2
@@ -32,7 +32,7 @@ def try_out(name: str, network: Any, inputs: Mapping[str, TensorShape], outputs:
             answer = network(*example(inputs, BATCH))
     except Exception as error:
         raise BadValue(
-            f"network `{name}` fails on a batch of {shapes}: {reason_of(error)}",
+            f"network `{name}` fails on a batch of {shapes}: {reason_of(error, name)}",
             hint="forward takes the inputs in this order, each with a batch axis in front",
         ) from error
     finally:

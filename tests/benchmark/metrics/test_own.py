@@ -12,10 +12,10 @@ from edgedl.benchmark.metrics import metric_of
 from edgedl.core.errors import BadOption, MetricFailed
 
 CODE = """
-import beside
+import beside_of_test
 
 def right(outputs, label):
-    return float(outputs["y"].argmax() == label) * beside.WEIGHT
+    return float(outputs["y"].argmax() == label) * beside_of_test.WEIGHT
 
 def gap(outputs, label):
     return abs(outputs["y"].max() - label)
@@ -55,7 +55,7 @@ ANSWERS = [({"y": np.array([0.1, 0.9])}, label, {}) for label in (1, 0, 2)]
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "mine_of_test.py").write_text("import numpy as np\n" + CODE)
-    (tmp_path / "beside.py").write_text("WEIGHT = 2")
+    (tmp_path / "beside_of_test.py").write_text("WEIGHT = 2")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -245,7 +245,7 @@ def test_ones_own_class_and_open_settings(own: Path) -> None:
     ("spec", "said"),
     [
         ("mine:linaer", "`mine` has no `linaer`"),
-        ("mine:width", "cannot be called with inputs and outputs"),
+        ("mine:width", "cannot be called"),
         ("mine:shy", "cannot be called with inputs and outputs"),
         ("none_such:linear", "no module `none_such`"),
         ("gone.py:linear", "no file `gone.py`"),
