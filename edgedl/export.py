@@ -84,11 +84,10 @@ def export(
     if not feeds:
         raise BadValue("no samples to prove an export on", hint="give one at least")
     plain = copy.deepcopy(network).cpu().float().eval()
-    names = _names(plain, feeds[0], outputs)
-    for name in axes or {}:
-        if name not in feeds[0]:
-            hint = nearest(name, feeds[0])
-            raise BadValue(f"no input `{name}` to free axes of", keys=("axes",), hint=hint)
+    names = names_of(plain, feeds[0], outputs)
+    for name, free in (axes or {}).items():
+        for axis in free:
+            check_axis({n: array.ndim for n, array in feeds[0].items()}, name, axis)
     program, doubts = _traced(plain, feeds, names, axes or {}, opset)
     weights = sum(one.nbytes for one in (*plain.parameters(), *plain.buffers()))
     with _aside(path) as there:
@@ -134,7 +133,33 @@ def prove(
     return worst
 
 
-def _names(network: torch.nn.Module, feed: Feed, outputs: Sequence[str]) -> list[str]:
+def check_axis(ranks: Mapping[str, int], name: str, axis: int) -> None:
+    """Check that an input has an axis that may be free.
+
+    Args:
+        ranks: by input, the batch axis counted.
+
+    Raises:
+        BadValue: there is no such input, or axis.
+    """
+    if name not in ranks:
+        hint = nearest(name, ranks)
+        raise BadValue(f"no input `{name}` to free axes of", keys=("input",), hint=hint)
+    if axis >= ranks[name]:
+        known = ", ".join(map(str, range(1, ranks[name]))) or "none"
+        raise BadValue(
+            f"input `{name}` has no axis {axis}",
+            keys=("axis",),
+            hint=f"behind the batch, which is 0 and free, it has: {known}",
+        )
+
+
+def names_of(network: torch.nn.Module, feed: Feed, outputs: Sequence[str] = ()) -> list[str]:
+    """The names of what a network gives: those wanted, else its own.
+
+    Raises:
+        BadValue: more or fewer are wanted than it gives. Unsupported: it does not take the feed.
+    """
     try:
         with torch.no_grad():
             given = network(*_tensors(feed))

@@ -102,6 +102,14 @@ class Export:
         if self.samples < 1:
             raise BadValue("`samples` is less than 1", keys=("samples",), hint="like 16")
 
+    @property
+    def free(self) -> dict[str, dict[int, str]]:
+        """Names of the further axes that are free, by input and place."""
+        found: dict[str, dict[int, str]] = {}
+        for one in self.axes:
+            found.setdefault(one.input, {})[one.axis] = one.name
+        return found
+
 
 @dataclass(frozen=True, kw_only=True)
 class Compress:

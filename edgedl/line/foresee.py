@@ -19,7 +19,7 @@ from edgedl.core.registry import load
 from edgedl.core.target import target_of
 from edgedl.core.units import format_bytes
 from edgedl.line.begin import Line, begun, last_stage, network_of, users_code
-from edgedl.line.form import form_of
+from edgedl.line.form import check_export, form_of
 from edgedl.recipe import read_recipe
 from edgedl.report.made import Forecast, Stage
 from edgedl.runtime import engine, installed_engines
@@ -45,6 +45,8 @@ def foresee(path: str | Path, *, until: str = "bench", progress: Progress = sile
     last = last_stage(recipe, until)
     line = begun(recipe, progress)
     network = network_of(line)
+    if last != "train":
+        check_export(line, network)
     step_seconds, step_bytes = _step(line, network)
     settings = recipe.train
     steps = max(1, len(line.dataset.train) // settings.batch)
@@ -123,7 +125,7 @@ def _operators(line: Line, network: Any) -> None:
     with tempfile.TemporaryDirectory() as folder, line.stage("export") as told:
         found = export(
             form.module, [feed], Path(folder) / "model.onnx", outputs=settings.outputs,
-            opset=settings.opset, tolerance=settings.tolerance,
+            axes=settings.free, opset=settings.opset, tolerance=settings.tolerance,
         )  # fmt: skip
         line.doubts += found.doubts
         asked = line.recipe.compress

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgedl.core.errors import BadValue, Unsupported
 from edgedl.core.registry import load
 from edgedl.core.samples import Samples
 from edgedl.line.begin import Line
@@ -19,6 +20,8 @@ from edgedl.train.data.dataset import Standard, signature_of
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from edgedl.train.shapes import TensorShape
 
 MOST_STEPS = 512
 
@@ -43,11 +46,50 @@ class Form:
     boxes: Boxes | None
 
 
+def check_export(line: Line, network: nn.Module) -> None:
+    """Hold what the recipe says of the export against the network, as it is before training.
+
+    Raises:
+        BadValue: an axis is of no input, or is named twice, or names of outputs are too many or too
+            few; the error has the line.
+        Unsupported: the form in which it ships does not take its inputs.
+    """
+    recipe, wanted = line.recipe, line.recipe.export
+    module, inputs = _deployed(line, network)
+    check_axis = load("edgedl.export:check_axis", "exporting")
+    ranks = {name: 1 + len(shape.shape) for name, shape in inputs.items()}
+    seen: set[tuple[str, int]] = set()
+    for i, one in enumerate(wanted.axes):
+        try:
+            check_axis(ranks, one.input, one.axis)
+            if (one.input, one.axis) in seen:
+                message = f"axis {one.axis} of `{one.input}` is named twice"
+                raise BadValue(message, keys=("axis",), hint="leave one out")
+        except BadValue as error:
+            raise recipe.located(error, "export", "axes", i) from error
+        seen.add((one.input, one.axis))
+    example = load("edgedl.train.networks.trial:example", "exporting")(inputs, 1)
+    feed = {name: one.numpy() for name, one in zip(inputs, example, strict=True)}
+    try:
+        load("edgedl.export:names_of", "exporting")(module, feed, wanted.outputs)
+    except BadValue as error:
+        raise recipe.located(error, "export") from error
+    except Unsupported as error:
+        raise recipe.instead(error, "network") from error
+
+
+def _deployed(line: Line, network: nn.Module) -> tuple[nn.Module, Mapping[str, TensorShape]]:
+    """A copy of the network as it ships, and its inputs."""
+    deployed: Callable[..., tuple[nn.Module, Mapping[str, TensorShape]]] = load(
+        "edgedl.train.networks.deploy:deployed", "exporting"
+    )
+    return deployed(copy.deepcopy(network).cpu().float().eval(), line.dataset.inputs)
+
+
 def form_of(line: Line, network: nn.Module) -> Form:
     """The network itself, or what it says that it is deployed as: a step and its state, boxes."""
     dataset = line.dataset
-    deployed = load("edgedl.train.networks.deploy:deployed", "exporting")
-    module, inputs = deployed(copy.deepcopy(network).cpu().float().eval(), dataset.inputs)
+    module, inputs = _deployed(line, network)
     boxes = getattr(module, "boxes", None)
     boxes = boxes if isinstance(boxes, Boxes) else None
     processing = dataset.processing

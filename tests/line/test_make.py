@@ -284,6 +284,16 @@ def test_names_that_an_export_does_not_have_are_told_with_their_line(tmp_path: P
     with pytest.raises(BadValue, match="2 names for 1 outputs") as caught:
         make(path, until="export")
     assert caught.value.where == f"{path}:4"
+    for axis, says in [
+        ("{input: y, axis: 1, name: n}", "no input `y`"),
+        ("{input: x, axis: 2, name: n}", "input `x` has no axis 2"),
+        ("{input: x, axis: 1, name: n}\n    - {input: x, axis: 1, name: m}", "named twice"),
+    ]:
+        path = recipe(tmp_path, train=train, rest=f"export:\n  axes:\n    - {axis}\n")
+        with pytest.raises(BadValue, match=says) as caught:
+            make(path, until="export")
+        assert caught.value.where == f"{path}:{7 if says == 'named twice' else 6}"
+    assert not (tmp_path / "store" / "runs").exists()
     path = recipe(tmp_path, train=train, rest="compress: {metric: topp}\n")
     with pytest.raises(BadValue, match="unknown metric") as caught:
         make(path, until="train")
