@@ -8,14 +8,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import field, make_dataclass, replace
 from typing import Any, get_type_hints
 
-from edgedl.benchmark.metrics.classes import auc, binary, f1, top1, top5
+from edgedl.benchmark.metrics.classes import (
+    auc,
+    average_precision,
+    binary,
+    f1,
+    top,
+    top1,
+    top5,
+)
 from edgedl.benchmark.metrics.detection import detection
-from edgedl.benchmark.metrics.embeddings import cosine, recall_at_1, similarity
+from edgedl.benchmark.metrics.embeddings import cosine, recall, recall_at_1, similarity
 from edgedl.benchmark.metrics.maps import segmentation
 from edgedl.benchmark.metrics.metric import Metric
 from edgedl.benchmark.metrics.own import own_metric
-from edgedl.benchmark.metrics.sequences import ctc, tagging
-from edgedl.benchmark.metrics.values import anomaly, mae, mse, reconstruction, relative
+from edgedl.benchmark.metrics.sequences import ctc, tagging, wer
+from edgedl.benchmark.metrics.values import anomaly, mae, mse, reconstruction, relative, rmse
 from edgedl.core.errors import BadOption, BadValue, nearest
 from edgedl.core.fields import from_plain
 from edgedl.runtime.boxes import Boxes
@@ -23,17 +31,22 @@ from edgedl.runtime.boxes import Boxes
 METRICS: Mapping[str, Callable[..., Metric]] = {
     "top1": top1,
     "top5": top5,
+    "top": top,
     "binary": binary,
     "f1": f1,
     "auc": auc,
+    "average_precision": average_precision,
     "detection": detection,
     "segmentation": segmentation,
     "ctc": ctc,
+    "wer": wer,
     "tagging": tagging,
     "cosine": cosine,
     "recall@1": recall_at_1,
+    "recall": recall,
     "spearman": similarity,
     "mse": mse,
+    "rmse": rmse,
     "mae": mae,
     "relative": relative,
     "reconstruction": reconstruction,

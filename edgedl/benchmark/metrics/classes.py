@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,12 +14,15 @@ from edgedl.benchmark.metrics.metric import (
     against,
     first,
     numbers,
-    ratio_of_sums,
     same_size,
     whole_numbers,
 )
-from edgedl.benchmark.metrics.ranks import area_under_roc, spearman_of_rows
-from edgedl.core.errors import BadSamples
+from edgedl.benchmark.metrics.ranks import (
+    area_under_roc,
+    precision_of_ranks,
+    spearman_of_rows,
+)
+from edgedl.core.errors import BadSamples, BadValue
 
 
 def top1() -> Metric:
@@ -30,6 +33,14 @@ def top1() -> Metric:
 def top5() -> Metric:
     """Whether the label is among the five largest entries of the first output."""
     return _top("top5", 5)
+
+
+def top(*, k: int = 10) -> Metric:
+    """Whether the label is among the `k` largest entries of the first output: the recall at k where
+    one item is wanted."""
+    if k < 1:
+        raise BadValue(f"`k` is {k}", keys=("k",), hint="1 or more")
+    return _top(f"top{k}", k)
 
 
 def _top(name: str, count: int) -> Metric:
@@ -73,20 +84,42 @@ def binary(*, threshold: float = 0.5) -> Metric:
     return against(metric, lambda floats: first(floats) > threshold)
 
 
-def f1(*, threshold: float = 0.5) -> Metric:
-    """F1 of all entries of the first output together (micro-averaged), as for rare labels.
+def f1(*, threshold: float = 0.5, average: Literal["micro", "macro"] = "micro") -> Metric:
+    """F1 of all entries of the first output together, as for rare labels, or its mean over classes.
 
-    2 TP / (2 TP + FP + FN); van Rijsbergen, Information Retrieval (1979). 1 where nothing applies
-    and nothing is said to.
+    2 TP / (2 TP + FP + FN); van Rijsbergen, Information Retrieval (1979). Labels say of each entry
+    whether it applies, or are one class index a sample: then the largest entry counts. `macro`
+    takes the mean over entries, or classes, that occur or are said to; `micro` sums over all.
+    1 where nothing applies and nothing is said to.
     """
 
-    def collect(answers: Answers, label: Any) -> tuple[int, int]:
-        given, wanted = _sides(answers, label, threshold)
-        return 2 * int(np.sum(given & wanted)), int(np.sum(given)) + int(np.sum(wanted))
+    def collect(answers: Answers, label: Any) -> np.ndarray:
+        given, wanted = _chosen(answers, label, threshold)
+        found = np.stack([2 * (given & wanted), given.astype(int) + wanted])
+        return found if average == "macro" else found.sum(axis=1, keepdims=True)
 
-    whole = partial(ratio_of_sums, nothing=1.0)
-    metric = Metric("f1", "F1", collect, whole=whole, check=_zeros_and_ones)
+    def whole(rows: Rows) -> float:
+        above, below = np.sum(np.asarray(rows), axis=0)
+        there = below > 0
+        return float(np.mean(above[there] / below[there])) if there.any() else 1.0
+
+    figure = "F1" if average == "micro" else "macro F1"
+    metric = Metric("f1", figure, collect, whole=whole, check=_entries_or_classes)
     return against(metric, lambda floats: first(floats) > threshold)
+
+
+def _chosen(answers: Answers, label: Any, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Which entries are said to apply, and which do."""
+    entries = first(answers).size
+    if np.ndim(label) or entries == 1:
+        return _sides(answers, label, threshold)
+    places = np.arange(entries)
+    return places == np.argmax(first(answers)), places == int(label)
+
+
+def _entries_or_classes(labels: np.ndarray, answers: Answers) -> None:
+    one_each = labels.ndim == 1 and first(answers).size > 1
+    (_classes if one_each else _zeros_and_ones)(labels, answers)
 
 
 def _sides(answers: Answers, label: Any, threshold: float) -> tuple[np.ndarray, np.ndarray]:
@@ -124,6 +157,25 @@ def auc(*, entry: int = -1) -> Metric:
         whole=spearman_of_rows,
     )
     return Metric("auc", "AUC", collect, whole=whole, without_labels=twin, check=_one_bit)
+
+
+def average_precision(*, entry: int = -1) -> Metric:
+    """The mean of the precision at each sample labelled 1, samples ranked by one entry of the first
+    output, the last as a rule; ties stand at one threshold.
+
+    Labels are 0 or 1, one a sample. Without them, how far samples are ranked as float ranks them
+    (Spearman).
+    """
+
+    def whole(rows: Rows) -> float:
+        scores, labels = np.asarray(rows, np.float64).T
+        return precision_of_ranks(scores, labels)
+
+    twin = auc(entry=entry).without_labels
+    name = "average_precision"
+    return replace(
+        auc(entry=entry), name=name, figure="average precision", whole=whole, without_labels=twin
+    )
 
 
 def _entry(answers: Answers, entry: int) -> float:

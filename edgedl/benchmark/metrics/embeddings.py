@@ -18,7 +18,7 @@ from edgedl.benchmark.metrics.metric import (
     whole_numbers,
 )
 from edgedl.benchmark.metrics.ranks import spearman
-from edgedl.core.errors import BadSamples
+from edgedl.core.errors import BadSamples, BadValue
 from edgedl.core.stats import cosine as cosine_of
 
 BLOCK = 256
@@ -37,29 +37,36 @@ def cosine() -> Metric:
 
 
 def recall_at_1() -> Metric:
-    """The share of samples whose nearest other sample, by the cosine of the first output, is of the
-    same label: leave-one-out retrieval (Manning et al., Introduction to Information Retrieval,
-    2008, chapter 8).
+    """`recall` at 1."""
+    return recall(k=1)
 
-    Without labels: the share whose nearest is float's nearest.
+
+def recall(*, k: int = 10) -> Metric:
+    """The share of samples that have one of the same label among their `k` nearest others, by the
+    cosine of the first output: leave-one-out retrieval (Jegou et al., Product Quantization for
+    Nearest Neighbor Search, PAMI 33, 2011, section V).
+
+    Without labels: the share whose nearest as float has it is among the `k` nearest.
     """
+    if k < 1:
+        raise BadValue(f"`k` is {k}", keys=("k",), hint="1 or more")
 
     def each(rows: Rows) -> np.ndarray:
         labels = np.asarray([label for _, label in rows])
-        same = labels[_nearest([v for v, _ in rows])] == labels
-        return np.asarray(same, np.float64)
+        near = _nearest([v for v, _ in rows], k)
+        return np.asarray((labels[near] == labels[:, None]).any(axis=1), np.float64)
 
     def alike(rows: Rows) -> np.ndarray:
-        own, floats = (_nearest([row[i] for row in rows]) for i in (0, 1))
-        return np.asarray(own == floats, np.float64)
+        own, floats = _nearest([row[0] for row in rows], k), _nearest([row[1] for row in rows], 1)
+        return np.asarray((own == floats).any(axis=1), np.float64)
 
-    twin = Metric("recall@1", "recall@1", _pair, each=alike)
+    name = f"recall@{k}"
     return Metric(
-        "recall@1",
-        "recall@1",
+        name,
+        name,
         lambda answers, label: (_vector(answers), int(label)),
         each=each,
-        without_labels=twin,
+        without_labels=Metric(name, name, _pair, each=alike),
         check=lambda labels, _: whole_numbers(labels, "whom each sample shows, as one number"),
     )
 
@@ -107,13 +114,15 @@ def _rows_of_cosines(vectors: list[Any]) -> Iterator[np.ndarray]:
         yield from unit[start : start + BLOCK] @ unit.T
 
 
-def _nearest(vectors: list[Any]) -> np.ndarray:
-    """The nearest other sample of each, int64 of shape [samples]."""
+def _nearest(vectors: list[Any], count: int) -> np.ndarray:
+    """The nearest other samples of each, as many as there are at most, int64 of shape [samples,
+    count]."""
     found = []
     for i, row in enumerate(_rows_of_cosines(vectors)):
         row[i] = -np.inf
-        found.append(int(np.argmax(row)))
-    return np.asarray(found)
+        # among equals the first comes first
+        found.append(np.argsort(-row, kind="stable")[: min(count, len(row) - 1)])
+    return np.stack(found)
 
 
 def _similarities(vectors: list[Any]) -> Iterator[np.ndarray]:

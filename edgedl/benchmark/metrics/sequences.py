@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -51,6 +52,17 @@ def ctc(
         check=lambda labels, _: whole_numbers(labels, "a row of symbols a sample", 2),
     )
     return against(metric, lambda floats: greedy(first(floats), blank))
+
+
+def wer(*, blank: int = 0, space: int | None = None) -> Metric:
+    """The word error rate of what greedy CTC decoding reads: `ctc:unit=word`, but that each symbol
+    is a word where no `space` parts them."""
+    if space is not None:
+        return ctc(blank=blank, unit="word", space=space)
+    found = ctc(blank=blank)
+    assert found.without_labels is not None
+    twin = replace(found.without_labels, figure="wer")
+    return replace(found, figure="wer", without_labels=twin)
 
 
 def greedy(answer: np.ndarray, blank: int = 0) -> list[int]:

@@ -27,6 +27,20 @@ def mse() -> Metric:
     return _error("mse", lambda x, y: float(np.mean((x - y) ** 2)))
 
 
+def rmse() -> Metric:
+    """The root of the mean squared error of the first output, over all samples: in the labels' own
+    unit."""
+
+    def whole(rows: Rows) -> float:
+        return float(np.sqrt(np.mean(np.asarray(rows, np.float64))))
+
+    metric = mse()
+    twin = metric.without_labels
+    assert twin is not None
+    rooted = replace(metric, name="rmse", figure="rmse", each=None, whole=whole)
+    return replace(rooted, without_labels=replace(twin, figure="rmse", each=None, whole=whole))
+
+
 def mae() -> Metric:
     """The mean absolute error of the first output."""
     return _error("mae", lambda x, y: float(np.mean(np.abs(x - y))))

@@ -55,6 +55,22 @@ CASES: dict[str, tuple[str, list[Any], list[Any], float]] = {
     # 2 right, 1 said too much, 1 missed
     "f1": ("f1", BITS, WANTED, 2 * 2 / (2 * 2 + 1 + 1)),
     "f1 of nothing": ("f1", [[[0.1]]], [[0]], 1.0),
+    # the first entry is right once, the second missed once, the third right once and said once more
+    "f1 over entries": ("f1:average=macro", BITS, WANTED, (2 / 2 + 0 / 1 + 2 / 3) / 3),
+    # classes 1, 0, 2 are said for 1, 2, 2: F1 of 0 is 0, of 1 is 1, of 2 is 2/3
+    "f1 of classes": ("f1", SCORES, [1, 2, 2], 2 * 2 / 6),
+    "f1 over classes": ("f1:average=macro", SCORES, [1, 2, 2], (0 + 1 + 2 / 3) / 3),
+    "f1 over classes that occur": ("f1:average=macro", SCORES[:1], [1], 1.0),
+    "top": ("top:k=2", SCORES, [2, 1, 2], 2 / 3),
+    # positives stand second and fourth of four: 1/2 and 2/4
+    "average_precision": (
+        "average_precision", [[0.1], [0.4], [0.35], [0.8]], [1, 0, 0, 0], 1 / 4,
+    ),
+    "average_precision of two": (
+        "average_precision", [[0.1], [0.4], [0.35], [0.8]], [1, 1, 0, 0], (1 / 2 + 2 / 4) / 2,
+    ),
+    "average_precision of ties": ("average_precision", [[0.5], [0.5]], [0, 1], 1 / 2),
+    "rmse": ("rmse", [[1.0, 2.0], [0.0, 0.0]], [[0, 0], [0, 2]], ((2.5 + 2) / 2) ** 0.5),
     # of 2 x 2 pairs 3 stand right
     "auc": ("auc", [[0.1], [0.4], [0.35], [0.8]], [0, 0, 1, 1], 3 / 4),
     "auc of ties": ("auc", [[0.5], [0.5]], [0, 1], 1 / 2),
@@ -90,11 +106,15 @@ CASES: dict[str, tuple[str, list[Any], list[Any], float]] = {
     "ctc of symbols": ("ctc", [np.array([[2, 2, 0, 2]])], [[2, 2]], 0.0),
     # words [1] [2 2] for [1] [2]
     "words": ("ctc:unit=word,space=3", [one_hot([1, 3, 2, 0, 2])], [[1, 3, 2]], 1 / 2),
+    "wer": ("wer:space=3", [one_hot([1, 3, 2, 0, 2])], [[1, 3, 2]], 1 / 2),
+    "wer of whole words": ("wer", [one_hot([1, 1, 0, 1, 2, 2])], [[1, 2, 3]], 2 / 3),
     "tagging": ("tagging", [one_hot([1, 2, 3]), one_hot([0, 0, 0])],
                 [[1, 2, -100], [0, 1, 0]], 4 / 5),
     "cosine": ("cosine", [[1.0, 0.0], [1.0, 1.0]], [[1, 0], [1, 0]], (1 + 0.5**0.5) / 2),
     # the third's nearest is the second
     "recall@1": ("recall@1", [[1, 0.0], [1, 0.1], [1, 0.3]], [7, 7, 8], 2 / 3),
+    # the first two of label 8 have one another within two, the third of 7 nobody
+    "recall": ("recall:k=2", [[1, 0.0], [1, 0.1], [1, 0.3], [0, 1.0]], [8, 7, 8, 9], 2 / 4),
     "spearman": ("spearman", [[1, 0.0], [1, 0.1], [0, 1.0]], [[1, 0], [1, 0.2], [0, 1]], 1.0),
 }  # fmt: skip
 
@@ -113,7 +133,7 @@ FLOATS = np.random.default_rng(0).standard_normal((6, 1, 5, 4)).astype(np.float3
 OTHERS = np.random.default_rng(1).standard_normal((6, 1, 5, 4)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", [name for name in METRICS if name != "detection"])
+@pytest.mark.parametrize("name", [name for name in METRICS if name not in ("detection", "recall")])
 def test_float_against_itself_is_perfect_and_others_are_not(name: str) -> None:
     metric = metric_of(name)
     found = metric.without_labels
@@ -144,6 +164,9 @@ TWINS: dict[str, tuple[str, list[Any], list[Any], float]] = {
     "binary": ("binary", [[0.9, 0.9]], [[0.6, 0.1]], 1 / 2),
     "recall@1": (
         "recall@1", [[1, 0.0], [1, 0.1], [0, 1.0]], [[1, 0.1], [0, 1.0], [0.1, 1.0]], 1 / 3,
+    ),
+    "recall": (
+        "recall:k=1", [[1, 0.0], [1, 0.1], [0, 1.0]], [[1, 0.1], [0, 1.0], [0.1, 1.0]], 1 / 3,
     ),
     "auc": ("auc", [[1.0], [2.0], [3.0]], [[10.0], [30.0], [20.0]], 0.5),
 }  # fmt: skip
@@ -263,7 +286,7 @@ def test_rankings_need_two_samples_of_one_length() -> None:
 
 
 BAD_SPECS = {
-    "an unknown name": ("top2", "did you mean `top5`"),
+    "an unknown name": ("top2", "did you mean `top`"),
     "an unknown setting": ("ctc:blnk=1", "did you mean `blank`"),
     "a word for a number": ("ctc:blank=x", "whole number"),
     "an unknown word": ("ctc:unit=letter", "character, word"),
@@ -289,3 +312,19 @@ def test_other_settings_are_another_metric_for_what_is_kept() -> None:
     specs = ("ctc", "ctc:blank=1", "ctc:unit=word,space=2", "mse", "mae")
     assert len({repr(metric_of(spec)) for spec in specs}) == len(specs)
     assert repr(metric_of("ctc")) == repr(metric_of("ctc"))
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), min_size=2, max_size=30))
+def test_f1_and_average_precision_are_those_of_scikit_learn(pairs: list[tuple[int, int]]) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    wanted = [label for label, _ in pairs]
+    said = [score % 4 for _, score in pairs]
+    outputs = [np.eye(4)[None, one] for one in said]
+    for average in ("micro", "macro"):
+        expected = metrics.f1_score(wanted, said, average=average, zero_division=0)
+        assert figure(f"f1:average={average}", outputs, wanted) == pytest.approx(expected)
+    ones = [int(label > 1) for label in wanted]
+    scores = [[float(score)] for _, score in pairs]
+    if any(ones):
+        expected = metrics.average_precision_score(ones, [one for [one] in scores])
+        assert figure("average_precision", scores, ones) == pytest.approx(expected)
