@@ -21,7 +21,7 @@ from edgedl.recipe import Recipe
 from edgedl.report.made import Stage
 from edgedl.runtime.boxes import Boxes
 from edgedl.train.data.load import load as load_data
-from edgedl.train.data.settings import seen_from
+from edgedl.train.data.settings import PLACES, seen_from
 from edgedl.train.settings import Fit, OwnLoss
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def begun(recipe: Recipe, progress: Progress) -> Line:
             progress=progress,
         )
     except (BadValue, BadOption, BadSamples) as error:
-        raise recipe.located(error, "data") from error
+        raise recipe.located(_at_its_key(error, recipe, above), "data") from error
     line = Line(recipe, dataset, progress)
     groups = (dataset.train, dataset.validation, dataset.test)
     words = ("to train on", "to validate", "to test")
@@ -117,6 +117,19 @@ def begun(recipe: Recipe, progress: Progress) -> Line:
     line.stages.append(Stage("data", ", ".join(sizes), perf_counter() - began, kept=False))
     line.doubts += dataset.doubts
     return line
+
+
+def _at_its_key(error: EdgeError, recipe: Recipe, above: Path) -> EdgeError:
+    """The error of a file or folder that is not there, at the key that names it."""
+    seen = seen_from(recipe.data, above)
+    for key in (*PLACES[1:], "test"):
+        path = getattr(seen, key)
+        if path is not None and error.where == path and not Path(path).exists():
+            named = getattr(recipe.data, key)
+            return BadValue(
+                f"`{named}`: {error.message}", keys=(key,), hint=error.hint or f"looked for: {path}"
+            )
+    return error
 
 
 def _placed(recipe: Recipe, above: Path) -> Recipe:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -55,7 +56,8 @@ class Table:
     Attributes:
         missing: what a value that is not there (nothing, NaN, `NA`, `?`, ...) becomes: with `mean`
             the mean of a number and zeros of a category; with `error` the row is refused.
-        unknown: what a category that is none of the column's becomes.
+        unknown: what a category that is none of the column's becomes: zeros, with `warn` after a
+            warning; with `error` the row is refused.
         layout: the axes of the input: `n` is 1, `f` are the values.
         input: the model's input; its only one where None.
     """
@@ -66,7 +68,7 @@ class Table:
 
     columns: tuple[Column, ...]
     missing: Literal["mean", "error"] = "error"
-    unknown: Literal["zeros", "error"] = "error"
+    unknown: Literal["zeros", "warn", "error"] = "error"
     layout: Literal["nf", "f"] = "nf"
     input: str | None = None
 
@@ -145,9 +147,12 @@ class Table:
                 numbers.append((place, i, _number(column.name, value)))
             elif (text := category(value)) in self._places[i]:
                 found[place + self._places[i][text]] = 1
-            elif self.unknown == "error":
+            elif self.unknown != "zeros":
                 message = f"column `{column.name}` is `{text}`"
-                raise BadSamples(message, hint=nearest(text, self._places[i]))
+                if self.unknown == "error":
+                    raise BadSamples(message, hint=nearest(text, self._places[i]))
+                known = "none that training knew, and is taken for none of them"
+                warnings.warn(f"{message}, {known}", stacklevel=2)
             place += column.width
         if numbers:
             places, which, values = zip(*numbers, strict=True)

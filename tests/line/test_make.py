@@ -120,8 +120,9 @@ def test_a_network_that_cannot_be_is_told_with_its_line(tmp_path: Path) -> None:
 def test_data_and_metrics_that_are_not_there_are_told_before_training(tmp_path: Path) -> None:
     path = recipe(tmp_path)
     (tmp_path / "blobs.npz").unlink()
-    with pytest.raises(EdgeError, match="no such file"):
+    with pytest.raises(EdgeError, match=r"`blobs.npz`: no such file") as caught:
         make(path)
+    assert caught.value.where == f"{path}:1"
     with pytest.raises(EdgeError, match="unknown metric"):
         make(recipe(tmp_path, train="train: {epochs: 1, metric: top7}\n"))
     with pytest.raises(EdgeError, match="is a folder"):

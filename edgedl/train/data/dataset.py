@@ -53,11 +53,13 @@ class Dataset:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A source of raw rows, what turns one into inputs, and the inputs' shapes."""
+    """A source of raw rows, what turns one into inputs, the inputs' shapes, and sentences for the
+    user."""
 
     source: Source
     inputs: Mapping[str, TensorShape]
     processing: Processing | None
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -65,7 +65,7 @@ def assemble(found: Found, settings: Data, *, seed: int, progress: Progress = si
         "validation": every.take(parts.validation),
         "test": every.take(parts.test),
     }
-    doubts = [*found.doubts, *_class_doubts(found, parts)]
+    doubts = [*found.doubts, *made.doubts, *_class_doubts(found, parts)]
     if found.groups is not None:
         doubts += torn(found.groups, {name: samples.rows for name, samples in groups.items()})
     if settings.check:

@@ -62,6 +62,8 @@ class Data:
         classes: their names in order; what is found, sorted, where empty.
         normal: the class that a reconstruction is trained on; the others are for the test.
         missing: what becomes of a row with a value that is not there.
+        unknown: what becomes of a category that no training row has: none of the known, which the
+            device tells by a warning with `warn`; or the row is refused.
         standardize: whether values to regress become (value - mean) / deviation.
         validation, holdout: shares of all rows; where there is a test split, `validation` is one
             of the others, and `holdout` is not used.
@@ -90,6 +92,7 @@ class Data:
     task: Literal["classification", "regression", "reconstruction"] | None = None
     normal: str | None = None
     missing: Literal["drop", "mean", "error"] = "error"
+    unknown: Literal["zeros", "warn", "error"] = "warn"
     standardize: bool = True
     validation: float = 0.1
     holdout: float = 0.2

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from edgedl.core.errors import BadSamples
 from edgedl.core.progress import Progress, silent
+from edgedl.runtime.process import Processing
 from edgedl.runtime.table import Column, Table, category, is_missing
 from edgedl.train.data.dataset import Found, Prepared, Task
 from edgedl.train.data.labels import (
@@ -148,8 +149,31 @@ class _Checked:
             cells[name] = values.tolist()
             columns.append(Column(name, mean, 1.0 if flat else std))
         gaps = self.settings.missing == "mean"
-        before = Table(tuple(columns), "mean" if gaps else "error", unknown="zeros")
-        return prepared(Records(cells), INPUT, before, self.table.where)
+        unknown = self.settings.unknown
+        before = Table(tuple(columns), "mean" if gaps else "error", unknown)
+        if unknown != "warn":
+            return prepared(Records(cells), INPUT, before, self.table.where)
+        found = prepared(
+            Records(cells), INPUT, replace(before, unknown="zeros"), self.table.where
+        )  # fmt: skip
+        shipped = Processing(replace(before, input=INPUT))
+        return replace(found, processing=shipped, doubts=self._unknown(before, train))
+
+    def _unknown(self, table: Table, train: np.ndarray) -> tuple[str, ...]:
+        """What is said of categories that stand in no training row."""
+        said = []
+        others = np.setdiff1d(np.arange(len(self.table)), train)
+        for column in table.columns:
+            cells = self.table.column(column.name) if column.categories else ()
+            texts = [category(cells[i]) for i in others if cells and not is_missing(cells[i])]
+            strange = [text for text in texts if text not in set(column.categories)]
+            if strange:
+                names = ", ".join(f"`{text}`" for text in sorted(set(strange))[:3])
+                said.append(
+                    f"{len(strange)} rows have a `{column.name}` that no training row has, as"
+                    f" {names}: taken for none of the known"
+                )
+        return tuple(said)
 
     def _numbers(self, name: str) -> np.ndarray:
         cells, where = self.table.column(name), self.table.where

@@ -193,3 +193,22 @@ def test_parquet_is_read_or_asks_for_its_library(tmp_path: Path) -> None:
 def test_a_limit_draws_of_every_part(tmp_path: Path) -> None:
     found = opened(table=written(tmp_path, rows(200)), columns=("age",), limit=20)
     assert (len(found.train), len(found.validation), len(found.test)) == (14, 2, 4)
+
+
+def test_a_category_that_training_does_not_know_is_told(tmp_path: Path) -> None:
+    text = rows() + "7,green,1,yes\n"
+    settings = {"table": written(tmp_path, text), "categories": ("color",)}
+    settings |= {"test": written(tmp_path, "age,color,person,label\n3,pink,1,no\n", "b.csv")}
+    found = opened(**settings)
+    assert any("`pink`: taken for none of the known" in doubt for doubt in found.doubts)
+    assert found.processing is not None
+    row = {"age": 3, "color": "grey", "person": 1}
+    with pytest.warns(UserWarning, match="column `color` is `grey`, none that training knew"):
+        made = found.processing.before(row)["row"]
+    known = found.processing.before({**row, "color": "red"})["row"]
+    assert made.sum() == known.sum() - 1
+    plain = settings | {"test": None, "table": written(tmp_path, rows(), "c.csv")}
+    strict = opened(**plain, unknown="error").processing
+    assert strict is not None
+    with pytest.raises(BadSamples, match="column `color` is `grey`"):
+        strict.before(row)
