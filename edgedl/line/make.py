@@ -13,7 +13,7 @@ from edgedl.core.progress import Progress, silent
 from edgedl.core.registry import load
 from edgedl.core.store import atomic_write, check_writable
 from edgedl.line.begin import begun, last_stage, network_of
-from edgedl.line.form import form_of
+from edgedl.line.form import check_export, form_of
 from edgedl.line.shipped import BUNDLE, compressed, exported, timed
 from edgedl.line.shrunk import shrunk
 from edgedl.line.trained import LOG, TOLD, trained
@@ -51,6 +51,8 @@ def make(
         check_writable(target)
     line = begun(recipe, progress)
     network = network_of(line)
+    if last != "train":
+        check_export(line, network)
     key, weights = trained(line, network)
     model: Path | None = None
     bundle: Path | None = None
@@ -67,10 +69,8 @@ def make(
             bundle, told = folder / BUNDLE, json.loads((folder / TOLD).read_text("utf-8"))
             if last == "bench":
                 times = timed(line, form, model, bundle)
-    made = bundle or model
-    if target is not None and made is not None:
-        with atomic_write(target) as there:
-            shutil.copyfile(made, there)
+    if target is not None and model is not None:
+        _put(bundle, model, target)
     return Made(
         name=recipe.name,
         recipe=str(path),
@@ -81,8 +81,18 @@ def make(
         shrink=steps,
         compressed=told,
         bench=times,
-        doubts=tuple(line.doubts),
+        doubts=tuple(dict.fromkeys(line.doubts)),
     )
+
+
+def _put(bundle: Path | None, model: Path, target: Path) -> None:
+    """What was made, where the user wants it: the bundle, else the model with its data."""
+    if bundle is None:
+        opened = load("edgedl.passes.graph:open_model", "exporting")(model)
+        load("edgedl.passes.copied:copy_to", "exporting")(opened, target)
+        return
+    with atomic_write(target) as there:
+        shutil.copyfile(bundle, there)
 
 
 def leads() -> bool:

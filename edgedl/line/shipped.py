@@ -12,14 +12,14 @@ import numpy as np
 
 import edgedl
 from edgedl.benchmark.accuracy import has_truth, metric_for, score
-from edgedl.core.errors import BadValue
+from edgedl.core.errors import BadValue, Unsupported, WrongAnswers
 from edgedl.core.fields import to_plain
 from edgedl.core.registry import load
 from edgedl.core.samples import Samples
 from edgedl.core.store import default_store, key_of
 from edgedl.core.target import target_of
 from edgedl.core.units import format_bytes
-from edgedl.line.begin import Line
+from edgedl.line.begin import Line, users_code
 from edgedl.line.form import Form
 from edgedl.line.trained import TOLD
 from edgedl.recipe import Compress
@@ -37,9 +37,6 @@ def exported(line: Line, form: Form, trained: str) -> Path:
     """
     recipe = line.recipe
     settings = recipe.export
-    axes: dict[str, dict[int, str]] = {}
-    for axis in settings.axes:
-        axes.setdefault(axis.input, {})[axis.axis] = axis.name
     key = key_of(
         stage="export",
         trained=trained,
@@ -56,12 +53,16 @@ def exported(line: Line, form: Form, trained: str) -> Path:
                 _first(form.test, settings.samples),
                 folder / MODEL,
                 outputs=settings.outputs,
-                axes=axes,
+                axes=settings.free,
                 opset=settings.opset,
                 tolerance=settings.tolerance,
             )
         except BadValue as error:
             raise recipe.located(error, "export") from error
+        except WrongAnswers as error:
+            raise recipe.instead(error, "export") from error
+        except Unsupported as error:
+            raise recipe.instead(error, "network") from error
         told = {
             "difference": found.difference,
             "samples": found.samples,
@@ -71,7 +72,7 @@ def exported(line: Line, form: Form, trained: str) -> Path:
         (folder / TOLD).write_text(json.dumps(told), encoding="utf-8")
 
     line.progress("exporting", 0, 1)
-    with line.stage("export") as told:
+    with line.stage("export") as told, users_code(recipe):
         folder = _kept(key, build, told)
         found = json.loads((folder / TOLD).read_text("utf-8"))
         line.doubts += found["doubts"]
@@ -111,6 +112,7 @@ def compressed(line: Line, form: Form, model: Path, asked: Compress) -> Path:
         model=load("edgedl.passes.graph:open_model", "compressing")(model).digest,
         calibration=calibration.digest,
         test=form.test.digest,
+        validation=None if form.validation is None else form.validation.digest,
         processing=None if form.processing is None else form.processing.to_json(),
         settings=to_plain(asked),
         metric=[judged, line.judged_by_code],
@@ -118,11 +120,16 @@ def compressed(line: Line, form: Form, model: Path, asked: Compress) -> Path:
         versions={"edgedl": edgedl.__version__, **engines},
     )
 
+    if form.validation is None:
+        line.doubts.append(
+            "validation holds one class: what ships is chosen by a part of the test samples"
+        )
+
     def build(folder: Path) -> None:
         compress = load("edgedl.pipeline:compress", "compressing")
         found = compress(
             model, calibration, folder / BUNDLE, ask=asked.precision, target=asked.target,
-            test=form.test, preprocess=form.processing,
+            test=form.test, validation=form.validation, preprocess=form.processing,
             max_drop=asked.parsed_max_drop(), max_latency_ms=asked.parsed_max_latency(),
             max_bytes=asked.parsed_max_bytes(), metric=judged, threads=asked.threads,
             effort=asked.effort, seed=recipe.seed, progress=line.progress,

@@ -11,11 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgedl
-from edgedl.core.errors import BadOption, BadSamples, BadValue, EdgeError, Unsupported
+from edgedl.core.errors import (
+    BadOption,
+    BadSamples,
+    BadValue,
+    Diverged,
+    EdgeError,
+    Unsupported,
+)
 from edgedl.core.fields import to_plain
+from edgedl.core.own import shown
 from edgedl.core.registry import load, version
 from edgedl.core.store import atomic_write, default_store, key_of
-from edgedl.line.begin import Line, code_of
+from edgedl.line.begin import Line, code_of, users_code
 from edgedl.runtime.boxes import Boxes
 from edgedl.train.settings import Fit
 
@@ -30,11 +38,13 @@ TOLD, LOG = "told.json", "log.jsonl"
 def trained(line: Line, network: nn.Module) -> tuple[str, Path]:
     """The key of the trained weights, and their file; the network has them."""
     key = _key(line)
-    name = line.recipe.network.name
+    name = shown(line.recipe.network.name)
     try:
         return key, fitted(line, network, key, line.settings, "train", name)
     except (BadValue, BadOption, BadSamples, Unsupported) as error:
         raise line.recipe.located(error, "train") from error
+    except Diverged as error:
+        raise line.recipe.instead(error, "train") from error
 
 
 def _key(line: Line) -> str:
@@ -72,7 +82,7 @@ def fitted(line: Line, network: nn.Module, key: str, settings: Fit, stage: str, 
     fit = load("edgedl.train.fit:fit", "training")
     boxes = getattr(network, "boxes", None)
     metric = line.metric(boxes if isinstance(boxes, Boxes) else None)
-    with line.stage(stage) as told, alone(folder):
+    with line.stage(stage) as told, alone(folder), users_code(line.recipe):
         done = folder / TOLD
         before = done.exists()
         found = fit(
