@@ -1,0 +1,225 @@
+"""Weights of few distinct values, a palette for each tensor, which learns on as a whole."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgedl.train.bounds import within
+from edgedl.train.shrink.step import Change, Ground, Tune
+from edgedl.train.shrink.weights import Hold, found_in, release, weights_of
+
+# k-means is begun so often, from so many of a tensor's values, and is stopped after so many steps.
+BEGINNINGS, DRAWN_FROM, STEPS = 4, 1 << 16, 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Gives each weight the nearest colour of its tensor's palette, and trains the colours.
+
+    Han et al., Deep Compression, ICLR 2016. Where a weight is zero, it stays so: zero is a colour
+    of its own then. What it promises is bytes, and only a payload that is stored compressed keeps
+    that: a palette costs log2(colours) bits a weight at the most, and less as colours are not as
+    frequent as one another. int8 weights with a scale for each channel have more distinct values
+    than the palette has; entropy coding sees the channels' palettes in part alone.
+
+    Attributes:
+        colours: distinct values of each tensor, at most.
+        keep: layers that stay as they are, by name or pattern.
+    """
+
+    name: Literal["cluster"] = "cluster"
+    colours: int = 16
+    keep: tuple[str, ...] = ()
+    epochs: int | None = None
+    lr: float | None = None
+
+    def __post_init__(self) -> None:
+        within(self, 2, 256, "colours")
+        _ = self.tune
+
+    @property
+    def promise(self) -> Literal["bytes"]:
+        """Not speed: engines compute with the weights as any others."""
+        return "bytes"
+
+    @property
+    def rounds(self) -> int:
+        """Trained colours stay where they are when clustered again."""
+        return 1
+
+    @property
+    def tune(self) -> Tune:
+        """The training of the colours."""
+        return Tune(epochs=self.epochs, lr=self.lr)
+
+    def decide(
+        self,
+        network: nn.Module,
+        ground: Ground,
+        round_: int,  # noqa: ARG002
+    ) -> Change:
+        """The palettes, as `{"palettes": {weight: {"shape": ..., "colours": [...]}}}`, ascending.
+
+        Which colour a weight has is not in the change: it is the nearest to what the weight is when
+        the change is made, and lies in the network's state from then on, a byte a weight.
+
+        Raises:
+            BadValue: a pattern matches no layer, or nothing is left.
+        """
+        weights = weights_of(network, self.keep)
+        palettes = {}
+        for i, weight in enumerate(weights):
+            random = np.random.default_rng([ground.seed, i])
+            found = palette_of(weight.tensor.float().cpu().numpy(), self.colours, random)
+            shape = list(weight.tensor.shape)
+            palettes[weight.name] = {"shape": shape, "colours": found.tolist()}
+            ground.progress("finding palettes", i + 1, len(weights))
+        return {"palettes": palettes}
+
+    def apply(self, network: nn.Module, change: Change) -> None:
+        """Hold the weights to their palettes.
+
+        Raises:
+            BadValue: the change is another network's.
+        """
+        palettes: Mapping[str, Mapping[str, Any]] = change["palettes"]
+        shapes = {name: one["shape"] for name, one in palettes.items()}
+        for weight in list(found_in(network, shapes)):
+            weight.hold(Palette(weight.tensor, palettes[weight.name]["colours"]))
+
+    def settle(self, network: nn.Module) -> None:
+        """Plain weights, of no more distinct values than there are colours."""
+        release(network)
+
+
+class _Shared(torch.autograd.Function):
+    """The same, whose gradient is divided by how many weights each value stands for."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, counts: Tensor) -> Tensor:
+        ctx.save_for_backward(counts)
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (counts,) = ctx.saved_tensors
+        return gradients[0] / counts.clamp(min=1), None
+
+
+class Palette(Hold):
+    """A weight of few distinct values: what is learned are these values.
+
+    A colour's gradient is the mean of its weights' gradients, not their sum as in the paper: that
+    is the weights' own step, kept to the palette, so that the rate of their training fits.
+
+    Attributes:
+        codes: the place of each weight's colour, in the weight's shape.
+        counts: how many weights have each colour.
+    """
+
+    codes: Tensor
+    counts: Tensor
+    learns: Tensor
+
+    def __init__(self, weight: Tensor, colours: Sequence[float]) -> None:
+        super().__init__()
+        values = np.array(colours, np.float32)
+        codes = nearest_of(weight.float().cpu().numpy(), values)
+        counts = np.bincount(codes.reshape(-1), minlength=len(values))
+        self.digest = hashlib.sha256(values.tobytes()).hexdigest()[:16]
+        self.first = torch.from_numpy(values).to(weight)
+        self.register_buffer("codes", torch.from_numpy(codes).to(weight.device))
+        self.register_buffer("counts", torch.from_numpy(counts).to(weight.device))
+        learns = torch.from_numpy(values != 0).to(weight.device)
+        self.register_buffer("learns", learns, persistent=False)
+
+    def forward(self, colours: Tensor) -> Tensor:
+        """The weight."""
+        drawn: Tensor = _Shared.apply(colours, self.counts)  # type: ignore[no-untyped-call]
+        return torch.where(self.learns, drawn, 0.0)[self.codes.int()]
+
+    def right_inverse(self, weight: Tensor) -> Tensor:  # noqa: ARG002
+        """The colours to begin with."""
+        return self.first.clone()
+
+    def extra_repr(self) -> str:
+        """Of another palette, another run."""
+        return self.digest
+
+
+def palette_of(weights: np.ndarray, colours: int, random: np.random.Generator) -> np.ndarray:
+    """The float32 values, ascending, that are nearest to all weights in the square mean.
+
+    Lloyd's k-means from the beginnings of k-means++ (Arthur and Vassilvitskii, 2007), the best of
+    some. Zero is one of them where a weight is zero.
+    """
+    values = np.sort(weights.reshape(-1).astype(np.float64))
+    zero = np.zeros(int((values == 0).any()))
+    values = values[values != 0]
+    wanted = colours - zero.size
+    distinct = np.unique(values[:: max(1, values.size // DRAWN_FROM)])
+    if distinct.size <= wanted:
+        distinct = np.unique(values)
+    if distinct.size <= wanted:
+        return np.sort(np.concatenate([distinct, zero])).astype(np.float32)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    tries = [_lloyd(values, sums, _begin(distinct, wanted, random)) for _ in range(BEGINNINGS)]
+    centres = min(tries, key=lambda one: _loss(values, sums, one))
+    rounded = np.unique(centres.astype(np.float32))
+    return np.sort(np.concatenate([rounded[rounded != 0], zero.astype(np.float32)]))
+
+
+def nearest_of(weights: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """The place of the nearest colour of each weight, as uint8; zero is for what is zero alone."""
+    others = np.flatnonzero(palette)
+    colours = palette[others].astype(np.float64)
+    if not others.size:
+        return np.zeros(weights.shape, np.uint8)
+    between = (colours[1:] + colours[:-1]) / 2
+    codes = others[np.searchsorted(between, weights.astype(np.float64))]
+    if others.size < palette.size:
+        codes[weights == 0] = int(np.flatnonzero(palette == 0)[0])
+    return codes.astype(np.uint8)
+
+
+def _begin(values: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """k-means++: each beginning is drawn by the square of how far it is from those before it."""
+    chosen = [values[random.integers(values.size)]]
+    far = np.square(values - chosen[0])
+    while len(chosen) < count:
+        summed = np.cumsum(far)
+        place = int(np.searchsorted(summed, random.random() * summed[-1], side="right"))
+        chosen.append(values[min(place, values.size - 1)])
+        far = np.minimum(far, np.square(values - chosen[-1]))
+    return np.sort(np.array(chosen))
+
+
+def _lloyd(values: np.ndarray, sums: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Centres that are the means of what is nearest to them; of sorted values, ranges."""
+    for _ in range(STEPS):
+        ends = _ends(values, centres)
+        counts = np.diff(ends)
+        means = np.diff(sums[ends]) / np.maximum(counts, 1)
+        moved = np.where(counts > 0, means, centres)
+        if np.array_equal(moved, centres):
+            break
+        centres = moved
+    return centres
+
+
+def _loss(values: np.ndarray, sums: np.ndarray, centres: np.ndarray) -> float:
+    """The sum of squares of what values miss their centres by, less that of the values."""
+    ends = _ends(values, centres)
+    return float((np.square(centres) * np.diff(ends) - 2 * centres * np.diff(sums[ends])).sum())
+
+
+def _ends(values: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    between = np.searchsorted(values, (centres[1:] + centres[:-1]) / 2)
+    return np.concatenate([[0], between, [values.size]])

@@ -1,0 +1,185 @@
+"""The weights of a network's layers, and what holds them to a form while they are trained."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from edgedl.core.errors import BadValue, nearest
+
+CONVOLUTIONS = (
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+)  # fmt: skip
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+RECURRENT = (nn.LSTM, nn.GRU)
+
+
+class Hold(nn.Module):
+    """A parametrization that a shrinking step puts on a weight, and takes off when it settles."""
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """A weight of a layer.
+
+    Attributes:
+        layer: the module's name, dotted.
+        kind: the tensor's name in it: `weight`, or as `weight_ih_l0` of a recurrent layer.
+    """
+
+    layer: str
+    kind: str
+    module: nn.Module
+
+    @property
+    def name(self) -> str:
+        """As in the network's state."""
+        return f"{self.layer}.{self.kind}" if self.layer else self.kind
+
+    @property
+    def tensor(self) -> Tensor:
+        """Its values, as they are held."""
+        value: Tensor = getattr(self.module, self.kind)
+        return value.detach()
+
+    def hold(self, form: Hold) -> None:
+        """Hold it to a form until `release`."""
+        module = self.module
+        parametrize.register_parametrization(module, self.kind, form)
+        if isinstance(module, RECURRENT):
+            # A recurrent layer keeps a list of its weights, which would stay as they were.
+            module.__dict__.pop("_flat_weights", None)
+            kind: Any = type(module)
+            kind._flat_weights = property(_flat_weights, lambda *_: None)
+            kind._update_flat_weights = lambda _: None
+
+
+def _flat_weights(module: Any) -> list[Tensor]:
+    return [getattr(module, name) for name in module._flat_weights_names]
+
+
+def layers_of(network: nn.Module, keep: Sequence[str] = ()) -> dict[str, nn.Module]:
+    """Convolutions, dense and recurrent layers by name, without those that match `keep`.
+
+    Raises:
+        BadValue: a pattern matches none, or all of them are kept.
+    """
+    kinds = (*CONVOLUTIONS, nn.Linear, *RECURRENT)
+    found: dict[str, nn.Module] = {
+        name: one for name, one in network.named_modules() if isinstance(one, kinds)
+    }
+    for i, pattern in enumerate(keep):
+        if not any(fnmatchcase(name, pattern) for name in found):
+            raise BadValue(
+                f"no layer is called `{pattern}`", keys=("keep", i), hint=nearest(pattern, found)
+            )
+    chosen = {
+        name: one
+        for name, one in found.items()
+        if not any(fnmatchcase(name, pattern) for pattern in keep)
+    }
+    if not chosen:
+        raise BadValue(
+            "no layer with weights is left to shrink" if found else "no layer has weights",
+            keys=("keep",),
+            hint="keep fewer layers" if found else "leave the step out",
+        )
+    return chosen
+
+
+def weights_of(network: nn.Module, keep: Sequence[str] = ()) -> list[Weight]:
+    """The weights of `layers_of`, without those that layers share, or that are held already by
+    something that is not ours.
+
+    Raises:
+        BadValue: a pattern matches no layer, or nothing is left.
+    """
+    shared = shared_weights(network)
+    found = [
+        Weight(layer, kind, module)
+        for layer, module in layers_of(network, keep).items()
+        for kind in kinds_of(module)
+        if id(module._parameters.get(kind)) not in shared
+    ]
+    if not found:
+        raise BadValue(
+            "the weights of all chosen layers are shared with others, or parametrized",
+            keys=("keep",),
+            hint="leave the step out",
+        )
+    return found
+
+
+def kinds_of(module: nn.Module) -> list[str]:
+    """The names of a layer's weights; none where something that is not ours holds one of them."""
+    if not all(isinstance(one, Hold) for _, forms in held(module) for one in forms):
+        return []
+    if isinstance(module, RECURRENT):
+        return [name for name in module._flat_weights_names if name.startswith("weight")]
+    return ["weight"]
+
+
+def shared_weights(network: nn.Module) -> set[int]:
+    """The ids of parameters that more than one module has."""
+    seen = Counter(id(one) for module in network.modules() for one in module._parameters.values())
+    return {one for one, times in seen.items() if times > 1}
+
+
+def found_in(network: nn.Module, shapes: Mapping[str, Sequence[int]]) -> Iterator[Weight]:
+    """The weights of these names, free.
+
+    Raises:
+        BadValue: the network has none of a name, or one of another shape.
+    """
+    release(network)
+    ours = {weight.name: weight for weight in weights_of(network)}
+    for name, shape in shapes.items():
+        if name not in ours or list(ours[name].tensor.shape) != list(shape):
+            there = f"is {list(ours[name].tensor.shape)} here" if name in ours else "is not here"
+            raise BadValue(
+                f"the step was decided for another network: its weight `{name}`, {list(shape)},"
+                f" {there}",
+                hint="build the network with the settings that it was trained with",
+            )
+        yield ours[name]
+
+
+def held(module: nn.Module) -> list[tuple[str, Any]]:
+    """The parametrized tensors of one module, with what they are held by."""
+    forms = module._modules.get("parametrizations")
+    return list(forms.items()) if isinstance(forms, nn.ModuleDict) else []
+
+
+@torch.no_grad()
+def release(network: nn.Module) -> None:
+    """Make plain weights of all that steps hold, with the values that they are held to."""
+    for module in list(network.modules()):
+        forms = held(module)
+        if not forms or not all(isinstance(one, Hold) for _, each in forms for one in each):
+            continue
+        values = {name: getattr(module, name).detach().clone() for name, _ in forms}
+        learns = {name: bool(each.original.requires_grad) for name, each in forms}
+        # Not by `remove_parametrizations`: that breaks every copy of the module, which has the
+        # same class.
+        del module._modules["parametrizations"]
+        module.__class__ = module.__class__.__bases__[0]
+        others = dict(module._parameters)
+        module._parameters.clear()
+        for name in module._flat_weights_names if isinstance(module, RECURRENT) else values:
+            if name in values:
+                weight = nn.Parameter(values[name], requires_grad=learns[name])
+                module.register_parameter(name, weight)
+            else:
+                module.register_parameter(name, others.pop(name))
+        for name, other in others.items():
+            module.register_parameter(name, other)
+        if isinstance(module, RECURRENT):
+            module._init_flat_weights()
+            module.flatten_parameters()
