@@ -226,11 +226,10 @@ class Factored(nn.Sequential):
         super().__init__()
         self.add_module("narrow", narrow)
         self.add_module("widen", widen)
-        left, values, right = torch.linalg.svd(_matrix(layer), full_matrices=False)
-        root = values[:rank].sqrt()
+        left, right = halves(_matrix(layer), rank)
         with torch.no_grad():
-            _fill(narrow, root[:, None] * right[:rank])
-            _fill(widen, left[:, :rank] * root)
+            _fill(narrow, right)
+            _fill(widen, left)
             if layer.bias is not None:
                 widen.get_parameter("bias").copy_(layer.bias)
         for one in (narrow.get_parameter("weight"), widen.get_parameter("weight")):
@@ -238,6 +237,21 @@ class Factored(nn.Sequential):
         if layer.bias is not None:
             widen.get_parameter("bias").requires_grad_(layer.bias.requires_grad)
         self.train(layer.training)
+
+
+def halves(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The two matrices whose product is the nearest of this rank, their vectors' norms the roots of
+    the singular values."""
+    if len(matrix) > len(matrix.T):
+        left, right = halves(matrix.T, rank)
+        return right.T, left.T
+    # By the shorter side's square, ten times as fast as by both; float64 has the digits for it.
+    _, vectors = torch.linalg.eigh(matrix @ matrix.T)
+    basis = vectors[:, -rank:].flip(1)
+    rest = basis.T @ matrix
+    root = rest.norm(dim=1).sqrt()
+    root = torch.where(root > 0, root, 1.0)
+    return basis * root, rest / root[:, None]
 
 
 def factors(shape: LayerShape, rank: int) -> tuple[LayerShape, LayerShape]:
@@ -365,7 +379,9 @@ def _fill(layer: nn.Module, matrix: Tensor) -> None:
 
 def _spectrum(layer: nn.Module, ground: Ground, done: int, count: int) -> np.ndarray:
     """The share of energy that is kept by each rank from 1 on."""
-    squares = torch.linalg.svdvals(_matrix(layer)).square().cpu().numpy()
+    matrix = _matrix(layer)
+    matrix = matrix if len(matrix) <= len(matrix.T) else matrix.T
+    squares = torch.linalg.eigvalsh(matrix @ matrix.T).clamp(min=0).flip(0).cpu().numpy()
     ground.progress("singular values", done + 1, count)
     shares: np.ndarray = np.cumsum(squares) / squares.sum()
     return shares

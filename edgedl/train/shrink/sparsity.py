@@ -182,13 +182,8 @@ class Sparsity:
             lesser: np.ndarray = np.sort(fours, axis=1)[:, :2].sum(axis=1)
             return lesser
         matrix = score.reshape(len(score), -1)
-        rows, columns = (np.arange(0, n, b) for n, b in zip(matrix.shape, self.block, strict=True))
-        sums = np.add.reduceat(np.add.reduceat(matrix, rows, axis=0), columns, axis=1)
-        high, wide = (
-            np.diff(starts, append=n)
-            for starts, n in zip((rows, columns), matrix.shape, strict=True)
-        )
-        means: np.ndarray = sums / np.outer(high, wide)
+        sums, sizes = (self._blocks(one) for one in (matrix, np.ones_like(matrix)))
+        means: np.ndarray = sums / sizes
         return means.reshape(-1)
 
     def _mask(self, weight: Weight, score: np.ndarray, gone: np.ndarray) -> np.ndarray:
@@ -208,6 +203,14 @@ class Sparsity:
         blocks = gone.reshape(high, wide)
         whole = blocks.repeat(self.block[0], axis=0).repeat(self.block[1], axis=1)
         return ~whole[: matrix.shape[0], : matrix.shape[1]].reshape(score.shape)
+
+    def _blocks(self, matrix: np.ndarray) -> np.ndarray:
+        """The sum of each block."""
+        high, wide = (-(-n // b) for n, b in zip(matrix.shape, self.block, strict=True))
+        whole = np.zeros((high * self.block[0], wide * self.block[1]))
+        whole[: matrix.shape[0], : matrix.shape[1]] = matrix
+        sums: np.ndarray = whole.reshape(high, self.block[0], wide, self.block[1]).sum(axis=(1, 3))
+        return sums
 
 
 class Masked(Hold):
@@ -254,8 +257,13 @@ def unpacked(bits: str, shape: list[int], name: str) -> np.ndarray:
 
 def _least(units: np.ndarray, share: float) -> np.ndarray:
     """The share of units of least score, the first of equals."""
-    gone = np.zeros(units.size, bool)
-    gone[np.argsort(units, kind="stable")[: round(share * units.size)]] = True
+    count = round(share * units.size)
+    if not count:
+        return np.zeros(units.size, bool)
+    # No sort: the last that goes is found in linear time.
+    last = np.partition(units, count - 1)[count - 1]
+    gone: np.ndarray = units < last
+    gone[np.flatnonzero(units == last)[: count - int(gone.sum())]] = True
     return gone
 
 

@@ -20,7 +20,14 @@ from edgedl.core.layers import LayerShape
 from edgedl.core.samples import Samples
 from edgedl.export import export
 from edgedl.train.checkpoint import load_weights
-from edgedl.train.shrink.low_rank import Factored, LowRank, factors, most_worth, shapes_of
+from edgedl.train.shrink.low_rank import (
+    Factored,
+    LowRank,
+    factors,
+    halves,
+    most_worth,
+    shapes_of,
+)
 from tests.train.shrink.ground import (
     Stopped,
     answers,
@@ -90,6 +97,20 @@ def test_energy_gives_the_smallest_rank_and_halves_of_one_norm(tmp_path: Path) -
     assert narrow.norm().item() == pytest.approx(widen.norm().item(), rel=1e-5)
     gone = left @ scale @ torch.eye(8, 128) - widen @ narrow
     assert gone.square().sum().item() == pytest.approx(1.01, rel=1e-4)
+
+
+@given(some.integers(1, 9), some.integers(1, 9), some.integers(1, 9), some.integers(0, 99))
+def test_the_halves_are_the_nearest_of_their_rank(
+    rows: int, columns: int, rank: int, seed: int
+) -> None:
+    matrix = np.random.default_rng(seed).normal(size=(rows, columns))
+    rank = min(rank, rows, columns)
+    left, right = halves(torch.from_numpy(matrix), rank)
+    values = np.linalg.svd(matrix, compute_uv=False)
+    missed = float(np.square(matrix - (left @ right).numpy()).sum())
+    assert missed == pytest.approx(float(np.square(values[rank:]).sum()), abs=1e-9)
+    for norms in (left.norm(dim=0), right.norm(dim=1)):
+        assert norms.numpy() == pytest.approx(np.sqrt(values[:rank]), rel=1e-6)
 
 
 def test_shapes_of_the_factors_by_hand() -> None:
@@ -243,8 +264,11 @@ def feeds(samples: Samples) -> list[dict[str, np.ndarray]]:
 
 
 def test_what_is_exported_answers_alike(tmp_path: Path) -> None:
-    ours = network()
-    changed(LowRank(rank=0.3), ours, ground(tmp_path))
+    torch.manual_seed(0)
+    ours = nn.Sequential(
+        nn.Conv2d(2, 24, 3, 2, padding="valid"), nn.ReLU(), nn.Flatten(), nn.Linear(24 * 9, 20)
+    )
+    assert len(changed(LowRank(rank=0.3), ours, ground(tmp_path))["ranks"]) == 2
     made = export(ours, feeds(images(3)), tmp_path / "net.onnx")
     assert made.difference <= 1e-5
 
