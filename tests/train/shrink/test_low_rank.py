@@ -20,13 +20,13 @@ from edgedl.core.layers import LayerShape
 from edgedl.core.samples import Samples
 from edgedl.export import export
 from edgedl.train.checkpoint import load_weights
+from edgedl.train.shrink.layer_shapes import shapes_of
 from edgedl.train.shrink.low_rank import (
     Factored,
     LowRank,
     factors,
     halves,
     most_worth,
-    shapes_of,
 )
 from tests.train.shrink.ground import (
     Stopped,
