@@ -53,11 +53,18 @@ class Coded(torch.nn.Module):
         self.logarithms = torch.nn.ParameterList(torch.nn.Parameter(torch.zeros(())) for _ in first)
         self._place = {name: i for i, name in enumerate(self.moved)}
         self._group = {name: i for i, name in enumerate(self.groups)}
-        self._fixed = {
-            name: tensor_of(array)
-            for name, array in program.constants.items()
-            if name not in self._place
-        }
+        self._fixed: dict[str, Tensor] = {}
+        # What is real goes where the network goes; shapes and axes stay on the processor.
+        self._buffer: dict[str, str] = {}
+        for name, array in program.constants.items():
+            if name in self._place:
+                continue
+            tensor = tensor_of(array)
+            if tensor.is_floating_point():
+                self._buffer[name] = f"fixed_{len(self._buffer)}"
+                self.register_buffer(self._buffer[name], tensor, persistent=False)
+            else:
+                self._fixed[name] = tensor
         self._last = last_reads(program)
 
     def begin_with(self, constants: Mapping[str, np.ndarray]) -> None:
@@ -75,7 +82,8 @@ class Coded(torch.nn.Module):
         """
         known: dict[str, Tensor] = dict(feed)
         codes: dict[str, Tensor] = {}
-        outputs = {tensor.name for tensor in self.program.signature.outputs}
+        outputs = [tensor.name for tensor in self.program.signature.outputs]
+        self._steps = self.steps() if rounded else []
         for i, operation in enumerate(self.program.operations):
             given = list(self._inputs(operation, known, codes, rounded))
             made = self._functions[i](operation, given, self.program.opset)
@@ -100,9 +108,10 @@ class Coded(torch.nn.Module):
             if not name:
                 yield None
             elif name not in known:
-                value = self._constant(name)
-                own = weight is not None and weight.position == position
-                yield _round_weight(value, weight) if own and weight is not None else value
+                if weight is not None and weight.position == position:
+                    yield self._weight(operation.name, name, weight)
+                else:
+                    yield self._constant(name)
             else:
                 coded = self.coding.tensors.get(name) if rounded else None
                 if coded is None or operation.name not in coded.readers:
@@ -113,15 +122,23 @@ class Coded(torch.nn.Module):
                 yield codes[name]
 
     def _constant(self, name: str) -> Tensor:
-        value: Tensor = self.values[self._place[name]] if name in self._place else self._fixed[name]
+        value: Tensor
+        if name in self._place:
+            value = self.values[self._place[name]]
+        elif name in self._buffer:
+            value = getattr(self, self._buffer[name])
+        else:
+            value = self._fixed[name]
         return value
+
+    def _weight(self, operation: str, name: str, coded: CodedWeight) -> Tensor:
+        """A constant as this operation reads it, rounded."""
+        value = self._constant(name)
+        return round_weight(value, scale_of_weight(value, coded))
 
     def _round(self, value: Tensor, coded: CodedTensor) -> Tensor:
         place = self._group[coded.group]
-        rounded: Tensor = _Rounded.apply(  # type: ignore[no-untyped-call]
-            value, self.logarithms[place], self._scales[place], coded
-        )
-        return rounded
+        return round_tensor(value, self.logarithms[place], self._steps[place], coded)
 
     def state(self) -> list[Tensor]:
         """Copies of all parameters."""
@@ -136,16 +153,20 @@ class Coded(torch.nn.Module):
     def constants(self) -> dict[str, np.ndarray]:
         """The parameters that are constants of the program, by name."""
         return {
-            name: value.detach().numpy().astype(self.program.constants[name].dtype)
+            name: value.detach().cpu().numpy().astype(self.program.constants[name].dtype)
             for name, value in zip(self.moved, self.values, strict=True)
         }
 
+    def steps(self) -> list[float]:
+        """The scale of each group as it is now; on a GPU, one wait for all of them."""
+        if not self._scales:
+            return []
+        moved = torch.stack([one.detach() for one in self.logarithms]).tolist()
+        return [s * math.exp(one) for s, one in zip(self._scales, moved, strict=True)]
+
     def scales(self) -> dict[str, float]:
         """The scale of each tensor that is rounded."""
-        known = [
-            scale * math.exp(float(one.detach()))
-            for scale, one in zip(self._scales, self.logarithms, strict=True)
-        ]
+        known = self.steps()
         return {name: known[self._group[one.group]] for name, one in self.coding.tensors.items()}
 
 
@@ -179,37 +200,79 @@ def _is_row(array: np.ndarray) -> bool:
     return array.ndim > 0 and array.size == array.shape[-1]
 
 
+def round_tensor(
+    value: Tensor, logarithm: Tensor, scale: float, coded: CodedTensor, share: float = 1.0
+) -> Tensor:
+    """Values on the grid of a scale.
+
+    Args:
+        logarithm: what takes the gradient of the scale's logarithm; nothing where it needs none.
+        share: of that gradient, what it takes.
+    """
+    rounded: Tensor = _Rounded.apply(value, logarithm, scale, coded, share)  # type: ignore[no-untyped-call]
+    return rounded
+
+
+def round_weight(weight: Tensor, scale: Tensor) -> Tensor:
+    """Weights on a grid that holds the largest of them; gradients pass."""
+    rounded: Tensor = _RoundedWeight.apply(weight, scale)  # type: ignore[no-untyped-call]
+    return rounded
+
+
+@torch.no_grad()
+def scale_of_weight(weight: Tensor, coded: CodedWeight) -> Tensor:
+    """What follows from a weight's largest magnitudes, in a shape that divides the weight."""
+    others = [i for i in range(weight.ndim) if i != coded.axis]
+    magnitudes = weight.abs()
+    if coded.axis is None:
+        largest = magnitudes.max()
+    else:
+        largest = magnitudes.amax(dim=others, keepdim=True) if others else magnitudes
+    return (largest / coded.largest).clamp_min(SMALLEST)
+
+
 class _Rounded(torch.autograd.Function):
     """Values on a grid, with gradients for them and for the logarithm of the grid's scale."""
 
     @staticmethod
     def forward(
-        ctx: Any, value: Tensor, logarithm: Tensor, scale: float, coded: CodedTensor
+        ctx: Any, value: Tensor, logarithm: Tensor, scale: float, coded: CodedTensor, share: float
     ) -> Tensor:
-        scale *= math.exp(float(logarithm))
         low, high = coded.lowest - coded.zero_point, coded.highest - coded.zero_point
         rounded = (value / scale).round_().clamp_(low, high).mul_(scale)
-        ctx.save_for_backward(value, rounded)
-        ctx.low, ctx.high = scale * low, scale * high
+        ctx.learned = ctx.needs_input_grad[1]
+        ctx.save_for_backward(value, *([rounded] if ctx.learned else []))
+        ctx.below = float(np.nextafter(np.float32(scale * low), np.float32(-np.inf)))
+        ctx.above = float(np.nextafter(np.float32(scale * high), np.float32(np.inf)))
+        ctx.share = share
         return rounded
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        value, rounded = ctx.saved_tensors
-        outside = (value < ctx.low) | (value > ctx.high)
-        passed = gradient.masked_fill(outside, 0.0)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+        value, *rounded = ctx.saved_tensors
+        # One pass, which leaves the ends out.
+        passed = torch.ops.aten.hardtanh_backward(gradient, value, ctx.below, ctx.above)
+        if not rounded:
+            return passed, None, None, None, None
         # By the logarithm, a value inside has its rounding error, one outside the grid's end.
-        whole = torch.dot(gradient.reshape(-1), rounded.reshape(-1))
-        return passed, whole - torch.dot(passed.reshape(-1), value.reshape(-1)), None, None
+        whole = _dot(gradient, rounded[0]) - _dot(passed, value)
+        return passed, whole * ctx.share, None, None, None
 
 
-def _round_weight(weight: Tensor, coded: CodedWeight) -> Tensor:
-    others = [i for i in range(weight.ndim) if i != coded.axis]
-    magnitudes = weight.detach().abs()
-    if coded.axis is None:
-        largest = magnitudes.max()
-    else:
-        largest = magnitudes.amax(dim=others, keepdim=True) if others else magnitudes
-    scale = (largest / coded.largest).clamp_min(SMALLEST)
-    codes = weight / scale
-    return (codes + (codes.round() - codes).detach()) * scale
+def _dot(first: Tensor, second: Tensor) -> Tensor:
+    """The sum of all products, without a copy where both lie alike in memory."""
+    if first.dim() == 4 and first.is_contiguous(memory_format=torch.channels_last):
+        first, second = first.permute(0, 2, 3, 1), second.permute(0, 2, 3, 1)
+    return torch.dot(first.reshape(-1), second.reshape(-1))
+
+
+class _RoundedWeight(torch.autograd.Function):
+    """Weights on a grid, with their gradients as if they were not."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, scale: Tensor) -> Tensor:
+        return (weight / scale).round_().mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
