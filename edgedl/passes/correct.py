@@ -16,7 +16,7 @@ from edgedl.core.samples import Samples
 from edgedl.passes.calibrate import watching
 from edgedl.passes.graph import constant, read, rewrite
 from edgedl.passes.plan import Plan
-from edgedl.passes.scales import LARGEST_CODE, LARGEST_OF_7_BITS, blocks, rounded, rows_of, spread
+from edgedl.passes.scales import blocks, rounded, rows_of, spread
 
 MOST_SAMPLES = 32
 
@@ -94,7 +94,7 @@ class CorrectBias:
                 continue
             if not np.isfinite(means).all():
                 continue
-            largest = LARGEST_OF_7_BITS if node.name in self.plan.narrow else LARGEST_CODE
+            largest = self.plan.largest_code(node.name)
             codes, scales = rounded(weight.const_value.numpy(), axis, largest)
             factors = spread(scales, axis, codes.ndim).astype(np.float64)
             shift = _shift(node, weight.const_value.numpy(), codes, factors, means)

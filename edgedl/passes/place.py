@@ -55,7 +55,7 @@ class Place:
             weight = nodes[name].inputs[position]
             assert weight is not None
             zero = -1 if name in self.plan.shifted else 0
-            largest = LARGEST_OF_7_BITS if name in self.plan.narrow else LARGEST_CODE
+            largest = self.plan.largest_code(name)
             key = (weight.name or "", axis, zero, largest)
             if key not in done:
                 done[key] = _insert_weight(graph.graph, weight, key, nodes[name])
@@ -64,7 +64,7 @@ class Place:
             _store_table(graph.graph, nodes[name])
         scheme = SCHEMES[self.plan.scheme]
         for name in int8_recurrent(self.plan.decisions):
-            largest = LARGEST_OF_7_BITS if name in self.plan.narrow else LARGEST_CODE
+            largest = self.plan.largest_code(name)
             place_recurrent(graph.graph, nodes[name], scheme, self.plan.activations, largest)
         if scheme.bias_apart:
             for name in self.plan.weights:
@@ -120,7 +120,9 @@ def _insert_weight(
 ) -> ir.Value:
     name, axis, zero_point, largest = written
     stem = name if axis is None else f"{name}_axis{axis}"
-    stem += "_shifted" * (zero_point != 0) + "_narrow" * (largest != LARGEST_CODE)
+    stem += "_shifted" * (zero_point != 0) + "_narrow" * (largest == LARGEST_OF_7_BITS)
+    if largest < LARGEST_OF_7_BITS:
+        stem += f"_to{largest}"
     stored, scale, zero = _stored(graph, weight, axis, stem, zero_point, largest)
     attributes = {} if axis is None else {"axis": axis}
     node = ir.node("DequantizeLinear", [stored, scale, zero], attributes, name=f"{stem}_dequantize")

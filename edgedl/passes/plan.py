@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 
@@ -76,6 +76,7 @@ class Plan:
         shifted: nodes whose weights and their zero points are written one less, which is the same
             arithmetic and another kernel of the engine.
         narrow: nodes whose weights have 7 bits, because their sums would overflow.
+        bits: nodes whose weights have fewer bits than 8, stored in int8 all the same, and how many.
     """
 
     scheme: str
@@ -86,6 +87,12 @@ class Plan:
     tables: tuple[str, ...] = ()
     shifted: tuple[str, ...] = ()
     narrow: tuple[str, ...] = ()
+    bits: Mapping[str, int] = field(default_factory=dict)
+
+    def largest_code(self, node: str) -> int:
+        """The largest code of a node's weights; the least is as far below zero."""
+        bits = min(self.bits.get(node, 8), 7 if node in self.narrow else 8)
+        return (1 << bits - 1) - 1
 
     @property
     def int8(self) -> tuple[str, ...]:
@@ -102,4 +109,5 @@ class Plan:
             "tables": list(self.tables),
             "shifted": list(self.shifted),
             "narrow": list(self.narrow),
+            **({"bits": dict(self.bits)} if self.bits else {}),
         }

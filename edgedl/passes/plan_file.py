@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -30,7 +30,10 @@ STATES: tuple[State, ...] = ("float", "int8")
 LIKE = f"like `{json.dumps(Quantizer('uint8', 0.02, 128).to_json())}`"
 NEEDED = ("engine", "settings", "ranges", "operators", "scales")
 LISTS = ("shifted", "narrow", "exact", "tables")
-PARTS = (*NEEDED, "corrected", "repairs", "repaired_with", "tuned", "tuned_from", *LISTS)
+PARTS = (
+    *NEEDED, "corrected", "repairs", "repaired_with", "tuned", "tuned_from", "bits", *LISTS
+)  # fmt: skip
+LEAST_BITS, MOST_BITS = 2, 8
 MOST_WIDTH = 80
 MOST_PLAIN_KEY = 1000  # YAML 1.2 (7.4) reads no further for the colon behind a key
 HEAD = """\
@@ -61,6 +64,7 @@ class PlanFile:
             moved none.
         tuned_from: the digest of the weights that the model had before.
         constants: what is in that file.
+        bits: nodes whose weights have fewer bits than 8, and how many.
     """
 
     engine: str
@@ -78,6 +82,7 @@ class PlanFile:
     tuned: str = ""
     tuned_from: str = ""
     constants: Constants | None = None
+    bits: Mapping[str, int] = field(default_factory=dict)
 
     def with_constants(self, folder: Path) -> PlanFile:
         """The plan with the constants in the file that it names, within this folder.
@@ -126,6 +131,7 @@ def to_yaml(
         lines.append(f"tuned_from: {json.dumps(tuned_from)}")
     lists = (plan.shifted, plan.narrow, exact, plan.tables)
     lines += [f"{part}: {json.dumps(list(n))}" for part, n in zip(LISTS, lists, strict=True)]
+    lines += [f"bits: {json.dumps(dict(plan.bits))}"] if plan.bits else []
     lines += ["operators:" + ("" if plan.decisions else " {}")]
     by_node = {cost.node: cost for cost in costs}
     width = min(MOST_WIDTH, max((len(_key(d.node)) for d in plan.decisions), default=0) + 7)
@@ -197,7 +203,20 @@ def from_document(document: Any) -> PlanFile:
         str(document.get("repaired_with", "")),
         _text(document, "tuned"),
         _text(document, "tuned_from"),
+        bits=_bits(document.get("bits", {})),
     )
+
+
+def _bits(document: Any) -> Mapping[str, int]:
+    if not isinstance(document, Mapping):
+        message = "`bits` wants names with numbers of bits"
+        raise BadValue(message, keys=("bits",), hint="leave out `bits`: weights have 8")
+    for name, value in document.items():
+        known = isinstance(value, int) and not isinstance(value, bool)
+        if not known or not LEAST_BITS <= value <= MOST_BITS:
+            message, hint = f"`{name}` has `{value}` bits", f"{LEAST_BITS} to {MOST_BITS}"
+            raise BadValue(message, keys=("bits", name), hint=hint)
+    return dict(document)
 
 
 def _text(document: Mapping[str, Any], part: str) -> str:
@@ -281,7 +300,9 @@ def fit(plan: PlanFile, model: Model) -> Layout:
             message = f"the model has no tensor `{name}`"
             raise BadValue(message, keys=("scales", name), hint=nearest(name, found.tensors))
     sequences = int8_recurrent(found.decisions)
-    for part, names in (("shifted", plan.shifted), ("narrow", plan.narrow)):
+    for part, names in (
+        ("shifted", plan.shifted), ("narrow", plan.narrow), ("bits", tuple(plan.bits)),
+    ):  # fmt: skip
         for name in names:
             if name not in found.weights and not (part == "narrow" and name in sequences):
                 message = f"`{name}` has no int8 weights"

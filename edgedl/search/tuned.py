@@ -26,7 +26,7 @@ from edgedl.passes.graph import read, rewrite
 from edgedl.passes.layout import layout
 from edgedl.passes.plan import Plan
 from edgedl.passes.program import Reweigh, program_of
-from edgedl.passes.scales import LARGEST_CODE, LARGEST_OF_7_BITS
+from edgedl.passes.scales import LARGEST_CODE
 from edgedl.search.candidates import Candidate, Reference, int8_candidate
 from edgedl.search.effort import Effort
 
@@ -113,9 +113,7 @@ def coding_of(plan: Plan, model: Model) -> Coding:
             groups.get(name, name),
         )
     weights = {
-        node: CodedWeight(
-            position, axis, LARGEST_OF_7_BITS if node in plan.narrow else LARGEST_CODE
-        )
+        node: CodedWeight(position, axis, plan.largest_code(node))
         for node, (position, axis) in plan.weights.items()
     }
     weights |= {node: CodedWeight(0, 1, LARGEST_CODE) for node in plan.tables}

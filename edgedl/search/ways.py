@@ -198,19 +198,25 @@ def _placed(
 
 
 def _planned(built: Backend, ways: Ways, written: PlanFile) -> Candidate:
+    return planned(built, ways.clean, ways.calibration, written, ways.progress)
+
+
+def planned(
+    built: Backend, clean: Model, calibration: Samples, written: PlanFile, progress: Progress
+) -> Candidate:
     """The plan as it was written, with scales from calibration where it has none."""
-    prepared = as_planned(ways.clean, written, ways.calibration, ways.progress)
+    prepared = as_planned(clean, written, calibration, progress)
     clean = prepared.model
     found = fit(written, clean)
     given = {found.groups[name] for name in written.scales if name in found.groups}
     lacking = [name for name, group in found.groups.items() if group not in given]
-    histograms = (
-        calibrate(clean, lacking, ways.calibration, progress=ways.progress) if lacking else {}
-    )
+    histograms = calibrate(clean, lacking, calibration, progress=progress) if lacking else {}
     decided = decide(found, built.scheme, histograms, written.ranges, written.scales)
     tables = decided.tables if written.tables is None else written.tables
-    decided = replace(decided, shifted=written.shifted, narrow=written.narrow, tables=tables)
-    means = channel_means(clean, decided, ways.calibration) if written.corrected else None
+    decided = replace(
+        decided, shifted=written.shifted, narrow=written.narrow, tables=tables, bits=written.bits
+    )
+    means = channel_means(clean, decided, calibration) if written.corrected else None
     corrected = (CorrectBias(decided, means),) if means is not None else ()
     stored = WeightOnly(keep_float=written.exact, directly=built.scheme.direct)
     model = rewrite(clean, *corrected, Place(decided), stored)

@@ -29,6 +29,9 @@ class Coded(torch.nn.Module):
     were not there (Bengio et al., Estimating or Propagating Gradients Through Stochastic Neurons,
     2013), and scales have theirs as in Esser et al., Learned Step Size Quantization (ICLR 2020).
 
+    Args:
+        also: names of further constants that may move.
+
     Attributes:
         moved: names of the constants that are parameters, in the order of `values`.
         groups: groups of tensors, in the order of `logarithms`.
@@ -37,11 +40,12 @@ class Coded(torch.nn.Module):
         Unsupported: an operation cannot be carried out here; its name is said.
     """
 
-    def __init__(self, program: Program, coding: Coding) -> None:
+    def __init__(self, program: Program, coding: Coding, *, also: Sequence[str] = ()) -> None:
         super().__init__()
         self.program, self.coding = program, coding
         self._functions = functions_of(program)
-        self.moved = [name for name in _movable(program, coding) if _is_real(program, name)]
+        names = dict.fromkeys((*_movable(program, coding), *_unkept(program, also)))
+        self.moved = [name for name in names if _is_real(program, name)]
         self.values = torch.nn.ParameterList(
             torch.nn.Parameter(tensor_of(program.constants[name])) for name in self.moved
         )
@@ -109,7 +113,7 @@ class Coded(torch.nn.Module):
                 yield None
             elif name not in known:
                 if weight is not None and weight.position == position:
-                    yield self._weight(operation.name, name, weight)
+                    yield self._weight(name, weight)
                 else:
                     yield self._constant(name)
             else:
@@ -131,8 +135,8 @@ class Coded(torch.nn.Module):
             value = self._fixed[name]
         return value
 
-    def _weight(self, operation: str, name: str, coded: CodedWeight) -> Tensor:
-        """A constant as this operation reads it, rounded."""
+    def _weight(self, name: str, coded: CodedWeight) -> Tensor:
+        """A constant, rounded."""
         value = self._constant(name)
         return round_weight(value, scale_of_weight(value, coded))
 
@@ -192,8 +196,13 @@ def _movable(program: Program, coding: Coding) -> list[str]:
         ):
             biases = [n for n in operation.inputs if n in program.constants]
             found |= {n: None for n in biases if _is_row(program.constants[n])}
+    return _unkept(program, [name for name in found if name in program.constants])
+
+
+def _unkept(program: Program, names: Sequence[str]) -> list[str]:
+    """Those that are no outputs of the program themselves."""
     kept = {tensor.name for tensor in program.signature.outputs}
-    return [name for name in found if name in program.constants and name not in kept]
+    return [name for name in names if name not in kept]
 
 
 def _is_row(array: np.ndarray) -> bool:
@@ -236,7 +245,7 @@ class _Rounded(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, value: Tensor, logarithm: Tensor, scale: float, coded: CodedTensor, share: float
+        ctx: Any, value: Tensor, _: Tensor, scale: float, coded: CodedTensor, share: float
     ) -> Tensor:
         low, high = coded.lowest - coded.zero_point, coded.highest - coded.zero_point
         rounded = (value / scale).round_().clamp_(low, high).mul_(scale)
@@ -270,9 +279,9 @@ class _RoundedWeight(torch.autograd.Function):
     """Weights on a grid, with their gradients as if they were not."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, scale: Tensor) -> Tensor:
+    def forward(_: Any, weight: Tensor, scale: Tensor) -> Tensor:
         return (weight / scale).round_().mul_(scale)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(_: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient, None
