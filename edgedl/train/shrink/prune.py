@@ -1,0 +1,199 @@
+"""Structured pruning: whole channels, heads and units go, as many as the device's time asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgedl.core.errors import BadValue, Unsupported, nearest
+from edgedl.train.augment import Batch
+from edgedl.train.batches import groups_of as batches_of
+from edgedl.train.batches import open_data
+from edgedl.train.bounds import above, within
+from edgedl.train.bounds import least as at_least
+from edgedl.train.shrink.cutting import apply_cut, tried
+from edgedl.train.shrink.groups import Structure, groups_of
+from edgedl.train.shrink.scores import scores_of
+from edgedl.train.shrink.step import Change, Ground, Tune
+from edgedl.train.shrink.widths import (
+    Prices,
+    best_widths,
+    even_widths,
+    even_within,
+    macs,
+    shapes_of,
+)
+
+SAMPLES, BATCH = 512, 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prune:
+    """Cuts channels, chosen by their scores and by what they cost, out of a network.
+
+    One of `latency`, `macs` and `ratio` says how much stays.
+
+    Attributes:
+        latency: share of the summed time of all layers on the target, in the precision that ships.
+        macs: share of multiplications, for comparison or where nothing can be timed.
+        ratio: share of each group's channels.
+        score: what a channel is worth; see `edgedl.train.shrink.scores`.
+        scope: `global`: each group keeps what is worth most for its price; `layer`: all keep the
+            same share. `ratio` is by layer.
+        rounds: cut and train so often, each by the same share.
+        keep: names of layers, with `*` and `?`, whose channels all stay.
+        round_to: widths are multiples of it; None: of 1, 4 or 8 by their size.
+        least: channels that stay of each group.
+        epochs, lr: of the training behind each round.
+    """
+
+    name: Literal["prune"] = "prune"
+    latency: float | None = None
+    macs: float | None = None
+    ratio: float | None = None
+    score: Literal["l1", "l2", "bn", "taylor", "activation"] = "taylor"
+    scope: Literal["global", "layer"] = "global"
+    rounds: int = 1
+    keep: tuple[str, ...] = ()
+    round_to: int | None = None
+    least: int = 4
+    epochs: int | None = None
+    lr: float | None = None
+
+    def __post_init__(self) -> None:
+        asked = [n for n in ("latency", "macs", "ratio") if getattr(self, n) is not None]
+        if len(asked) != 1:
+            said = " and ".join(f"`{n}`" for n in asked) or "none of them"
+            raise BadValue(
+                f"one of `latency`, `macs` and `ratio` says how much stays, and here stands {said}",
+                keys=(asked[-1],) if asked else (),
+                hint="latency: 0.5",
+            )
+        above(self, 0, *asked)
+        within(self, 0, 1, *asked)
+        at_least(self, 1, "rounds", "least", *(["round_to"] if self.round_to is not None else []))
+        Tune(epochs=self.epochs, lr=self.lr)
+
+    @property
+    def promise(self) -> Literal["speed"]:
+        """It has to be faster on the target."""
+        return "speed"
+
+    @property
+    def tune(self) -> Tune:
+        """The training behind each round."""
+        return Tune(epochs=self.epochs, lr=self.lr)
+
+    @property
+    def share(self) -> float:
+        """What stays of what there is in each round, so that all rounds together come to what was
+        asked for."""
+        asked = next(n for n in (self.latency, self.macs, self.ratio) if n is not None)
+        return float(asked ** (1 / self.rounds))
+
+    def decide(self, network: nn.Module, ground: Ground, round_: int) -> Change:  # noqa: ARG002
+        """What to cut, as plain data.
+
+        `cut`: by group the channels to remove; `widths`: by group its channels before and after;
+        `price`: of all layers `before` and `after`, in `unit`; `fixed`: what could not be cut, and
+        why; `plan`: what `apply` does.
+
+        Raises:
+            Unsupported: no engine times layers, or the network has nothing that can be cut, or
+                cannot be followed.
+            BadValue: `keep` names no layer, or the share cannot be met.
+        """
+        if self.latency is not None and ground.price is None:
+            raise Unsupported(
+                "`latency` needs layers timed on the target, and none of its engines can be",
+                hint="macs: 0.5 goes by multiplications instead",
+            )
+        batches = _batches(network, ground)
+        inputs = tuple(one[:2] if len(one) > 1 else one.repeat_interleave(2, 0)
+                       for one in batches[0].inputs)  # fmt: skip
+        structure = self._free(groups_of(network, inputs))
+        scores = scores_of(
+            network, structure, self.score, batches=batches, loss=ground.loss, seed=ground.seed
+        )
+        timed = self.latency is not None
+        price = Prices(ground.price if timed and ground.price is not None else macs)
+        before = float(sum(price(shapes_of(structure, {}))))
+        kept = self._kept(structure, scores, price, before)
+        gone = {
+            group.name: _worst(scores[group.name], group.unit, group.size - kept[group.name])
+            for group in structure.groups
+            if kept[group.name] < group.size
+        }
+        after = float(sum(price(shapes_of(structure, kept))))
+        return {
+            "cut": gone,
+            "widths": {g.name: [g.size, kept[g.name]] for g in structure.groups},
+            "price": {"before": before, "after": after, "unit": "us" if timed else "macs"},
+            "fixed": dict(structure.fixed),
+            "plan": tried(network, structure, gone),
+        }
+
+    def apply(self, network: nn.Module, change: Change) -> None:
+        """Cuts, in place."""
+        apply_cut(network, change["plan"])
+
+    def settle(self, network: nn.Module) -> None:
+        """Nothing: what is cut is gone."""
+
+    def _free(self, structure: Structure) -> Structure:
+        """Without the groups of layers to keep."""
+        names = {layer.name for layer in structure.layers} | set(structure.parts)
+        for pattern in self.keep:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                message = f"`keep` names `{pattern}`, and the network has no such layer"
+                raise BadValue(message, keys=("keep",), hint=nearest(pattern, names))
+
+        def kept(name: str) -> bool:
+            return any(fnmatchcase(name, pattern) for pattern in self.keep)
+
+        makers = {group for layer in structure.layers if kept(layer.name) for group in layer.makes}
+        groups = tuple(
+            one for one in structure.groups if one.name not in makers and not kept(one.name)
+        )
+        if not groups:
+            why = "; ".join(f"`{name}`: {reason}" for name, reason in structure.fixed.items())
+            raise Unsupported(
+                f"nothing of the network can be cut ({why or 'all of it is to be kept'})",
+                hint="fewer layers under `keep`, or another step: low_rank",
+            )
+        return replace(
+            structure, groups=groups, parts={g.name: structure.parts[g.name] for g in groups}
+        )
+
+    def _kept(
+        self, structure: Structure, scores: Mapping[str, np.ndarray], price: Prices, before: float
+    ) -> Mapping[str, int]:
+        """The channels that each group keeps."""
+        step, fewest = self.round_to, self.least
+        if self.ratio is not None:
+            return even_widths(structure, self.share, step=step, least=fewest)
+        budget = before * self.share
+        if self.scope == "layer":
+            return even_within(structure, price, budget, step=step, least=fewest)
+        return best_widths(structure, scores, price, budget, step=step, least=fewest).kept
+
+
+def _worst(scores: np.ndarray, unit: int, count: int) -> list[int]:
+    """The channels of least score, so many, in order."""
+    order = np.argsort(scores, kind="stable")[: count // unit]
+    return [int(one * unit + i) for one in np.sort(order) for i in range(unit)]
+
+
+def _batches(network: nn.Module, ground: Ground) -> list[Batch]:
+    """Some of the training samples, drawn by the seed, in batches on the network's device."""
+    count = min(SAMPLES, len(ground.train))
+    drawn = np.random.default_rng(ground.seed).permutation(len(ground.train))[:count]
+    device = next((one.device for one in network.parameters()), torch.device("cpu"))
+    data = open_data(ground.train.take(drawn), device, progress=ground.progress)
+    return list(data.stream(batches_of(np.arange(count), BATCH, whole=False)))
