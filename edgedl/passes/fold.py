@@ -20,6 +20,11 @@ from edgedl.passes.regroup import absorb_affine, regroup_gelu
 KEPT = frozenset({"DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"})
 GROWING = frozenset({"ConstantOfShape", "Expand", "Tile", "Range", "EyeLike", "OneHot"})
 SMALL_ELEMENTS = 1024
+NORMS = (
+    rules.fuse_batchnorm_into_conv_rule,
+    rules.fuse_batchnorm_into_conv_transpose_rule,
+    rules.fuse_batchnorm_into_gemm_rule,
+)
 
 
 @dataclass(frozen=True)
@@ -29,9 +34,13 @@ class Fold:
     A constant expression is folded where its result is no larger than its inputs, or has at most
     1024 elements; conversions of stored integers to float stay, since they are what makes a
     quantized model small.
+
+    Attributes:
+        norms: whether batch norms are folded, too; what is trained on keeps them.
     """
 
     name: ClassVar[str] = "fold"
+    norms: bool = True
 
     def __call__(self, model: Model) -> Model:
         return rewrite(model, self)
@@ -47,9 +56,7 @@ class Fold:
             )
             RewriteRuleSet(
                 [
-                    rules.fuse_batchnorm_into_conv_rule,
-                    rules.fuse_batchnorm_into_conv_transpose_rule,
-                    rules.fuse_batchnorm_into_gemm_rule,
+                    *(NORMS if self.norms else ()),
                     rules.conv_affine_fusion_rule,
                     rules.normalize_pad_format_conv_rule,
                     rules.fuse_pad_into_conv_rule,

@@ -41,6 +41,7 @@ NETWORKS: Mapping[str, str] = {
     "two_tower": f"{HERE}.two_tower:two_tower",
     "transformers": f"{HERE}.transformers:transformers",
     "timm": f"{HERE}.timm:timm",
+    "onnx": f"{HERE}.onnx:onnx",
 }
 
 

@@ -1,0 +1,99 @@
+"""Reshaping that holds for other widths and batches than those that a file was written for.
+
+A `Reshape` of a file names sizes: `[1, 1280]`. What it means is seen from a tensor's shape before
+and behind it: which axes become one, which one becomes several, and which stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Part:
+    """Axes that become others of the same product.
+
+    Attributes:
+        axes: of the tensor before.
+        sizes: of the axes behind.
+        open: which of these has the size that is left over, whatever the widths are.
+    """
+
+    axes: tuple[int, ...]
+    sizes: tuple[int, ...]
+    open: int
+
+    @property
+    def splits(self) -> bool:
+        """Whether channels become several axes of more than one."""
+        return sum(size > 1 for size in self.sizes) > 1
+
+
+@dataclass(frozen=True)
+class Reshaped:
+    """A reshaping by the parts of a tensor's axes."""
+
+    parts: tuple[Part, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        sizes: list[int] = []
+        for part in self.parts:
+            whole = prod((x.shape[axis] for axis in part.axes), start=1)
+            fixed = prod(size for i, size in enumerate(part.sizes) if i != part.open)
+            left = whole if fixed == 1 else whole // fixed
+            sizes += [left if i == part.open else size for i, size in enumerate(part.sizes)]
+        # One size that is not known while a network is traced is left to torch.
+        loose = next((i for i, size in enumerate(sizes) if not isinstance(size, int)), None)
+        if loose is not None:
+            sizes[loose] = -1
+        return x.reshape(sizes)
+
+
+def reshaped(before: Sequence[int], after: Sequence[int]) -> Reshaped | None:
+    """What turns one shape into the other; None where only these very sizes fit."""
+    pairs = _pairs(before, after)
+    if pairs is None:
+        return None
+    parts, first = [], 0
+    for axes, count in pairs:
+        sizes = tuple(after[first : first + count])
+        last = bool(axes) and axes[-1] == len(before) - 1
+        parts.append(Part(axes, sizes, _open(sizes, first == 0, last)))
+        first += count
+    return Reshaped(tuple(parts))
+
+
+def _pairs(before: Sequence[int], after: Sequence[int]) -> list[tuple[tuple[int, ...], int]] | None:
+    """Axes before and how many behind, of the same product, in parts as small as can be."""
+    pairs: list[tuple[tuple[int, ...], int]] = []
+    i = j = 0
+    while i < len(before) and j < len(after):
+        start, into, left, right = i, 1, before[i], after[j]
+        i, j = i + 1, j + 1
+        while left != right:
+            if left < right and i < len(before):
+                left, i = left * before[i], i + 1
+            elif right < left and j < len(after):
+                right, j, into = right * after[j], j + 1, into + 1
+            else:
+                return None
+        pairs.append((tuple(range(start, i)), into))
+    if not pairs:
+        return [((), len(after))] if not before else [(tuple(range(len(before))), 0)]
+    # What is left over on either side are axes of one element.
+    axes, into = pairs[-1]
+    pairs[-1] = ((*axes, *range(i, len(before))), into + len(after) - j)
+    return pairs
+
+
+def _open(sizes: Sequence[int], first: bool, last: bool) -> int:
+    """Which of the sizes is open: of the first the batch, of channels behind all others the heads
+    of attention, of channels before others those within groups."""
+    wide = [i for i, size in enumerate(sizes) if size > 1]
+    if first or not wide:
+        return 0 if sizes else -1
+    return wide[0] if last else wide[-1]
