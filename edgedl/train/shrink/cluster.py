@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from edgedl.train.bounds import within
 from edgedl.train.shrink.step import Change, Ground, Tune
-from edgedl.train.shrink.weights import Hold, found_in, release, weights_of
+from edgedl.train.shrink.weights import (
+    RECURRENT,
+    TRANSPOSED,
+    Hold,
+    found_in,
+    release,
+    weights_of,
+)
 
 # k-means is begun so often, from so many of a tensor's values, and is stopped after so many steps.
 BEGINNINGS, DRAWN_FROM, STEPS = 4, 1 << 16, 1000
@@ -26,16 +33,22 @@ class Cluster:
     Han et al., Deep Compression, ICLR 2016. Where a weight is zero, it stays so: zero is a colour
     of its own then. What it promises is bytes, and only a payload that is stored compressed keeps
     that: a palette costs log2(colours) bits a weight at the most, and less as colours are not as
-    frequent as one another. int8 weights with a scale for each channel have more distinct values
-    than the palette has; entropy coding sees the channels' palettes in part alone.
+    frequent as one another.
+
+    int8 weights with a scale for each output channel have more distinct values than a palette of
+    the tensor's: each channel is divided by its own largest. So colours are times the channel's
+    scale, which int8 divides by again.
 
     Attributes:
-        colours: distinct values of each tensor, at most.
+        colours: distinct values of each tensor, or channel, at most.
+        scale: `channel`, a tensor's colours are times the largest of each output channel, but for
+            recurrent layers; `tensor`, they are the weights.
         keep: layers that stay as they are, by name or pattern.
     """
 
     name: Literal["cluster"] = "cluster"
     colours: int = 16
+    scale: Literal["channel", "tensor"] = "channel"
     keep: tuple[str, ...] = ()
     epochs: int | None = None
     lr: float | None = None
@@ -65,10 +78,12 @@ class Cluster:
         ground: Ground,
         round_: int,  # noqa: ARG002
     ) -> Change:
-        """The palettes, as `{"palettes": {weight: {"shape": ..., "colours": [...]}}}`, ascending.
+        """The palettes, as `{"palettes": {weight: {"shape": ..., "axis": ..., "colours": [...]}}}`,
+        ascending; `axis` is that of the channels that have scales, or None.
 
-        Which colour a weight has is not in the change: it is the nearest to what the weight is when
-        the change is made, and lies in the network's state from then on, a byte a weight.
+        Which colour a weight has, and the scales, are not in the change: they are those of what the
+        weight is when the change is made, and lie in the network's state from then on, a byte a
+        weight.
 
         Raises:
             BadValue: a pattern matches no layer, or nothing is left.
@@ -77,9 +92,14 @@ class Cluster:
         palettes = {}
         for i, weight in enumerate(weights):
             random = np.random.default_rng([ground.seed, i])
-            found = palette_of(weight.tensor.float().cpu().numpy(), self.colours, random)
-            shape = list(weight.tensor.shape)
-            palettes[weight.name] = {"shape": shape, "colours": found.tolist()}
+            transposed, flat = (isinstance(weight.module, k) for k in (TRANSPOSED, RECURRENT))
+            axis = None if flat or self.scale == "tensor" else int(transposed)
+            scaled = (weight.tensor / scales_of(weight.tensor, axis)).float().cpu().numpy()
+            palettes[weight.name] = {
+                "shape": list(weight.tensor.shape),
+                "axis": axis,
+                "colours": palette_of(scaled, self.colours, random).tolist(),
+            }
             ground.progress("finding palettes", i + 1, len(weights))
         return {"palettes": palettes}
 
@@ -92,58 +112,66 @@ class Cluster:
         palettes: Mapping[str, Mapping[str, Any]] = change["palettes"]
         shapes = {name: one["shape"] for name, one in palettes.items()}
         for weight in list(found_in(network, shapes)):
-            weight.hold(Palette(weight.tensor, palettes[weight.name]["colours"]))
+            palette = palettes[weight.name]
+            weight.hold(Palette(weight.tensor, palette["colours"], palette["axis"]))
 
     def settle(self, network: nn.Module) -> None:
-        """Plain weights, of no more distinct values than there are colours."""
+        """Plain weights, of no more distinct values than there are colours; by channel, where each
+        has its scale."""
         release(network)
 
 
 class _Shared(torch.autograd.Function):
-    """The same, whose gradient is divided by how many weights each value stands for."""
+    """The same, whose gradient is divided by the squares of what each value is multiplied by."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, counts: Tensor) -> Tensor:
-        ctx.save_for_backward(counts)
+    def forward(ctx: Any, values: Tensor, squares: Tensor) -> Tensor:
+        ctx.save_for_backward(squares)
         return values.view_as(values)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (counts,) = ctx.saved_tensors
-        return gradients[0] / counts.clamp(min=1), None
+        (squares,) = ctx.saved_tensors
+        return torch.where(squares > 0, gradients[0] / squares, 0.0), None
 
 
 class Palette(Hold):
     """A weight of few distinct values: what is learned are these values.
 
-    A colour's gradient is the mean of its weights' gradients, not their sum as in the paper: that
-    is the weights' own step, kept to the palette, so that the rate of their training fits.
+    Without scales, a colour's gradient is the mean of its weights' gradients, not their sum as in
+    the paper: that is the weights' own step, kept to the palette, so that the rate of their
+    training fits. With scales, it is that step all the same.
 
     Attributes:
         codes: the place of each weight's colour, in the weight's shape.
-        counts: how many weights have each colour.
+        scales: what the colours are multiplied by, 1 in the mean of all channels.
+        squares: of each colour, summed over its weights, the scales' squares.
     """
 
     codes: Tensor
-    counts: Tensor
+    scales: Tensor
+    squares: Tensor
     learns: Tensor
 
-    def __init__(self, weight: Tensor, colours: Sequence[float]) -> None:
+    def __init__(self, weight: Tensor, colours: Sequence[float], axis: int | None) -> None:
         super().__init__()
         values = np.array(colours, np.float32)
-        codes = nearest_of(weight.float().cpu().numpy(), values)
-        counts = np.bincount(codes.reshape(-1), minlength=len(values))
+        scales = scales_of(weight, axis)
+        codes = nearest_of((weight / scales).float().cpu().numpy(), values)
+        each = scales.double().square().expand_as(weight).cpu().numpy()
+        squares = np.bincount(codes.reshape(-1), each.reshape(-1), minlength=len(values))
         self.digest = hashlib.sha256(values.tobytes()).hexdigest()[:16]
         self.first = torch.from_numpy(values).to(weight)
         self.register_buffer("codes", torch.from_numpy(codes).to(weight.device))
-        self.register_buffer("counts", torch.from_numpy(counts).to(weight.device))
+        self.register_buffer("scales", scales)
+        self.register_buffer("squares", torch.from_numpy(squares).to(weight))
         learns = torch.from_numpy(values != 0).to(weight.device)
         self.register_buffer("learns", learns, persistent=False)
 
     def forward(self, colours: Tensor) -> Tensor:
         """The weight."""
-        drawn: Tensor = _Shared.apply(colours, self.counts)  # type: ignore[no-untyped-call]
-        return torch.where(self.learns, drawn, 0.0)[self.codes.int()]
+        drawn: Tensor = _Shared.apply(colours, self.squares)  # type: ignore[no-untyped-call]
+        return torch.where(self.learns, drawn, 0.0)[self.codes.int()] * self.scales
 
     def right_inverse(self, weight: Tensor) -> Tensor:  # noqa: ARG002
         """The colours to begin with."""
@@ -152,6 +180,17 @@ class Palette(Hold):
     def extra_repr(self) -> str:
         """Of another palette, another run."""
         return self.digest
+
+
+def scales_of(weight: Tensor, axis: int | None) -> Tensor:
+    """The largest magnitude of each channel by the mean of all, in axes as the weight's; 1 where a
+    channel is zero, or there is no axis."""
+    if axis is None:
+        return weight.new_ones([1] * weight.ndim)
+    others = [i for i in range(weight.ndim) if i != axis]
+    largest = weight.abs().amax(dim=others, keepdim=True)
+    mean = largest.mean()
+    return torch.where(largest > 0, largest / mean, 1.0)
 
 
 def palette_of(weights: np.ndarray, colours: int, random: np.random.Generator) -> np.ndarray:
