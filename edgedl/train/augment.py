@@ -40,12 +40,14 @@ class Batch:
         targets: what it should answer.
         others: of a mixed batch, what the other samples' answers should be.
         share: how much `targets` count then, and `others` the rest.
+        answers: a teacher's, side by side, where they are kept.
     """
 
     inputs: tuple[Tensor, ...]
     targets: Tensor
     others: Tensor | None = None
     share: float = 1.0
+    answers: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -57,9 +59,13 @@ class Batch:
             return [self]
         inputs = zip(*(one.tensor_split(parts) for one in self.inputs), strict=True)
         targets = self.targets.tensor_split(parts)
-        others = [None] * parts if self.others is None else self.others.tensor_split(parts)
+        others, answers = (
+            [None] * parts if one is None else one.tensor_split(parts)
+            for one in (self.others, self.answers)
+        )
         return [
-            Batch(*each, share=self.share) for each in zip(inputs, targets, others, strict=True)
+            Batch(x, y, other, self.share, answer)
+            for x, y, other, answer in zip(inputs, targets, others, answers, strict=True)
         ]
 
     def channels_last(self) -> Batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +22,7 @@ from edgedl.core.samples import Samples
 from edgedl.train.augment import Batch, augmented
 from edgedl.train.batches import Data, groups_of, open_data, order_of
 from edgedl.train.checkpoint import load_weights, random_states, restore_random_states
+from edgedl.train.distil.guide import Guide
 from edgedl.train.ema import Average
 from edgedl.train.losses import PerSample, check_labels, chosen, loss_of
 from edgedl.train.optimizers import optimizer_of
@@ -35,6 +36,7 @@ from edgedl.train.validate import Figure, Score, name_of, rehearse, validate
 __all__ = ["Epoch", "Fitted", "fit", "load_weights"]
 
 Clock = Callable[[], float]
+Teach = Callable[[Any, Batch], Tensor]
 
 # Losses stay on the device, and are looked at so often: each look waits for it.
 LOOK = 16
@@ -68,6 +70,7 @@ def fit(
     folder: Path,
     seed: int = 0,
     score: Score | Figure | None = None,
+    guide: Guide | None = None,
     device: str = "auto",
     progress: Progress = silent,
     clock: Clock = time.monotonic,
@@ -89,12 +92,15 @@ def fit(
         score: what is best: a metric, as `edgedl.benchmark.metrics.metric_of` gives it, or a
             function of the outputs by name and the labels, more being better unless it has an
             attribute `lower_is_better`; None: the loss.
+        guide: a teacher, which teaches beside the labels; alone where there are none and no loss
+            or target is named: the loss in validation, too, is then what its answers make it.
         device: `auto`, or a name of torch's.
         clock: seconds, for checkpoints and for the log.
 
     Raises:
         BadCheckpoint: the folder holds another run, or a damaged checkpoint.
         BadSamples: samples or labels do not fit the network, the loss or one another.
+        BadValue: the teacher does not fit them.
         Diverged: a loss is not finite.
         Missing: what `track` names is not installed.
         EdgeError: the folder cannot be written.
@@ -107,8 +113,8 @@ def fit(
         try:
             make_folder(folder)
             place = _trained(
-                network, train, validation, settings, folder, seed, score, processes, progress,
-                clock,
+                network, train, validation, settings, folder, seed, score, guide, processes,
+                progress, clock,
             )  # fmt: skip
             processes.wait()
             load_weights(network.eval(), folder / BEST)
@@ -135,6 +141,7 @@ def _trained(
     folder: Path,
     seed: int,
     score: Score | Figure | None,
+    guide: Guide | None,
     processes: Processes,
     progress: Progress,
     clock: Clock,
@@ -145,8 +152,9 @@ def _trained(
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     seen, unseen = (_opened(one, settings, device, progress) for one in (train, validation))
-    prepare = partial(_prepared, channels_last=settings.channels_last)
+    prepare = partial(prepared, channels_last=settings.channels_last)
     labels = train.chosen_labels if seen.targets is not None else None
+    alone = all(one is None for one in (settings.loss, settings.target, seen.targets))
     settings = replace(settings, loss=chosen(settings.loss, network, labels))
     assert settings.loss is not None
     loss = loss_of(settings.loss, labels, device, network)
@@ -155,42 +163,56 @@ def _trained(
         known = samples.chosen_labels if seen.targets is not None else None
         check_labels(settings.loss, outputs, known, samples.where)
 
-    forward = network if processes.count == 1 else DistributedDataParallel(network)
-    optimizer = optimizer_of(settings.optimizer, network)
+    teach: Teach = partial(_taught, loss)
+    learner, lesson = network, None
+    if guide is not None:
+        lesson = guide.begin(
+            network, outputs, seen, unseen, settings, alone, seed, processes, prepare, progress
+        )
+        teach, learner = partial(lesson.losses, teach), lesson.learner or network
+
+    forward = learner if processes.count == 1 else DistributedDataParallel(learner)
+    optimizer = optimizer_of(settings.optimizer, learner)
     average = Average(network, settings.ema) if settings.ema else None
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
     learn = partial(
-        _learn, forward, torch.compile(forward) if settings.compile else forward, loss, optimizer,
+        _learn, forward, torch.compile(forward) if settings.compile else forward, teach, optimizer,
         scaler, average, settings, processes,
     )  # fmt: skip
 
-    identity = identity_of(network, seen, unseen, settings, seed, metric)
-    run = Run(folder, identity, network, average, optimizer, scaler, processes)
+    key, adapters = (None, None) if lesson is None else (lesson.key, lesson.adapters)
+    identity = identity_of(network, seen, unseen, settings, seed, metric, key)
+    run = Run(folder, identity, network, average, optimizer, scaler, processes, adapters)
     place = run.resume()
     processes.wait()
+    if lesson is not None and alone:
+        unseen, loss = lesson.judging(unseen), lesson.judge
     tell = []
     if processes.is_first:
         tell = trackers(settings.track, folder, len(place.history))
         write_log(folder / LOG, place.history, metric)
 
     rates = [group["lr"] for group in optimizer.param_groups]
-    saved = clock()
     while not place.is_over(settings):
         epoch = len(place.history)
-        groups = _groups(seen, labels, settings, seed, epoch, processes.count)
-        steps, began = len(groups), clock() - place.seconds
+        turn = epoch if lesson is None else lesson.turn(epoch)
+        groups = _groups(seen, labels, settings, seed, turn, processes.count)
+        parts = [processes.part(rows) for rows in groups]
+        stream = partial(_stream, seen, settings, seed, turn, processes, prepare)
+        if lesson is not None:
+            lesson.open(seen, turn, parts, stream)
+        steps, began, saved = len(groups), clock() - place.seconds, clock()
         label = f"epoch {epoch + 1} of {settings.epochs}"
         sums: list[Tensor] = []
         network.train()
-        for batch in seen.stream([processes.part(rows) for rows in groups[place.step :]]):
+        for batch in stream(parts, place.step):
             count, done = steps * settings.epochs, steps * epoch + place.step
             share = share_of(settings.schedule, done, count, steps)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * share
-            if settings.augment:
-                dice = _dice(device, seed, epoch, place.step, processes.rank)
-                batch = augmented(settings.augment, batch, dice, seen.names[0])
-            sums.append(learn(prepare(batch), len(groups[place.step])))
+            if lesson is not None:
+                batch = lesson.given(batch, place.step)
+            sums.append(learn(batch, len(groups[place.step])))
             del batch  # its memory serves the next one
             place.step += 1
             progress(label, place.step, steps)
@@ -217,7 +239,6 @@ def _trained(
         if place.best == len(place.history):
             run.save_best(place, metric)
         run.save(place)
-        saved = clock()
         if processes.is_first:
             add_line(folder / LOG, latest, metric)
         for told in tell:
@@ -228,7 +249,7 @@ def _trained(
 def _learn(
     forward: nn.Module,
     compiled: Callable[..., Any],
-    loss: PerSample,
+    teach: Teach,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     average: Average | None,
@@ -246,9 +267,7 @@ def _learn(
         with forward.no_sync() if alone else nullcontext():  # type: ignore[operator]
             with torch.autocast(processes.device.type, half) if half else nullcontext():
                 outputs = compiled(*part.inputs)
-            losses = loss(outputs, part.targets)
-            if part.others is not None:
-                losses = losses.lerp(loss(outputs, part.others), 1 - part.share)
+            losses = teach(outputs, part)
             # DDP takes the mean over processes; what counts is that over the samples of all
             counts = torch.full_like(losses, processes.count / whole)
             scaler.scale(losses).backward(counts)  # type: ignore[no-untyped-call]
@@ -262,6 +281,34 @@ def _learn(
     if average is not None:
         average.update()
     return sums[0] if len(sums) == 1 else torch.stack(sums).sum()
+
+
+def _taught(loss: PerSample, outputs: Any, batch: Batch) -> Tensor:
+    """The loss of outputs by a batch's labels, [batch]."""
+    losses = loss(outputs, batch.targets)
+    if batch.others is None:
+        return losses
+    return losses.lerp(loss(outputs, batch.others), 1 - batch.share)
+
+
+def _stream(
+    data: Data,
+    settings: Fit,
+    seed: int,
+    turn: int,
+    processes: Processes,
+    prepare: Callable[[Batch], Batch],
+    parts: Sequence[np.ndarray],
+    first: int,
+) -> Iterator[Batch]:
+    """This process's batches of an epoch from one on, changed by chance as epoch `turn` has it."""
+    for step, batch in enumerate(data.stream(parts[first:]), first):
+        if settings.augment:
+            dice = _dice(processes.device, seed, turn, step, processes.rank)
+            batch = augmented(settings.augment, batch, dice, data.names[0])
+        batch = prepare(batch)
+        yield batch
+        del batch  # its memory serves the next one
 
 
 def _opened(samples: Samples, settings: Fit, device: torch.device, progress: Progress) -> Data:
@@ -298,7 +345,7 @@ def _groups(
     return groups_of(order_of(len(data), seed, epoch, labels), settings.batch, whole=True)
 
 
-def _prepared(batch: Batch, *, channels_last: bool) -> Batch:
+def prepared(batch: Batch, *, channels_last: bool) -> Batch:
     """The batch, its images in memory as the network's weights are."""
     return batch.channels_last() if channels_last else batch
 

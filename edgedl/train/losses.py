@@ -87,7 +87,8 @@ def check_labels(settings: Loss, outputs: Any, labels: np.ndarray | None, where:
         raise BadSamples(
             f"`{settings.name}` needs labels, there are none",
             where=where,
-            hint="give labels, or learn the input itself with `loss: mse`",
+            hint="give labels, or learn the input itself with `loss: mse`; with a teacher, leave"
+            " `loss` out",
         )
     if not isinstance(settings, Ctc) and labels.size * len(output) == output.numel() * len(labels):
         _check_probabilities(settings, output, labels, where)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ class Run:
 
     Attributes:
         identity: what must be the same for the run to go on: plain JSON.
+        adapters: what is learned along with the network, and is no part of it.
     """
 
     folder: Path
@@ -73,6 +74,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     processes: Processes
+    adapters: nn.Module | None = None
 
     def save(self, place: Place) -> None:
         """Write all of it, from the first process; the checkpoint before stays until that is done.
@@ -84,7 +86,8 @@ class Run:
         states = self.processes.gather(checkpoint.random_states(self.processes.device))
         if not self.processes.is_first:
             return
-        if not is_finite(self.network):
+        beside = {} if self.adapters is None else self.adapters.state_dict()
+        if not is_finite(self.network) or not all_finite(beside):
             epoch, step = len(place.history), place.step
             when = (
                 f"in step {step} of epoch {epoch + 1}" if step else f"at the end of epoch {epoch}"
@@ -94,6 +97,7 @@ class Run:
         if self.average is not None:
             average = self.average.settled().state_dict()
             tensors |= {f"average.{name}": tensor for name, tensor in average.items()}
+        tensors |= {f"adapters.{name}": tensor for name, tensor in beside.items()}
         remembered, rest = checkpoint.optimizer_tensors(self.optimizer)
         tensors |= {f"optimizer.{name}": tensor for name, tensor in remembered.items()}
         tensors |= {f"random.{rank}": state for rank, state in enumerate(states)}
@@ -146,6 +150,8 @@ class Run:
         if self.average is not None:
             self.average.network.load_state_dict(part("average."))
             self.average.steps = document["averaged"]
+        if self.adapters is not None:
+            self.adapters.load_state_dict(part("adapters."))
         checkpoint.restore_optimizer(self.optimizer, part("optimizer."), document["optimizer"])
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(document["scaler"])
@@ -156,10 +162,21 @@ class Run:
 
 
 def identity_of(
-    network: nn.Module, train: Data, validation: Data, settings: Fit, seed: int, metric: str
+    network: nn.Module,
+    train: Data,
+    validation: Data,
+    settings: Fit,
+    seed: int,
+    metric: str,
+    guide: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What makes a run this run and no other."""
+    """What makes a run this run and no other.
+
+    Args:
+        guide: what tells its teacher; a run without one says nothing of it.
+    """
     plain = to_plain(settings)
+    taught = {} if guide is None else {"guide": dict(guide)}
     return {
         "format": FORMAT,
         "network": checkpoint.tensors_of(network),
@@ -168,6 +185,7 @@ def identity_of(
         "data": {"train": train.digest, "validation": validation.digest},
         "seed": seed,
         "metric": metric,
+        **taught,
     }
 
 
@@ -216,8 +234,13 @@ def diverged(what: str, folder: Path, why: str = "") -> Diverged:
     )
 
 
-@torch.no_grad()
 def is_finite(network: nn.Module) -> bool:
     """Whether all weights and running statistics are."""
-    reals = [t for t in network.state_dict().values() if t.is_floating_point()]
+    return all_finite(network.state_dict())
+
+
+@torch.no_grad()
+def all_finite(tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether all numbers are, of those that are real."""
+    reals = [t for t in tensors.values() if t.is_floating_point()]
     return all(bool(torch.isfinite(one).all()) for one in reals)

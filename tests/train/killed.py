@@ -26,7 +26,7 @@ from edgedl.train.checkpoint import read
 from edgedl.train.fit import fit
 from tests.train.small import images, rows_of, settings
 
-COMMON: dict[str, Any] = {"epochs": 3, "batch": 8, "clip": 1.0, "checkpoint_seconds": 4.0}
+COMMON: dict[str, Any] = {"epochs": 3, "batch": 8, "clip": 1.0, "checkpoint_seconds": 3.0}
 KINDS: dict[str, dict[str, Any]] = {
     "adamw": {
         "ema": 0.95,
@@ -99,7 +99,7 @@ def main(folder: Path, kind: str) -> None:
     draw = random.Random(7)
     places: list[tuple[int, int]] = []
     while True:
-        moment = draw.randint(1, whole.count // 7)
+        moment = draw.randint(1, whole.count // 8)
         child = os.fork()
         if not child:
             train(folder / "killed", kind, Calls(moment if len(places) < KILLS else -1))

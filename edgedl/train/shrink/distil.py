@@ -1,0 +1,53 @@
+"""Training on, under the guide that the recipe's `distil:` names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from edgedl.train.shrink.step import Change, Ground, Tune
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distil:
+    """Changes nothing: the training behind it is what it does, taught as the recipe's `distil:`
+    says, as is all training of the recipe.
+
+    Attributes:
+        epochs, lr: of that training; None: as `Tune` has it.
+    """
+
+    name: Literal["distil"] = "distil"
+    epochs: int | None = None
+    lr: float | None = None
+
+    def __post_init__(self) -> None:
+        _ = self.tune
+
+    @property
+    def promise(self) -> Literal["accuracy"]:
+        """What it is judged by."""
+        return "accuracy"
+
+    @property
+    def rounds(self) -> int:
+        """Once."""
+        return 1
+
+    @property
+    def tune(self) -> Tune:
+        """The training behind it."""
+        return Tune(epochs=self.epochs, lr=self.lr)
+
+    def decide(self, network: nn.Module, ground: Ground, round_: int) -> Change:  # noqa: ARG002
+        """Nothing."""
+        return {}
+
+    def apply(self, network: nn.Module, change: Change) -> None:
+        """The network stays."""
+
+    def settle(self, network: nn.Module) -> None:
+        """There is nothing to settle."""
