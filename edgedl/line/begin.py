@@ -9,17 +9,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgedl.benchmark.metrics import METRICS, metric_of
 from edgedl.core.errors import BadOption, BadSamples, BadValue, EdgeError, MetricFailed
+from edgedl.core.model import Model
 from edgedl.core.own import placed, raised_at, reason_of, shown, source_digest
 from edgedl.core.progress import Progress
 from edgedl.core.registry import load
+from edgedl.core.samples import Samples
 from edgedl.core.store import default_store
 from edgedl.recipe import Recipe
 from edgedl.report.made import Stage
 from edgedl.runtime.boxes import Boxes
+from edgedl.train.data.dataset import signature_of
 from edgedl.train.data.load import load as load_data
 from edgedl.train.data.settings import PLACES, seen_from
 from edgedl.train.settings import Fit, OwnLoss
@@ -35,12 +38,17 @@ BLOCK = 1 << 20
 LOSS_FRAME = "_own"
 STAGES = ("train", "export", "compress", "bench")
 # Settings of networks that name a file or folder.
-FILES: Mapping[str, tuple[str, ...]] = {"transformers": ("folder",), "timm": ("weights",)}
+FILES: Mapping[str, tuple[str, ...]] = {
+    "transformers": ("folder",),
+    "timm": ("weights",),
+    "onnx": ("file",),
+}
 # What a task is judged by where the recipe does not say; None: the loss.
 USUAL: Mapping[str, str | None] = {
     "classification": "top1",
     "regression": "mse",
     "reconstruction": None,
+    "unlabelled": None,
 }
 
 
@@ -65,8 +73,16 @@ class Line:
 
     @property
     def settings(self) -> Fit:
-        """How the network is trained; where the input itself is the target, labels are not."""
+        """How the network is trained; where the input itself is the target, labels are not.
+
+        Raises:
+            BadValue: there is nothing to learn: no labels, and no teacher.
+        """
         wanted = self.recipe.train
+        if self.dataset.task == "unlabelled" and getattr(self.recipe, "distil", None) is None:
+            message = "data without labels teaches nothing by itself"
+            hint = "name a teacher: `distil: {teacher: model.onnx}`"
+            raise self.recipe.located(BadValue(message, hint=hint), "data", "task")
         if self.dataset.task == "reconstruction" and wanted.target is None:
             return replace(wanted, target="input")
         return wanted
@@ -110,6 +126,7 @@ def begun(recipe: Recipe, progress: Progress) -> Line:
         )
     except (BadValue, BadOption, BadSamples) as error:
         raise recipe.located(_at_its_key(error, recipe, above), "data") from error
+    dataset = _named(recipe, dataset)
     line = Line(recipe, dataset, progress)
     groups = (dataset.train, dataset.validation, dataset.test)
     words = ("to train on", "to validate", "to test")
@@ -152,6 +169,41 @@ def _placed(recipe: Recipe, above: Path) -> Recipe:
     if compress is not None:
         compress = replace(compress, metric=metric(compress.metric))
     return replace(recipe, network=network, train=train, compress=compress)
+
+
+def _named(recipe: Recipe, dataset: Dataset) -> Dataset:
+    """The dataset, what is made of raw files bearing the name that a network's file has for it."""
+    file = recipe.network.settings.get("file")
+    if recipe.network.name != "onnx" or dataset.processing is None or not isinstance(file, str):
+        return dataset
+    opened: Callable[[str], Model] = load("edgedl.train.networks.onnx:opened", "training")
+    try:
+        wanted = [tensor.name for tensor in opened(file).signature.inputs]
+    except BadValue as error:
+        raise recipe.located(error, "network") from error
+    if len(wanted) != 1 or wanted == list(dataset.inputs):
+        return dataset
+    inputs = dict(zip(wanted, dataset.inputs.values(), strict=True))
+
+    def renamed(samples: Samples) -> Samples:
+        source: Any = samples.source
+        before = replace(source.processing.preprocess, input=wanted[0])
+        processing = replace(source.processing, preprocess=before)
+        origin = source.origin
+        if origin is not None and "processing" in origin:
+            origin = {**origin, "processing": processing.to_json()}
+        source = replace(source, processing=processing, origin=origin)
+        return replace(samples, source=source).bind(signature_of(inputs))
+
+    before: Any = replace(dataset.processing.preprocess, input=wanted[0])  # type: ignore[type-var]
+    return replace(
+        dataset,
+        train=renamed(dataset.train),
+        validation=renamed(dataset.validation),
+        test=renamed(dataset.test),
+        inputs=inputs,
+        processing=replace(dataset.processing, preprocess=before),
+    )
 
 
 def _check_names(recipe: Recipe) -> None:

@@ -116,7 +116,9 @@ def _two_groups(
 
 def _labels(
     labels: np.ndarray | None, settings: Data, where: str
-) -> tuple[np.ndarray | None, Task, int, tuple[str, ...]]:
+) -> tuple[np.ndarray | None, Task, int | None, tuple[str, ...]]:
+    if settings.task == "unlabelled":
+        return None, "unlabelled", None, ()
     if labels is None:
         if settings.task not in (None, "reconstruction"):
             message = f"there is no array `{settings.label or LABELS}`"
@@ -172,7 +174,9 @@ def _prepared(
     arrays = {}
     for name, array in inputs.items():
         kind = KINDS.get(array.dtype.name, array.dtype.name)
-        if kind not in ("float32", "int64"):
+        if settings.task == "unlabelled" and array.dtype.name == "int32":
+            kind = "int32"  # as the model that is to be matched takes it
+        if kind not in ("float32", "int64", "int32"):
             message = f"array `{name}` is {array.dtype}"
             raise BadSamples(message, where=where, hint=f"save it with `.astype('{'float32'}')`")
         arrays[name] = array if array.dtype.name == kind else array.astype(kind)

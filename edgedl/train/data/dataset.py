@@ -13,7 +13,7 @@ from edgedl.core.samples import Samples, Source
 from edgedl.runtime.process import Processing
 from edgedl.train.shapes import TensorShape
 
-Task = Literal["classification", "regression", "reconstruction"]
+Task = Literal["classification", "regression", "reconstruction", "unlabelled"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Dataset:
 
     Attributes:
         inputs: by the input's name, shape of one sample without a batch axis, and type.
-        outputs: classes, or values to regress; 0 where the input itself is the target.
+        outputs: classes, or values to regress; 0 where the input itself is the target; None where
+            nothing says it but the network.
         processing: what the bundle carries, so that the device does what training did.
         standard: what was done to labels that are values; None where nothing was.
         doubts: sentences for the user: leaks, dropped rows, imbalance.
@@ -44,7 +45,7 @@ class Dataset:
     validation: Samples
     test: Samples
     inputs: Mapping[str, TensorShape]
-    outputs: int
+    outputs: int | None
     task: Task
     processing: Processing | None
     doubts: tuple[str, ...] = ()
@@ -83,7 +84,7 @@ class Found:
     prepare: Callable[[np.ndarray], Prepared]
     labels: np.ndarray | None
     task: Task
-    outputs: int
+    outputs: int | None
     where: str
     classes: tuple[str, ...] = ()
     groups: np.ndarray | None = None

@@ -52,7 +52,10 @@ def find(settings: Data, *, progress: Progress = silent) -> Found:
         message = "a folder of classes holds no values to regress"
         raise BadSamples(message, where=str(folder), hint="`table:`, or `arrays:`")
     if task == "classification" and samples.labels is None:
-        raise BadSamples("there are no folders of classes in it", where=str(folder), hint=HINT)
+        hint = f"{HINT}; or `task: unlabelled`"
+        raise BadSamples("there are no folders of classes in it", where=str(folder), hint=hint)
+    if task == "unlabelled":
+        samples = replace(samples, labels=None, classes=())
     labels, classes = samples.labels, samples.classes
     doubts = _empty_classes(samples)
     if labels is not None:
@@ -69,7 +72,7 @@ def find(settings: Data, *, progress: Progress = silent) -> Found:
         prepare=fitter.prepare,
         labels=labels,
         task=task,
-        outputs=0 if task == "reconstruction" else len(classes),
+        outputs={"reconstruction": 0, "unlabelled": None}.get(task, len(classes)),
         where=str(folder),
         classes=classes,
         test=test,

@@ -163,7 +163,7 @@ def _limited(parts: Parts, found: Found, settings: Data, seed: int) -> Parts:
 
 
 def _check_classes(found: Found) -> None:
-    if found.task == "classification" and found.outputs < 2:
+    if found.task == "classification" and (found.outputs or 0) < 2:
         name = f", `{found.classes[0]}`" if found.classes else ""
         raise BadSamples(
             f"there is one class{name}",
@@ -175,7 +175,7 @@ def _check_classes(found: Found) -> None:
 def _class_doubts(found: Found, parts: Parts) -> tuple[str, ...]:
     if found.task != "classification" or found.labels is None:
         return ()
-    names = found.classes or tuple(map(str, range(found.outputs)))
-    counts = np.bincount(found.labels[parts.train], minlength=found.outputs)
+    names = found.classes or tuple(map(str, range(found.outputs or 0)))
+    counts = np.bincount(found.labels[parts.train], minlength=found.outputs or 0)
     doubts = [f"class `{names[i]}` has no training row" for i in np.flatnonzero(counts == 0)[:5]]
     return (*doubts, *imbalance(found.labels[parts.train], names))

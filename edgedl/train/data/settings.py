@@ -13,6 +13,7 @@ from edgedl.runtime.sound import Sound
 
 SAID_BY_SETS = ("test", "label", "group", "categories", "classes", "normal")
 PLACES = ("set", "folder", "table", "arrays", "text", "series")
+UNLABELLED = ("folder", "table", "arrays")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Data:
         columns: those that are taken; all others where empty.
         categories: columns whose texts are categories.
         classes: their names in order; what is found, sorted, where empty.
+        task: what is learned; of `unlabelled` inputs what another model, the teacher, answers.
         normal: the class that a reconstruction is trained on; the others are for the test.
         missing: what becomes of a row with a value that is not there.
         unknown: what becomes of a category that no training row has: none of the known, which the
@@ -89,7 +91,7 @@ class Data:
     columns: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
-    task: Literal["classification", "regression", "reconstruction"] | None = None
+    task: Literal["classification", "regression", "reconstruction", "unlabelled"] | None = None
     normal: str | None = None
     missing: Literal["drop", "mean", "error"] = "error"
     unknown: Literal["zeros", "warn", "error"] = "warn"
@@ -119,6 +121,10 @@ class Data:
             if getattr(self, name):
                 message = f"`{name}` is what `{self.set}` says itself"
                 raise BadValue(message, keys=(name,), hint="leave it out")
+        if self.task == "unlabelled" and given[0] not in UNLABELLED:
+            message = f"`task: unlabelled` does not go with `{given[0]}`"
+            hint = "give " + ", or ".join(f"`{name}`" for name in UNLABELLED)
+            raise BadValue(message, keys=("task",), hint=hint)
         for name in ("validation", "holdout"):
             if not 0 < getattr(self, name) < 1:
                 message = f"`{name}` is {getattr(self, name):g}"

@@ -65,7 +65,7 @@ def from_table(table: Columns, settings: Data, test: np.ndarray | None = None) -
         prepare=checked.prepare,
         labels=labels,
         task=task,
-        outputs={"classification": len(classes), "regression": 1, "reconstruction": 0}[task],
+        outputs=_outputs(task, classes),
         where=table.where,
         classes=classes,
         groups=group_numbers(table.column(settings.group)) if settings.group else None,
@@ -73,6 +73,12 @@ def from_table(table: Columns, settings: Data, test: np.ndarray | None = None) -
         normal_only=settings.normal is not None,
         doubts=doubts,
     )
+
+
+def _outputs(task: Task, classes: tuple[str, ...]) -> int | None:
+    if task == "classification":
+        return len(classes)
+    return {"regression": 1, "reconstruction": 0}.get(task)
 
 
 def label_column(table: Columns, settings: Data) -> str | None:
@@ -85,7 +91,7 @@ def label_column(table: Columns, settings: Data) -> str | None:
         table.column(settings.label)
         return settings.label
     found = next((name for name in USUAL if name in table.cells), None)
-    if found is None and settings.task != "reconstruction":
+    if found is None and settings.task not in ("reconstruction", "unlabelled"):
         names = ", ".join(list(table.cells)[:20])
         message = "which column has the labels?"
         raise BadSamples(message, where=table.where, hint=f"`label: NAME`, one of {names}")
@@ -214,6 +220,8 @@ def _whole(
 def _labels(
     table: Columns, settings: Data, label: str | None
 ) -> tuple[np.ndarray | None, Task, tuple[str, ...]]:
+    if settings.task == "unlabelled":
+        return None, "unlabelled", ()
     if label is None and settings.normal is not None:
         message = "which column says what is normal?"
         raise BadSamples(message, where=table.where, hint="`label: NAME`")

@@ -44,11 +44,14 @@ NETWORKS: Mapping[str, str] = {
     "onnx": f"{HERE}.onnx:onnx",
 }
 
+# Networks that say themselves what they give.
+OF_THEIR_OWN = ("onnx",)
+
 
 def build(
     name: str,
     inputs: Mapping[str, TensorShape],
-    outputs: int,
+    outputs: int | None,
     settings: Mapping[str, Any],
 ) -> nn.Module:
     """The network of this name, its weights drawn anew, once it has answered a batch of two.
@@ -64,7 +67,8 @@ def build(
         name: a name of `NETWORKS`, of an entry point in the group `edgedl.networks`, or the user's
             own `module:callable` or `file.py:callable`, which takes (inputs, outputs, *, settings).
         inputs: by name, in the order that `forward` takes them.
-        outputs: classes, or values to regress; 0 where the input itself is the target.
+        outputs: classes, or values to regress; 0 where the input itself is the target; None where
+            no labels say it, and the network does, as `onnx`.
         settings: of the network, as plain data: `{"width": 16}`.
 
     Raises:
@@ -73,6 +77,9 @@ def build(
         Missing: a package that the network needs is not installed.
     """
     factory = factory_of(name)
+    if outputs is None and name not in OF_THEIR_OWN:
+        message = f"network `{name}` has to know how many answers it gives, and no labels say it"
+        raise BadValue(message, keys=("name",), hint="network: {name: onnx, file: model.onnx}")
     try:
         chosen = read(factory, settings)
         network: nn.Module = factory(inputs, outputs, **chosen)

@@ -15,8 +15,13 @@ from edgedl.train.shapes import TensorShape
 BATCH = 2
 
 
-def try_out(name: str, network: Any, inputs: Mapping[str, TensorShape], outputs: int) -> None:
+def try_out(
+    name: str, network: Any, inputs: Mapping[str, TensorShape], outputs: int | None
+) -> None:
     """Feeds a batch of two in evaluation mode, which leaves the network as it was.
+
+    Args:
+        outputs: answers a sample; 0 for the first input again; None for any number.
 
     Raises:
         BadValue: it is no network, fails, or answers in another size.
@@ -56,7 +61,7 @@ def example(inputs: Mapping[str, TensorShape], batch: int) -> tuple[Tensor, ...]
 
 
 def _check(
-    name: str, answer: Any, inputs: Mapping[str, TensorShape], outputs: int, shapes: str
+    name: str, answer: Any, inputs: Mapping[str, TensorShape], outputs: int | None, shapes: str
 ) -> None:
     several = isinstance(answer, (dict, tuple, list))
     parts = list(answer.values()) if isinstance(answer, dict) else list(answer) if several else []
@@ -71,7 +76,7 @@ def _check(
     says = f"network `{name}` answers {shapes} with {given}"
     if any(one.dim() < 1 or one.shape[0] != BATCH for one in found):
         raise BadValue(f"{says}, where a batch of {BATCH} comes first", hint="keep the batch axis")
-    if several:
+    if several or outputs is None:
         return
     [one] = found
     if outputs == 0:
