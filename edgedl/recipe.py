@@ -20,7 +20,7 @@ from edgedl.train.settings import Fit
 from edgedl.yamls import Keys, Located, read_yaml
 
 if TYPE_CHECKING:
-    from edgedl.train.distil.settings import Distil
+    from edgedl.train.distil.settings import Distillation
     from edgedl.train.qat import Qat
     from edgedl.train.shrink.step import Step
 
@@ -28,7 +28,7 @@ INCLUDE = "include"
 MOST_INCLUDES = 16
 # Keys whose settings lie beside what torch does with them: loaded where a recipe has them.
 LATER: Mapping[str, str] = {
-    "distil": "edgedl.train.distil.settings:Distil",
+    "distil": "edgedl.train.distil.settings:Distillation",
     "shrink": "edgedl.train.shrink:STEPS",
     "qat": "edgedl.train.qat:Qat",
 }
@@ -192,7 +192,7 @@ class Recipe:
     export: Export = field(default_factory=Export)
     compress: Compress | None = field(default_factory=Compress)
     bench: Bench | None = field(default_factory=Bench)
-    distil: Distil | None = None
+    distil: Distillation | None = None
     shrink: tuple[Step, ...] = ()
     qat: Qat | None = None
     seed: int = 0

@@ -31,19 +31,24 @@ class Form:
     """What is exported of a network.
 
     Attributes:
-        train, test: samples that it takes, from those of training and of the test.
-        validation: those of validation to choose by; None where they hold one class alone, as where
-            training knows only what is normal.
+        train, validation, test: samples that it takes, from the groups of these names.
         processing: what stands before and behind it on the device; None where nobody knows.
         boxes: how its outputs hold boxes, where they do.
     """
 
     module: nn.Module
     train: Samples
+    validation: Samples
     test: Samples
-    validation: Samples | None
     processing: Processing | None
     boxes: Boxes | None
+
+    @property
+    def choice(self) -> Samples | None:
+        """What ships is chosen by these: the validation samples; None where they hold one class
+        alone, as where training knows only what is normal."""
+        useful = _kinds(self.validation) >= min(2, _kinds(self.test))
+        return self.validation if useful else None
 
 
 def check_export(line: Line, network: nn.Module) -> None:
@@ -106,21 +111,20 @@ def form_of(line: Line, network: nn.Module) -> Form:
         names = dataset.test.classes
         postprocess = Postprocess(kind="top-k", activation="softmax", labels=names)
         processing = replace(processing, postprocess=postprocess)
-    samples: Iterable[Samples] = (dataset.train, dataset.test, dataset.validation)
+    samples: Iterable[Samples] = (dataset.train, dataset.validation, dataset.test)
     if (standard := dataset.standard) is not None:
         in_units = load("edgedl.train.networks.deploy:InUnits", "exporting")
         module = in_units(module, standard.mean, standard.deviation)
         samples = [_undone(one, standard) for one in samples]
     if dict(inputs) == dict(dataset.inputs):
-        train, test, validation = samples
-        useful = _kinds(validation) >= min(2, _kinds(test))
-        return Form(module, train, test, validation if useful else None, processing, boxes)
+        train, validation, test = samples
+        return Form(module, train, validation, test, processing, boxes)
     stepped = load("edgedl.train.stepped:stepped", "exporting")
-    train, test, validation = (
+    train, validation, test = (
         stepped(module, inputs, some, MOST_STEPS).bind(signature_of(inputs)) for some in samples
     )
     line.doubts.append("it ships a few steps at a time; its test figure is that of whole series")
-    return Form(module, train, test, validation, None, boxes)
+    return Form(module, train, validation, test, None, boxes)
 
 
 def _kinds(samples: Samples) -> int:

@@ -14,9 +14,11 @@ from edgedl.core.registry import load
 from edgedl.core.store import atomic_write, check_writable
 from edgedl.line.begin import begun, last_stage, network_of
 from edgedl.line.form import check_export, form_of
-from edgedl.line.shipped import BUNDLE, compressed, exported, timed
+from edgedl.line.keep import BUNDLE, TOLD
+from edgedl.line.learned import learned
+from edgedl.line.shipped import compressed, exported, timed
 from edgedl.line.shrunk import shrunk
-from edgedl.line.trained import LOG, TOLD, trained
+from edgedl.line.trained import LOG, trained
 from edgedl.recipe import read_recipe
 from edgedl.report.made import Made, Shrink
 
@@ -66,7 +68,11 @@ def make(
         if last in ("compress", "bench"):
             assert recipe.compress is not None
             folder = compressed(line, form, model, recipe.compress)
-            bundle, told = folder / BUNDLE, json.loads((folder / TOLD).read_text("utf-8"))
+            told = json.loads((folder / TOLD).read_text("utf-8"))
+            if recipe.qat is not None:
+                taught = learned(line, form, model, folder, recipe.qat)
+                folder, told = taught.folder, taught.told
+            bundle = folder / BUNDLE
             if last == "bench":
                 times = timed(line, form, model, bundle)
     if target is not None and model is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,17 @@ from edgedl.core.errors import BadValue, Unsupported, WrongAnswers
 from edgedl.core.fields import to_plain
 from edgedl.core.registry import load
 from edgedl.core.samples import Samples
-from edgedl.core.store import default_store, key_of
+from edgedl.core.store import key_of
 from edgedl.core.target import target_of
 from edgedl.core.units import format_bytes
 from edgedl.line.begin import Line, users_code
 from edgedl.line.form import Form
-from edgedl.line.trained import TOLD
+from edgedl.line.keep import BUNDLE, TOLD, keep_plan, kept
 from edgedl.recipe import Compress
 from edgedl.runtime import any_engine, engine, installed_engines
 from edgedl.search.memory import machine_parts
 
-MODEL, BUNDLE = "model.onnx", "bundle.edl"
+MODEL = "model.onnx"
 
 
 def exported(line: Line, form: Form, trained: str) -> Path:
@@ -73,7 +73,7 @@ def exported(line: Line, form: Form, trained: str) -> Path:
 
     line.progress("exporting", 0, 1)
     with line.stage("export") as told, users_code(recipe):
-        folder = _kept(key, build, told)
+        folder = kept(key, build, told)
         found = json.loads((folder / TOLD).read_text("utf-8"))
         line.doubts += found["doubts"]
         size = format_bytes((folder / MODEL).stat().st_size)
@@ -109,10 +109,11 @@ def compressed(line: Line, form: Form, model: Path, asked: Compress) -> Path:
                if name in target_of(asked.target).engines}  # fmt: skip
     key = key_of(
         stage="compress",
+        keeps=["plan"],
         model=load("edgedl.passes.graph:open_model", "compressing")(model).digest,
         calibration=calibration.digest,
         test=form.test.digest,
-        validation=None if form.validation is None else form.validation.digest,
+        validation=None if form.choice is None else form.choice.digest,
         processing=None if form.processing is None else form.processing.to_json(),
         settings=to_plain(asked),
         metric=[judged, line.judged_by_code],
@@ -120,7 +121,7 @@ def compressed(line: Line, form: Form, model: Path, asked: Compress) -> Path:
         versions={"edgedl": edgedl.__version__, **engines},
     )
 
-    if form.validation is None:
+    if form.choice is None:
         line.doubts.append(
             "validation holds one class: what ships is chosen by a part of the test samples"
         )
@@ -129,7 +130,7 @@ def compressed(line: Line, form: Form, model: Path, asked: Compress) -> Path:
         compress = load("edgedl.pipeline:compress", "compressing")
         found = compress(
             model, calibration, folder / BUNDLE, ask=asked.precision, target=asked.target,
-            test=form.test, validation=form.validation, preprocess=form.processing,
+            test=form.test, validation=form.choice, preprocess=form.processing,
             max_drop=asked.parsed_max_drop(), max_latency_ms=asked.parsed_max_latency(),
             max_bytes=asked.parsed_max_bytes(), metric=judged, threads=asked.threads,
             effort=asked.effort, seed=recipe.seed, progress=line.progress,
@@ -138,9 +139,10 @@ def compressed(line: Line, form: Form, model: Path, asked: Compress) -> Path:
         found = replace(found, output=Path(BUNDLE))
         told = {**found.to_json(), "text": found.text(), "broken": list(found.broken)}
         (folder / TOLD).write_text(json.dumps(told), encoding="utf-8")
+        keep_plan(found, folder)
 
     with line.stage("compress") as told:
-        folder = _kept(key, build, told)
+        folder = kept(key, build, told)
         found = json.loads((folder / TOLD).read_text("utf-8"))
         told.append(
             f"{found['engine']}, {found['precision']}, {format_bytes(found['bytes'])},"
@@ -165,17 +167,3 @@ def timed(line: Line, form: Form, model: Path, bundle: Path) -> Mapping[str, Any
             f"{pair['ratio']:.2f}x [{pair['low']:.2f}, {pair['high']:.2f}] {pair['verdict']}"
         )
     return found
-
-
-def _kept(key: str, build: Callable[[Path], None], told: list[str]) -> Path:
-    """The folder of a result, made where it is not there; `kept` is told where it was."""
-    made = False
-
-    def building(folder: Path) -> None:
-        nonlocal made
-        made = True
-        build(folder)
-
-    folder = default_store().make(key, building)
-    told += [] if made else ["kept"]
-    return folder

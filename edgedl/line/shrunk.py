@@ -18,8 +18,9 @@ from edgedl.core.registry import load, version
 from edgedl.core.store import atomic_write, default_store, key_of
 from edgedl.line.begin import Line, content_digest
 from edgedl.line.form import form_of
-from edgedl.line.shipped import BUNDLE, compressed, exported
-from edgedl.line.trained import TOLD, deciding, fitted, folder_of
+from edgedl.line.keep import BUNDLE, TOLD
+from edgedl.line.shipped import compressed, exported
+from edgedl.line.trained import deciding, fitted, folder_of
 from edgedl.recipe import Compress
 from edgedl.report.made import Shrink
 from edgedl.search.memory import machine_parts
@@ -206,9 +207,9 @@ def _row(
     return Shrink(
         step=name,
         parameters=sum(parameter.numel() for parameter in state.network.parameters()),
-        metric=None if accuracy is None else accuracy["metric"],
-        float_figure=None if accuracy is None else accuracy["baseline"],
-        figure=None if accuracy is None else accuracy["result"],
+        metric=None if accuracy is None else accuracy["figure"]["name"],
+        float_figure=None if accuracy is None else accuracy["figure"]["baseline"],
+        figure=None if accuracy is None else accuracy["figure"]["result"],
         agreement=state.told["agreement"],
         engine=state.told["engine"],
         precision=state.told["precision"],

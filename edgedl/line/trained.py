@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +13,6 @@ from edgedl.core.errors import (
     BadSamples,
     BadValue,
     Diverged,
-    EdgeError,
     Unsupported,
 )
 from edgedl.core.fields import to_plain
@@ -24,6 +20,7 @@ from edgedl.core.own import shown
 from edgedl.core.registry import load, version
 from edgedl.core.store import atomic_write, default_store, key_of
 from edgedl.line.begin import Line, code_of, users_code
+from edgedl.line.keep import TOLD, alone
 from edgedl.runtime.boxes import Boxes
 from edgedl.train.settings import Fit
 
@@ -32,7 +29,7 @@ if TYPE_CHECKING:
 
 # Settings of training that may change while it goes on: nothing that comes out is another.
 FREE = ("checkpoint_seconds", "track", "memory", "threads")
-TOLD, LOG = "told.json", "log.jsonl"
+LOG = "log.jsonl"
 
 
 def trained(line: Line, network: nn.Module) -> tuple[str, Path]:
@@ -103,28 +100,3 @@ def fitted(line: Line, network: nn.Module, key: str, settings: Fit, stage: str, 
 def folder_of(key: str) -> Path:
     """Where a run lies in the store."""
     return default_store().root / "runs" / key[:32]
-
-
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """No other process trains the same; those of one `torchrun` are one."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
-    except OSError as error:
-        raise EdgeError(
-            f"the store cannot be written ({error.strerror})",
-            where=str(default_store().root),
-            hint="set EDGEDL_STORE to a folder that can",
-        ) from error
-    with lock as file:
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise EdgeError(
-                    "another process is training this recipe",
-                    where=str(folder),
-                    hint="wait for it, or stop it; what it has trained is not lost",
-                ) from error
-        yield

@@ -39,6 +39,7 @@ class Trainable:
         coding: where the shipped model rounds, the weights that are only stored in 8 bits among it.
         start: weights and biases as the plan has them, where it moved them.
         written: the plan's file.
+        fewer: whether its weights have fewer bits here than it says.
     """
 
     program: Program
@@ -48,6 +49,7 @@ class Trainable:
     written: PlanFile
     tuned_from: str
     repaired_with: str
+    fewer: bool = False
 
     def text(self, scales: Mapping[str, float]) -> str:
         """The plan's file with other scales, that names `TUNED` for what training moved."""
@@ -87,6 +89,7 @@ def trainable(
         BadValue: the plan does not fit the model. Unsupported: nothing of it computes in int8, or
             what does is not rounded by quantizers that training knows; the operator is named.
     """
+    bits = dict(written.bits)
     if weight_bits < 8:
         written = replace(written, bits=_bits(clean, written, weight_bits))
     candidate = planned(backend(written.engine), clean, calibration, written, progress)
@@ -118,6 +121,7 @@ def trainable(
         written,
         digest_of_weights(clean),
         prepared.samples,
+        dict(written.bits) != bits,
     )
 
 

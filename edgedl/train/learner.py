@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -242,6 +242,14 @@ class _Clipped(torch.autograd.Function):
         return passed, whole * ctx.share, None, None
 
 
+class _Answers(dict[str, Tensor]):
+    """The float model's answers to the last batch, which a network shares with the average of its
+    weights: the loss is one's, whichever of them answered."""
+
+    def __deepcopy__(self, memo: object) -> _Answers:
+        return self
+
+
 Task = Callable[[torch.device], PerSample]
 
 
@@ -253,7 +261,10 @@ class Learner(nn.Module):
     Args:
         task: the loss of labels, made for a device; None where there are none.
         distil: the share of the loss that is of the float model's answers.
+        names: of the inputs, in the order that they come in.
         classes: whether the first output is scores of classes.
+        squares: whether the loss of labels is a mean square: it counts by the power of the float
+            model's answers then, as theirs does.
         samples_until_frozen: how many are learned from until ranges stay.
         memo: what else makes this run another than others.
     """
@@ -268,7 +279,9 @@ class Learner(nn.Module):
         *,
         task: Task | None,
         distil: float,
-        classes: bool,
+        names: Sequence[str] = (),
+        classes: bool = False,
+        squares: bool = False,
         learned: bool = True,
         momentum: float = 0.99,
         samples_until_frozen: float = float("inf"),
@@ -280,8 +293,9 @@ class Learner(nn.Module):
         self.coded.begin_with(start)
         self.distil, self.classes, self.until = distil, classes, samples_until_frozen
         self._task, self._task_loss = task, cast("PerSample | None", None)
-        self._names = [tensor.name for tensor in program.signature.inputs]
-        self._wanted: dict[str, Tensor] = {}
+        self._names = list(names) or [tensor.name for tensor in program.signature.inputs]
+        self.squares = squares
+        self._wanted = _Answers()
         self._powers: dict[str, Tensor] = {}
         self._adds_up: dict[str, bool] = {}
         self._batches = 0
@@ -305,7 +319,7 @@ class Learner(nn.Module):
             self.learned_from += len(inputs[0])
         if self.teacher is not None:
             with torch.no_grad():
-                self._wanted = self.teacher(feed, rounded=False)
+                self._wanted.update(self.teacher(feed, rounded=False))
         self.coded.watches = self.training and not (self.coded.learned or self.coded.frozen)
         outputs: dict[str, Tensor] = self.coded(feed)
         if self.coded.watches:
@@ -341,6 +355,8 @@ class Learner(nn.Module):
             first = outputs if isinstance(outputs, Tensor) else next(iter(outputs.values()))
             task = self._task_loss = self._task_loss or self._task(first.device)
             by_labels = task(outputs, targets)
+            if self.squares and self._powers:
+                by_labels = by_labels / next(iter(self._powers.values()))
         if not self._wanted:
             assert by_labels is not None
             return by_labels

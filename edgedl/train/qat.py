@@ -27,7 +27,16 @@ from edgedl.train.learner import Learner
 from edgedl.train.losses import chosen, loss_of
 from edgedl.train.processes import Processes
 from edgedl.train.processes import joined as processes_of
-from edgedl.train.settings import Adam, Cosine, CrossEntropy, Fit, Focal, Optimizer, Schedule
+from edgedl.train.settings import (
+    Adam,
+    Cosine,
+    CrossEntropy,
+    Fit,
+    Focal,
+    Mse,
+    Optimizer,
+    Schedule,
+)
 from edgedl.train.validate import Figure, Score, rehearse, validate
 
 LEAST_BITS, MOST_BITS = 2, 8
@@ -171,7 +180,9 @@ def qat(
         start,
         task=None if not by_labels else lambda where: loss_of(loss, labels, where),
         distil=settings.distil if by_labels else 1.0,
+        names=tuple(first),
         classes=by_labels and isinstance(loss, (CrossEntropy, Focal)),
+        squares=isinstance(loss, Mse),
         learned=settings.ranges == "learned",
         momentum=settings.momentum,
         samples_until_frozen=settings.freeze * settings.epochs * (len(train) // step * step),

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
 from edgedl.core.errors import Unsupported
-from edgedl.train.networks.own import reason_of
+from edgedl.core.own import reason_of
 from edgedl.train.shrink.labels import Atoms, Labels
 from edgedl.train.shrink.rules import RULES, is_pointwise
 from edgedl.train.shrink.rules_shapes import ADAPTS
