@@ -142,25 +142,27 @@ def _check(network: nn.Module, structure: Structure, gone: Gone) -> None:
     for name, indices in gone.items():
         there[structure.firsts[name] + _units(structure, name, indices)] = True
     trace = Trace(network)
+    failure = None
     try:
         trace.run(structure.inputs)
     except Unsupported as error:
-        raise Unsupported(
-            f"once cut, {error.message}", hint="a number in its code does not follow: `keep` it"
-        ) from error
+        failure = error
     for one, other in zip(structure.results, trace.results, strict=False):
         wanted = tuple(int((~there[structure.unit_of[axis]]).sum()) for axis in one.labels)
         if one.operator != other.operator or wanted != other.shape:
             raise _unforeseen(one, other, wanted)
+    if failure is not None:
+        hint = "a number in its code does not follow its width: `keep` that layer"
+        raise Unsupported(f"once cut, {failure.message}", hint=hint) from failure
     if len(structure.results) != len(trace.results):
         raise Unsupported("once cut, the network carries out other operators", hint="`keep` it")
 
 
 def _unforeseen(one: Result, other: Result, wanted: tuple[int, ...]) -> Unsupported:
     where = f"`{one.module}`" if one.module else "the network's own forward"
-    given = " x ".join(map(str, other.shape))
+    given, due = (" x ".join(map(str, shape)) for shape in (other.shape, wanted))
     return Unsupported(
-        f"once cut, `{one.operator}` in {where} gives {given} for {' x '.join(map(str, wanted))}",
+        f"once cut, `{one.operator}` in {where} gives {given}, and {due} was foreseen",
         hint=f"a number in its code does not follow its width: keep: ['{one.module}*']",
     )
 

@@ -189,10 +189,10 @@ def _embedding(trace: Trace, why: str, given: Given, out: Any) -> list[Labels]:
 def _prelu(trace: Trace, why: str, given: Given, out: Any) -> list[Labels]:
     labels = list(trace.of(given["self"]))
     slope = trace.of(given["weight"])
-    if slope and len(slope[-1]) > 1:
-        axis = next(i for i, one in enumerate(slope) if len(one) > 1)
-        place = axis if len(slope) > 1 else 1
-        labels[place] = trace.atoms.tie(labels[place], slope[axis], why)
+    for axis, one in enumerate(slope):
+        if len(one) > 1:
+            place = axis if len(slope) > 1 else 1
+            labels[place] = trace.atoms.tie(labels[place], one, why)
     return [tuple(labels)]
 
 

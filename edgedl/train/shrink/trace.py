@@ -21,7 +21,7 @@ from edgedl.train.shrink.rules_shapes import ADAPTS
 
 # Attributes that `forward` shapes tensors by, which follow the widths.
 WIDTHS = re.compile(
-    r"(\w*heads?|\w*head_size|hidden\w*|width|wide|dim|inner_dim|embed_dim|channels|units)"
+    r"\w*heads|n_?head|all_head_size|hidden\w*|width|wide|dim|inner_dim|embed_dim|channels|units"
 )
 # Modules that are followed as a whole, by their own rules.
 RECURRENT = (nn.LSTM, nn.GRU)
