@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgedl.core.errors import BadValue, Unsupported
+from edgedl.core.layers import Group
 from edgedl.train.shrink.groups import CONVOLUTIONS, NORMS, TURNED, Structure
 from edgedl.train.shrink.trace import RECURRENT, Result, Trace, tensors_of
 
@@ -45,6 +47,27 @@ def tried(network: nn.Module, structure: Structure, gone: Gone) -> dict[str, Any
     apply_cut(trial, plan)
     _check(trial, structure, gone)
     return plan
+
+
+def proved(network: nn.Module, structure: Structure) -> Structure:
+    """The same without groups that the network's code does not let go: a unit of each is cut from a
+    copy, and where that fails they are among `fixed`, with the reason."""
+    fixed = dict(structure.fixed)
+
+    def able(groups: tuple[Group, ...]) -> tuple[Group, ...]:
+        try:
+            tried(network, structure, {one.name: range(one.unit) for one in groups})
+        except Unsupported as error:
+            if len(groups) > 1:
+                half = len(groups) // 2
+                return able(groups[:half]) + able(groups[half:])
+            fixed[groups[0].name] = error.message
+            return ()
+        return groups
+
+    groups = able(structure.groups)
+    parts = {one.name: structure.parts[one.name] for one in groups}
+    return replace(structure, groups=groups, fixed=fixed, parts=parts)
 
 
 def plan_of(structure: Structure, gone: Gone) -> dict[str, Any]:

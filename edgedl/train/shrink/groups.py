@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgedl.core.errors import BadValue, Unsupported
+from edgedl.core.errors import BadValue, nearest
 from edgedl.core.layers import GATES, Group, Kind, Layer, LayerShape
 from edgedl.train.shrink.labels import FIXED
 from edgedl.train.shrink.trace import RECURRENT, Call, Result, Trace, tensors_of
@@ -77,6 +77,8 @@ class Structure:
         parts: of each group, by its name.
         sizings: attributes that follow.
         inputs: the batch that it was followed with.
+        results: of every operator, whose shapes after a cut are foreseen by `unit_of`: for each
+            atom its unit, counted over all groups from `firsts` on, or -1.
     """
 
     groups: tuple[Group, ...]
@@ -85,7 +87,6 @@ class Structure:
     parts: Mapping[str, tuple[Part, ...]] = field(repr=False)
     sizings: tuple[Sizing, ...] = field(repr=False)
     inputs: tuple[Tensor, ...] = field(repr=False)
-    # Of each operator's results, by group: how each axis shrinks with each unit; for `cut`.
     results: tuple[Result, ...] = field(repr=False)
     unit_of: np.ndarray = field(repr=False)
     firsts: Mapping[str, int] = field(repr=False)
@@ -101,8 +102,6 @@ class Structure:
                 return one
         if name in self.fixed:
             raise BadValue(f"the channels of `{name}` cannot be cut: {self.fixed[name]}")
-        from edgedl.core.errors import nearest
-
         hint = nearest(name, [one.name for one in self.groups])
         raise BadValue(f"the network has no group `{name}`", hint=hint)
 
@@ -306,11 +305,7 @@ def _layers(
 
 
 def shape_of(call: Call) -> LayerShape:
-    """The shape of a layer as it was called, for one sample.
-
-    Raises:
-        Unsupported: its padding is none that ONNX has.
-    """
+    """The shape of a layer as it was called, for one sample."""
     module: Any = call.module
     if isinstance(module, RECURRENT):
         steps = call.shape[1 if module.batch_first else 0] if len(call.shape) == 3 else 1
@@ -359,6 +354,3 @@ def _sizings(
             key = (one.module, one.attribute, counts.tobytes())
             found[key] = Sizing(one.module, one.attribute, len(one.atoms), by)
     return tuple(found.values())
-
-
-__all__ = ["Part", "Sizing", "Structure", "Unsupported", "groups_of", "shape_of"]

@@ -17,7 +17,7 @@ from edgedl.train.batches import groups_of as batches_of
 from edgedl.train.batches import open_data
 from edgedl.train.bounds import above, within
 from edgedl.train.bounds import least as at_least
-from edgedl.train.shrink.cutting import apply_cut, tried
+from edgedl.train.shrink.cutting import apply_cut, proved, tried
 from edgedl.train.shrink.groups import Structure, groups_of
 from edgedl.train.shrink.scores import scores_of
 from edgedl.train.shrink.step import Change, Ground, Tune
@@ -117,7 +117,7 @@ class Prune:
         batches = _batches(network, ground)
         inputs = tuple(one[:2] if len(one) > 1 else one.repeat_interleave(2, 0)
                        for one in batches[0].inputs)  # fmt: skip
-        structure = self._free(groups_of(network, inputs))
+        structure = self._free(proved(network, groups_of(network, inputs)))
         scores = scores_of(
             network, structure, self.score, batches=batches, loss=ground.loss, seed=ground.seed
         )

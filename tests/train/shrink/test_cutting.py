@@ -17,7 +17,7 @@ from edgedl.core.errors import BadValue, Unsupported
 from edgedl.export import export
 from edgedl.train.networks.deploy import deployed
 from edgedl.train.networks.trial import example
-from edgedl.train.shrink.cutting import apply_cut, cut, plan_of
+from edgedl.train.shrink.cutting import apply_cut, cut, plan_of, proved
 from edgedl.train.shrink.groups import groups_of
 from tests.train.networks.cases import CASES, Case
 from tests.train.networks.made import made
@@ -55,6 +55,7 @@ def test_a_third_of_every_group_is_cut(case: Case, monkeypatch: pytest.MonkeyPat
         for layer in structure.layers
     ]
     fresh = copy.deepcopy(network)
+    assert proved(network, structure).groups == structure.groups
     plan = cut(network, structure, gone)
 
     assert list(network.state_dict()) == names
@@ -192,6 +193,9 @@ def test_a_number_that_does_not_follow_is_named() -> None:
     with pytest.raises(Unsupported, match="once cut, `view` in `0` gives 1 x 2 x 4, and") as found:
         cut(network, structure, {"0.one": [0, 1, 2, 3]})
     assert "keep" in str(found.value.hint)
+    sure = proved(network, structure)
+    assert sure.groups == ()
+    assert sure.fixed["0.one"].startswith("once cut, `view` in `0`")
     for one, other in zip(weights, network.state_dict().values(), strict=True):
         assert torch.equal(one, other)
 
