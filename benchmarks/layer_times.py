@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -133,6 +134,7 @@ def measure(name: str, cache: Path) -> dict[str, Any]:
         "stands": stands,
         "seconds": spent,
         "said": times.said,
+        "load": os.getloadavg()[0],
         "networks": rows,
         "steps": steps,
     }
@@ -170,7 +172,8 @@ def document(engines: Mapping[str, Mapping[str, Any]]) -> str:
     for found in engines.values():
         text += (
             f"\n\n{found['engine']} {found['version']}: {found['stands']} small models timed in"
-            f" {found['seconds']:.0f} s. {' '.join(found['said'])}"
+            f" {found['seconds']:.0f} s, while {found['load']:.0f} processes wanted the"
+            f" {found['machine']['usable_cores']} cores. {' '.join(found['said'])}"
         ).rstrip()
     lines = [["3x3 convolution of 14x14", "engine", *(str(w) for w in STEPS)]]
     for found in engines.values():
