@@ -137,3 +137,19 @@ def test_pickles_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.array([{}] * 3, object))
     with pytest.raises(BadSamples, match="pickled"):
         load(Data(arrays=str(tmp_path / "a.npz")), seed=0, cache=tmp_path)
+
+
+def test_inputs_without_labels_are_taken_as_they_are(tmp_path: Path) -> None:
+    ids = RANDOM.integers(0, 9, (40, 6)).astype(np.int32)
+    mask = np.ones((40, 6), np.int64)
+    found = opened(tmp_path, {"ids": ids, "mask": mask}, task="unlabelled")
+    assert (found.task, found.outputs) == ("unlabelled", None)
+    assert {name: one.dtype for name, one in found.inputs.items()} == {"ids": "int32", "mask": "int64"}
+    assert found.train.labels is None
+    assert len(found.train) + len(found.validation) + len(found.test) == 40
+
+
+def test_without_labels_there_is_no_text(tmp_path: Path) -> None:
+    with pytest.raises(BadValue, match="does not go with `text`") as caught:
+        Data(text=str(tmp_path), task="unlabelled")
+    assert caught.value.keys == ("task",)
