@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from edgedl.core.errors import BadValue, Unsupported
-from edgedl.core.layers import LayerShape
+from edgedl.core.layers import LayerShape, Price
 from edgedl.train.bounds import above, within
 from edgedl.train.shrink.layer_shapes import KINDS, shapes_of
-from edgedl.train.shrink.step import Change, Ground, Price, Tune
+from edgedl.train.shrink.step import Change, Ground, Tune
 from edgedl.train.shrink.weights import layers_of, release, shared_weights
 
 # Ranks that are priced for a layer, and grains that a budget is counted in.

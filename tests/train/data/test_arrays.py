@@ -144,7 +144,10 @@ def test_inputs_without_labels_are_taken_as_they_are(tmp_path: Path) -> None:
     mask = np.ones((40, 6), np.int64)
     found = opened(tmp_path, {"ids": ids, "mask": mask}, task="unlabelled")
     assert (found.task, found.outputs) == ("unlabelled", None)
-    assert {name: one.dtype for name, one in found.inputs.items()} == {"ids": "int32", "mask": "int64"}
+    assert {name: one.dtype for name, one in found.inputs.items()} == {
+        "ids": "int32",
+        "mask": "int64",
+    }
     assert found.train.labels is None
     assert len(found.train) + len(found.validation) + len(found.test) == 40
 

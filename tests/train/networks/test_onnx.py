@@ -137,7 +137,9 @@ def test_our_networks_come_back(
     assert [t.name for t in signature.outputs] == [t.name for t in same.outputs]
 
 
-@pytest.mark.parametrize("name", ["detector", "efficientnet", "mobilenet_v2", "mobilenet_v3", "vit"])
+@pytest.mark.parametrize(
+    "name", ["detector", "efficientnet", "mobilenet_v2", "mobilenet_v3", "vit"]
+)
 def test_files_for_one_sample_come_back_for_any_batch(name: str, tmp_path: Path) -> None:
     path = GOLDEN / f"{name}.onnx"
     inputs = inputs_of(path)
@@ -172,7 +174,9 @@ def test_every_weight_learns_and_names_are_the_nodes(tmp_path: Path) -> None:
     first.train()
     first(*example(inputs_of(GOLDEN / "vit.onnx"), 2)).square().mean().backward()
     assert [name for name, value in names.items() if value.grad is None] == []
-    assert all(float(value.grad.abs().sum()) > 0 for value in names.values() if value.grad is not None)
+    assert all(
+        float(value.grad.abs().sum()) > 0 for value in names.values() if value.grad is not None
+    )
     second.load_state_dict(first.state_dict())
 
 
