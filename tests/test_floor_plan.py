@@ -47,7 +47,6 @@ OWNERS = {
     "tensorrt": {"runtime.tensorrt", "backends.tensorrt"},
     "torch": {"train", "export"},
     "safetensors": {"train.checkpoint"},
-    "torch_pruning": {"train.shrink.groups"},
     "click": {"cli"},
     "yaml": {"yamls"},
     "PIL": {"runtime.image"},

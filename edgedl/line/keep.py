@@ -1,49 +1,17 @@
-"""What the line keeps: results in the store, and a folder that one process alone trains in."""
+"""What the line keeps in the store, and how it lies there."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from edgedl.core.errors import EdgeError
 from edgedl.core.program import TUNED
+from edgedl.core.runs import DONE
 from edgedl.core.store import default_store
 from edgedl.report.compressed import Compressed
 
 # In the folder of a result: what ships, how it was placed, and what the stage tells of it.
-BUNDLE, PLAN, TOLD = "bundle.edl", "plan.yaml", "told.json"
-
-
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """No other process trains the same; those of one `torchrun` are one.
-
-    Raises:
-        EdgeError: another one does, or the folder cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
-    except OSError as error:
-        raise EdgeError(
-            f"the store cannot be written ({error.strerror})",
-            where=str(default_store().root),
-            hint="set EDGEDL_STORE to a folder that can",
-        ) from error
-    with lock as file:
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise EdgeError(
-                    "another process is training this recipe",
-                    where=str(folder),
-                    hint="wait for it, or stop it; what it has trained is not lost",
-                ) from error
-        yield
+BUNDLE, PLAN, TOLD = "bundle.edl", "plan.yaml", DONE
 
 
 def keep_plan(found: Compressed, folder: Path) -> None:

@@ -16,14 +16,15 @@ from edgedl.core.fields import to_plain
 from edgedl.core.model import Model
 from edgedl.core.program import TUNED, Constants
 from edgedl.core.registry import load, version
+from edgedl.core.runs import alone, run_folder
 from edgedl.core.samples import Samples
-from edgedl.core.store import atomic_write, key_of
+from edgedl.core.store import atomic_write, default_store, key_of
 from edgedl.core.target import target_of
 from edgedl.inputs import split
 from edgedl.line.begin import Line, code_of
 from edgedl.line.form import Form
-from edgedl.line.keep import BUNDLE, PLAN, TOLD, alone, keep_plan, kept
-from edgedl.line.trained import deciding, folder_of
+from edgedl.line.keep import BUNDLE, PLAN, TOLD, keep_plan, kept
+from edgedl.line.trained import deciding
 from edgedl.runtime import engine, installed_engines
 from edgedl.runtime import open as open_bundle
 from edgedl.search.memory import machine_parts
@@ -205,9 +206,10 @@ def _trained(line: Line, form: Form, ground: Trainable, settings: Qat) -> tuple[
         seed=recipe.seed,
         versions={"edgedl": edgedl.__version__, "torch": version("torch")},
     )
-    folder = folder_of(key)
+    store = default_store()
+    folder = run_folder(store, key)
     outputs = len(ground.program.signature.outputs)
-    with alone(folder):
+    with alone(folder, store):
         try:
             found: Learnt = qat(
                 ground.program, ground.coding, ground.start, form.train, form.validation, wanted,

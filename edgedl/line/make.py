@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from edgedl.line.keep import BUNDLE, TOLD
 from edgedl.line.learned import learned
 from edgedl.line.shipped import compressed, exported, timed
 from edgedl.line.shrunk import shrunk
-from edgedl.line.trained import LOG, trained
+from edgedl.line.trained import LOG, leads, trained
 from edgedl.recipe import read_recipe
 from edgedl.report.made import Made, Shrink
 
@@ -99,9 +98,3 @@ def _put(bundle: Path | None, model: Path, target: Path) -> None:
         return
     with atomic_write(target) as there:
         shutil.copyfile(bundle, there)
-
-
-def leads() -> bool:
-    """Whether this process goes on behind training, and speaks: of several that `torchrun` started,
-    the first."""
-    return int(os.environ.get("RANK", "0")) == 0

@@ -15,12 +15,13 @@ from edgedl.core.errors import EdgeError, Unsupported
 from edgedl.core.fields import to_plain
 from edgedl.core.layers import Price
 from edgedl.core.registry import load, version
+from edgedl.core.runs import run_folder
 from edgedl.core.store import atomic_write, default_store, key_of
 from edgedl.line.begin import Line, content_digest
 from edgedl.line.form import form_of
 from edgedl.line.keep import BUNDLE, TOLD
 from edgedl.line.shipped import compressed, exported
-from edgedl.line.trained import deciding, fitted, folder_of
+from edgedl.line.trained import deciding, fitted
 from edgedl.recipe import Compress
 from edgedl.report.made import Shrink
 from edgedl.search.memory import machine_parts
@@ -107,7 +108,7 @@ def _taken(
         target=[priced.target, priced.threads, machine_parts()],
         versions={"edgedl": edgedl.__version__, "torch": version("torch")},
     )
-    folder = folder_of(key)
+    folder = run_folder(default_store(), key)
     file = folder / CHANGE
     if file.is_file():
         change = json.loads(file.read_text(encoding="utf-8"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,10 @@ from edgedl.core.errors import (
 from edgedl.core.fields import to_plain
 from edgedl.core.own import shown
 from edgedl.core.registry import load, version
+from edgedl.core.runs import alone, run_folder, tidy_runs
 from edgedl.core.store import atomic_write, default_store, key_of
 from edgedl.line.begin import Line, code_of, users_code
-from edgedl.line.keep import TOLD, alone
+from edgedl.line.keep import TOLD
 from edgedl.runtime.boxes import Boxes
 from edgedl.train.settings import Fit
 
@@ -75,11 +77,12 @@ def fitted(line: Line, network: nn.Module, key: str, settings: Fit, stage: str, 
     Returns:
         The file of the weights.
     """
-    folder = folder_of(key)
+    store = default_store()
+    folder = run_folder(store, key)
     fit = load("edgedl.train.fit:fit", "training")
     boxes = getattr(network, "boxes", None)
     metric = line.metric(boxes if isinstance(boxes, Boxes) else None)
-    with line.stage(stage) as told, alone(folder), users_code(line.recipe):
+    with line.stage(stage) as told, alone(folder, store), users_code(line.recipe):
         done = folder / TOLD
         before = done.exists()
         found = fit(
@@ -94,9 +97,12 @@ def fitted(line: Line, network: nn.Module, key: str, settings: Fit, stage: str, 
             f"{about}, {count:,} parameters, {found.epochs} epochs,"
             f" {found.metric} {found.best:.4g} in validation"
         )
+    if leads():
+        tidy_runs(store)
     return Path(found.weights)
 
 
-def folder_of(key: str) -> Path:
-    """Where a run lies in the store."""
-    return default_store().root / "runs" / key[:32]
+def leads() -> bool:
+    """Whether this process goes on behind training, and speaks: of several that `torchrun` started,
+    the first."""
+    return int(os.environ.get("RANK", "0")) == 0
