@@ -26,8 +26,9 @@ class Series:
 
     Attributes:
         channels: values a frame.
-        length: frames of a window; what is longer is cut behind it, what is shorter is followed by
-            frames of 0, which after normalising stands for the mean.
+        length: frames of a window; what is shorter is followed by frames of 0, which after
+            normalising stands for the mean.
+        taken: which frames of what is longer; a forecast takes the last.
         hop: frames from one window of a stream to the next; `length` where None.
         mean, std: one number, or one for each channel.
         layout: the axes of the input: `n` is 1, `c` are channels, `t` is time.
@@ -45,6 +46,7 @@ class Series:
     std: tuple[float, ...] = (1.0,)
     layout: Literal["nct", "ntc", "ct", "tc"] = "nct"
     input: str | None = None
+    taken: Literal["first", "last"] = "first"
 
     def __post_init__(self) -> None:
         if not 1 <= self.channels <= MOST_CHANNELS:
@@ -101,7 +103,8 @@ class Series:
         Raises:
             BadSamples: the array is none of these, or a value is not finite.
         """
-        frames = self._checked(raw)[: self.length]
+        frames = self._checked(raw)
+        frames = frames[: self.length] if self.taken == "first" else frames[-self.length :]
         found = np.zeros((self.length, self.channels), np.float32)
         found[: len(frames)] = normalised(frames, self.mean, self.std)
         found = found.T if self.layout.endswith("ct") else found

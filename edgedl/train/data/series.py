@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -110,12 +110,12 @@ def from_streams(
     spans = np.array(cut.spans, np.int64)
     labels, task, outputs, classes = _labels(streams, spans, cut, settings, where, channels)
     windows = Windows(streams, spans)
-    hop = settings.hop or settings.length
-    length = settings.length
+    hop, length = _hop(settings), settings.length
+    taken: Literal["first", "last"] = "first" if settings.horizon is None else "last"
 
     def prepare(train: np.ndarray) -> Prepared:
         mean, std = _moments(windows, train)
-        before = Series(widths.copy().pop(), length, hop, mean, std)
+        before = Series(widths.copy().pop(), length, hop, mean, std, taken=taken)
         return prepared(windows, INPUT, before, where)
 
     doubts: tuple[str, ...] = ()
@@ -140,9 +140,15 @@ def from_streams(
     )
 
 
+def _hop(settings: Data) -> int:
+    """Frames from one window to the next; a forecast begins at any frame, as on the device."""
+    assert settings.length is not None
+    return settings.hop or (settings.length if settings.horizon is None else 1)
+
+
 def _cut(streams: Sequence[Stream], settings: Data) -> _Cut:
     assert settings.length is not None
-    hop, behind = settings.hop or settings.length, settings.horizon or 0
+    hop, behind = _hop(settings), settings.horizon or 0
     cut = _Cut()
     for i, stream in enumerate(streams):
         numbered = None
@@ -247,7 +253,13 @@ def _channel(table: Columns, name: str, missing: str) -> np.ndarray:
     if missing == "drop":
         message = "frames cannot be dropped out of a series"
         raise BadSamples(message, where=table.where, hint="`missing: mean` fills gaps")
-    found = numbers(table.column(name), table.where, name, missing == "mean", table.lines)
+    cells = table.column(name)
+    whole = (cell for cell in cells if not is_missing(cell))
+    if not any(map(_is_number, whole)) and any(not is_missing(cell) for cell in cells):
+        rest = ", ".join(one for one in table.cells if one != name)
+        message = f"column `{name}` holds texts, as `{str(cells[0])[:40]}`"
+        raise BadSamples(message, where=table.where, hint=f"`columns: [{rest}]`")
+    found = numbers(cells, table.where, name, missing == "mean", table.lines)
     gaps = np.isnan(found)
     if gaps.any():
         if gaps.all():
@@ -257,6 +269,14 @@ def _channel(table: Columns, name: str, missing: str) -> np.ndarray:
         last = np.maximum.accumulate(places)
         found = np.where(last >= 0, found[np.maximum(last, 0)], found[~gaps][0])
     return found.astype(np.float32)
+
+
+def _is_number(cell: Any) -> bool:
+    try:
+        float(cell)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def _npz(path: Path, settings: Data) -> tuple[list[Stream], tuple[str, ...]]:

@@ -73,7 +73,7 @@ class Data:
         check: whether every sample is read once before training, for damage and duplicates.
         image, sound, features: the pre-processing of raw files; found out where it can be.
         length: frames of a window, or tokens of a text.
-        hop: frames from one window to the next; `length` where None.
+        hop: frames from one window to the next; where None `length`, and 1 of a forecast.
         horizon: frames behind a window to forecast.
         vocabulary: the tokenizer of texts.
     """

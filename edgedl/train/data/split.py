@@ -93,7 +93,8 @@ def split_in_time(
     for name, rows in found.items():
         if not len(rows):
             message = f"{len(spans)} windows leave none for the {name} part"
-            raise BadSamples(message, where=where, hint="a smaller `hop`, or longer streams")
+            hint = "longer streams, a larger share for it, or a smaller `hop`"
+            raise BadSamples(message, where=where, hint=hint)
     return Parts(**found)
 
 

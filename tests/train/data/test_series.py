@@ -128,3 +128,25 @@ def test_bad_series(text: str, settings: dict[str, Any], says: str, tmp_path: Pa
     with pytest.raises(BadSamples, match=says) as caught:
         opened(written(tmp_path, text), **settings)
     assert caught.value.hint
+
+
+def test_a_forecast_of_ones_own_table_begins_at_any_frame(tmp_path: Path) -> None:
+    lines = [f"2020-{i},{1000 + i % 7},{i}" for i in range(400)]
+    path = written(tmp_path, "date,sales,day\n" + "\n".join(lines) + "\n")
+    with pytest.raises(BadSamples, match="column `date` holds texts, as `2020-0`") as caught:
+        opened(path, label="sales", length=14, horizon=7)
+    assert caught.value.hint == "`columns: [sales, day]`"
+    found = opened(path, label="sales", columns=("sales",), length=14, horizon=7)
+    # 380 windows in all; those that share a frame with the next part are left out
+    assert len(found.test) == 76
+    assert found.processing is not None
+    assert found.standard is not None
+    history = np.array([1000.0 + i % 7 for i in range(400)])
+    place = list(found.test.rows).index(310)
+    first = found.processing.before(history[310:324])["series"]
+    assert np.array_equal(first, found.test.feed(place)["series"])
+    # of a longer history, the last frames
+    assert np.array_equal(found.processing.before(history[:324])["series"], first)
+    assert found.test.chosen_labels is not None
+    behind = found.standard.undone(found.test.chosen_labels[place])
+    assert behind == pytest.approx(history[324:331], rel=1e-5)
