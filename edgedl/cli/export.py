@@ -13,7 +13,8 @@ from edgedl.cli.options import Bar, json_option, print_json
 @json_option
 def command(recipe: str, output: str | None, as_json: bool) -> None:
     """Write RECIPE's network as ONNX, trained first where it is not, and prove it answers alike."""
-    from edgedl.line.make import leads, make
+    from edgedl.line.make import make
+    from edgedl.line.trained import leads
 
     with Bar() as bar:
         found = make(recipe, until="export", output=output, progress=bar)

@@ -52,18 +52,18 @@ def command(
         return 0
     if recipe is None:
         raise BadOption("no recipe is named", hint="edgedl make recipes/fashion_mnist.yaml")
-    from edgedl.line import foresee, make
+    from edgedl.line import foresee, make, trained
 
     with Bar() as bar:
         if dry_run:
             found: Forecast | Made = foresee.foresee(recipe, until=until, progress=bar)
         else:
             found = made = make.make(recipe, output=output, until=until, progress=bar)
-            if report is not None and make.leads():
+            if report is not None and trained.leads():
                 from edgedl import reports
 
                 reports.write_made(made, report)
-    if not make.leads():
+    if not trained.leads():
         return 0
     click.echo(found.text(), err=as_json)
     if as_json:

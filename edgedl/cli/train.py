@@ -15,7 +15,8 @@ def command(recipe: str, as_json: bool) -> None:
 
     On several devices: torchrun --nproc-per-node 2 -m edgedl train RECIPE.yaml
     """
-    from edgedl.line.make import leads, make
+    from edgedl.line.make import make
+    from edgedl.line.trained import leads
 
     with Bar() as bar:
         found = make(recipe, until="train", progress=bar)

@@ -95,7 +95,7 @@ def fitted(line: Line, network: nn.Module, key: str, settings: Fit, stage: str, 
         told += ["kept"] * before
         told.append(
             f"{about}, {count:,} parameters, {found.epochs} epochs,"
-            f" {found.metric} {found.best:.4g} in validation"
+            f" {found.metric} {found.best:.4g} in validation{_scale(line)}"
         )
     if leads():
         tidy_runs(store)
@@ -106,3 +106,9 @@ def leads() -> bool:
     """Whether this process goes on behind training, and speaks: of several that `torchrun` started,
     the first."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def _scale(line: Line) -> str:
+    """In words, that a figure is of values in deviations from their mean."""
+    standard = line.dataset.standard
+    return "" if standard is None else f", of values over their deviation {standard.deviation:.4g}"
