@@ -20,6 +20,7 @@ from edgedl.core.target import target_of
 from edgedl.core.units import format_bytes
 from edgedl.line.begin import Line, begun, last_stage, network_of, users_code
 from edgedl.line.form import check_export, form_of
+from edgedl.line.spent import expected
 from edgedl.recipe import read_recipe
 from edgedl.report.made import Forecast, Stage
 from edgedl.runtime import engine, installed_engines
@@ -28,8 +29,6 @@ from edgedl.runtime.boxes import Boxes
 STEPS = 3
 # Weights, their gradients, and two averages of these in the optimizer.
 COPIES = 4
-# What `compress` takes of a model of a few million parameters, both engines.
-COMPRESS_SECONDS = 60.0
 
 
 def foresee(path: str | Path, *, until: str = "bench", progress: Progress = silent) -> Forecast:
@@ -71,12 +70,13 @@ def foresee(path: str | Path, *, until: str = "bench", progress: Progress = sile
             f"training takes about {format_bytes(need)}, and {format_bytes(free)} are free:"
             " a smaller `batch`, or `accumulate`"
         )
-    if last != "train":
-        _operators(line, network)
-    if last in ("compress", "bench"):
-        line.stages.append(
-            Stage("compress", "as the engines of the target measure", COMPRESS_SECONDS, kept=False)
-        )
+    size = _operators(line, network) if last != "train" else 0
+    if last in ("compress", "bench") and recipe.compress is not None:
+        known = expected(recipe.compress, size)
+        about = "nothing alike was compressed on this machine yet" if known is None else (
+            "as models of about this size took here"
+        )  # fmt: skip
+        line.stages.append(Stage("compress", about, known, kept=False))
     if last == "bench" and recipe.bench is not None:
         line.stages.append(Stage("bench", "", recipe.bench.seconds, kept=False))
     return Forecast(recipe.name, str(path), tuple(line.stages), tuple(line.doubts))
@@ -116,8 +116,8 @@ def _first_rows(line: Line, network: Any) -> Any:
     return None if metric is None else replace(metric, whole=lambda rows: float(len(rows)))
 
 
-def _operators(line: Line, network: Any) -> None:
-    """Export the network as it is, and try it on the target's engines."""
+def _operators(line: Line, network: Any) -> int:
+    """Export the network as it is, and try it on the target's engines; its bytes."""
     settings = line.recipe.export
     export = load("edgedl.export:export", "exporting")
     form = form_of(line, network)
@@ -142,3 +142,4 @@ def _operators(line: Line, network: Any) -> None:
             except EdgeError as error:
                 line.doubts.append(f"{name} does not run the network: {error.message}")
         told.append(f"runs on {' and '.join(ran) or 'no engine of the target'}")
+        return sum(file.stat().st_size for file in Path(folder).iterdir())

@@ -22,6 +22,7 @@ from edgedl.core.units import format_bytes
 from edgedl.line.begin import Line, users_code
 from edgedl.line.form import Form
 from edgedl.line.keep import BUNDLE, TOLD, keep_plan, kept
+from edgedl.line.spent import remember
 from edgedl.recipe import Compress
 from edgedl.runtime import any_engine, engine, installed_engines
 from edgedl.search.memory import machine_parts
@@ -137,6 +138,7 @@ def compressed(line: Line, form: Form, model: Path, asked: Compress) -> Path:
         )  # fmt: skip
         # not the folder that it is made in, which is gone once it is kept
         found = replace(found, output=Path(BUNDLE))
+        remember(asked, found.baseline_bytes, found.seconds)
         told = {**found.to_json(), "text": found.text(), "broken": list(found.broken)}
         (folder / TOLD).write_text(json.dumps(told), encoding="utf-8")
         keep_plan(found, folder)

@@ -15,7 +15,7 @@ from edgedl.report.diagnosed import (
     shown_tensors,
     tensor_cells,
 )
-from edgedl.report.page import style
+from edgedl.report.page import whole
 from edgedl.report.scale import spanning
 from edgedl.report.svg import (
     Drawing,
@@ -48,19 +48,11 @@ def page(found: Diagnosis) -> str:
         _listed("Doubts", found.doubts),
         _document(found),
     ]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "style-src 'unsafe-inline'; img-src data:\">\n"
-        f'<link rel="icon" href="data:,">\n<title>{title}</title>\n<style>\n{style()}</style>\n'
-        "</head>\n<body>\n<main>\n"
+    head = (
         f'<header><p class="kicker"><b>edgedl diagnose</b> &nbsp;{title}</p>'
-        f'<h1>{escape(found.verdict)}.</h1><p class="lede">{escape(_lede(found))}</p></header>\n'
-        + "\n".join(section for section in sections if section)
-        + "\n</main>\n</body>\n</html>\n"
+        f'<h1>{escape(found.verdict)}.</h1><p class="lede">{escape(_lede(found))}</p></header>'
     )
+    return whole(title, (head, *sections))
 
 
 def _lede(found: Diagnosis) -> str:

@@ -12,13 +12,25 @@ from edgedl.report.table import table
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the line: what came out, and how long it took; `kept` where nothing had to be
-    done."""
+    """One stage of the line: what came out, and how long it took, None where nobody knows; `kept`
+    where nothing had to be done."""
 
     name: str
     about: str
-    seconds: float
+    seconds: float | None
     kept: bool
+
+    @property
+    def time(self) -> str:
+        """How long it took, as people read it."""
+        if self.kept:
+            return "kept"
+        return "unknown" if self.seconds is None else f"{self.seconds:.1f} s"
+
+    @property
+    def guess(self) -> str:
+        """How long it is expected to take, as people read it."""
+        return "unknown" if self.seconds is None else f"about {self.seconds:.0f} s"
 
     def to_json(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -48,7 +60,7 @@ class Forecast:
 
     def text(self) -> str:
         """The page."""
-        rows = [[stage.name, f"about {stage.seconds:.0f} s", stage.about] for stage in self.stages]
+        rows = [[stage.name, stage.guess, stage.about] for stage in self.stages]
         parts = [f"{self.recipe}: what it would take", table(rows, right=(1,))]
         return "\n\n".join([*parts, *_doubts(self.doubts)])
 
@@ -135,10 +147,7 @@ class Made:
 
     def text(self) -> str:
         """The page."""
-        rows = [
-            [stage.name, "kept" if stage.kept else f"{stage.seconds:.1f} s", stage.about]
-            for stage in self.stages
-        ]
+        rows = [[stage.name, stage.time, stage.about] for stage in self.stages]
         parts = [f"{self.recipe} -> {self.output or self.weights}", table(rows, right=(1,))]
         if self.shrink:
             parts.append(shrink_table(self.shrink))

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgedl.report.curves import Curve, curves_drawn, pareto
 from edgedl.report.made import SHRINK_HEAD, Made, Shrink, shrink_cells
-from edgedl.report.page import figure_section, style
+from edgedl.report.page import figure_section, whole
 from edgedl.report.palette import series
 from edgedl.report.reading import figure, number
 from edgedl.report.section import section
@@ -24,8 +24,7 @@ def page(found: Made) -> str:
     """The page: self-contained, and asking nothing of any network."""
     title = escape(found.name)
     rows = "".join(
-        f"<tr><td>{escape(stage.name)}</td><td>{escape(stage.about)}</td>"
-        f"<td>{'kept' if stage.kept else f'{stage.seconds:.1f} s'}</td></tr>"
+        f"<tr><td>{escape(stage.name)}</td><td>{escape(stage.about)}</td><td>{stage.time}</td></tr>"
         for stage in found.stages
     )
     stages = section("stages", "Stages", f"<table><tbody>{rows}</tbody></table>")
@@ -42,17 +41,11 @@ def page(found: Made) -> str:
         )
     document = escape(json.dumps(found.to_json(), indent=1))
     parts.append(section("document", "As JSON", f"<details><pre>{document}</pre></details>"))
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "style-src 'unsafe-inline'; img-src data:\">\n"
-        f'<link rel="icon" href="data:,">\n<title>{title}</title>\n<style>\n{style()}</style>\n'
-        "</head>\n<body>\n<main>\n"
+    head = (
         f'<header><p class="kicker"><b>edgedl make</b> &nbsp;{escape(found.recipe)}</p>'
-        f"<h1>{title}</h1></header>\n" + "\n".join(parts) + "\n</main>\n</body>\n</html>\n"
+        f"<h1>{title}</h1></header>"
     )
+    return whole(title, (head, *parts))
 
 
 def _steps(rows: Sequence[Shrink]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from typing import Any
@@ -73,16 +73,28 @@ def page(
         raw(document),
     ]
     title = escape(headline(document))
+    return whole(title, (_head(document), *sections), script=_file("page.js"))
+
+
+def whole(title: str, parts: Iterable[str], script: str = "") -> str:
+    """A page of these parts, all it needs inside; it asks nothing of any network.
+
+    Args:
+        title: as HTML.
+        script: what runs in it; without one, none may.
+    """
+    scripts = " script-src 'unsafe-inline';" if script else ""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-        "style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:\">\n"
+        f"style-src 'unsafe-inline';{scripts} img-src data:\">\n"
         f'<link rel="icon" href="data:,">\n<title>{title}</title>\n'
         f"<style>\n{style()}</style>\n</head>\n<body>\n<main>\n"
-        + "\n".join(part for part in (_head(document), *sections) if part)
-        + f"\n<script>\n{_file('page.js')}</script>\n</main>\n</body>\n</html>\n"
+        + "\n".join(part for part in parts if part)
+        + (f"\n<script>\n{script}</script>" if script else "")
+        + "\n</main>\n</body>\n</html>\n"
     )
 
 

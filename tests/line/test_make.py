@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,8 @@ def test_the_whole_line_and_then_nothing_anew(tmp_path: Path) -> None:
     assert ".making-" not in found.text() + json.dumps(found.to_json())
     assert "top1 1" in found.text() or "top1 0.9" in found.text()
 
+    forecast = foresee(path).stages[3]
+    assert forecast.seconds == found.compressed["seconds"]
     again = make(path)
     assert kept(again) == ["train", "export", "compress"]
     assert again.weights == found.weights
@@ -139,6 +142,9 @@ def test_what_it_would_take_is_told_and_nothing_is_trained(tmp_path: Path) -> No
     assert "runs on onnxruntime" in text
     assert not (tmp_path / "store" / "runs").exists()
     assert found.broken == ()
+    # nothing was compressed in this store yet
+    assert found.stages[3].seconds is None
+    assert re.search(r"compress +unknown +nothing alike was compressed", text)
 
 
 def test_a_streaming_network_ships_a_step_and_its_state(tmp_path: Path) -> None:
