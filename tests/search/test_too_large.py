@@ -13,7 +13,7 @@ from edgedl.passes import graph
 from edgedl.runtime import installed_engines
 from edgedl.search.choose import HEAT_BYTES, _heats
 from tests.models import Sketch, feeds, saved
-from tests.search.test_choose import candidate
+from tests.search.known import candidate
 
 ENGINE = installed_engines()[0]
 
