@@ -54,13 +54,22 @@ USUAL: Mapping[str, str | None] = {
 
 @dataclass(eq=False)
 class Line:
-    """A recipe on its way: what was made of it so far."""
+    """A recipe on its way: what was made of it so far.
+
+    Attributes:
+        teacher: who teaches, once that is looked for.
+        above: the recipes that this one teaches for, outermost first.
+        opened: sessions that are closed when the line ends.
+    """
 
     recipe: Recipe
     dataset: Dataset
     progress: Progress
     stages: list[Stage] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
+    teacher: Any = None
+    above: tuple[Path, ...] = ()
+    opened: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     def metric(self, boxes: Boxes | None) -> Metric | None:
         """What a network is judged by while it learns; None where that is the loss.
@@ -79,7 +88,7 @@ class Line:
             BadValue: there is nothing to learn: no labels, and no teacher.
         """
         wanted = self.recipe.train
-        if self.dataset.task == "unlabelled" and getattr(self.recipe, "distil", None) is None:
+        if self.dataset.task == "unlabelled" and self.recipe.distil is None:
             message = "data without labels teaches nothing by itself"
             hint = "name a teacher: `distil: {teacher: model.onnx}`"
             raise self.recipe.located(BadValue(message, hint=hint), "data", "task")
@@ -115,6 +124,7 @@ def begun(recipe: Recipe, progress: Progress) -> Line:
     above = Path() if recipe.where is None else recipe.where.parent
     recipe = _placed(recipe, above)
     _check_names(recipe)
+    _check_steps(recipe)
     progress("loading data", 0, 1)
     began = perf_counter()
     try:
@@ -168,7 +178,12 @@ def _placed(recipe: Recipe, above: Path) -> Recipe:
     train = replace(train, metric=metric(train.metric))
     if compress is not None:
         compress = replace(compress, metric=metric(compress.metric))
-    return replace(recipe, network=network, train=train, compress=compress)
+    distil = recipe.distil
+    if distil is not None and distil.origin == "own":
+        distil = replace(distil, teacher=placed(distil.teacher, above))
+    elif distil is not None and distil.origin != "itself":
+        distil = replace(distil, teacher=str(above / distil.teacher))
+    return replace(recipe, network=network, train=train, distil=distil, compress=compress)
 
 
 def _named(recipe: Recipe, dataset: Dataset) -> Dataset:
@@ -204,6 +219,23 @@ def _named(recipe: Recipe, dataset: Dataset) -> Dataset:
         inputs=inputs,
         processing=replace(dataset.processing, preprocess=before),
     )
+
+
+def _check_steps(recipe: Recipe) -> None:
+    """Check what keys of a recipe need of one another.
+
+    Raises:
+        BadValue: one is missing; the error has the line.
+    """
+    for place, step in enumerate(recipe.shrink):
+        if step.name == "distil" and recipe.distil is None:
+            error = BadValue("nobody is named who teaches", hint="distil: {teacher: large.yaml}")
+            raise recipe.located(error, "shrink", place)
+    if recipe.qat is not None and recipe.compress is None:
+        error = BadValue(
+            "`qat` trains what `compress` makes, and there is none", hint="compress: {}"
+        )
+        raise recipe.located(error, "qat")
 
 
 def _check_names(recipe: Recipe) -> None:

@@ -13,6 +13,7 @@ from edgedl.core.registry import load
 from edgedl.core.store import atomic_write, check_writable
 from edgedl.line.begin import begun, last_stage, network_of
 from edgedl.line.form import check_export, form_of
+from edgedl.line.guided import guide_of
 from edgedl.line.keep import BUNDLE, TOLD
 from edgedl.line.learned import learned
 from edgedl.line.shipped import compressed, exported, timed
@@ -54,14 +55,16 @@ def make(
     network = network_of(line)
     if last != "train":
         check_export(line, network)
-    key, weights = trained(line, network)
+    key, run = trained(line, network, guide_of(line, None))
+    weights = run
     model: Path | None = None
     bundle: Path | None = None
     told: Mapping[str, Any] | None = None
     times: Mapping[str, Any] | None = None
     steps: tuple[Shrink, ...] = ()
     if last != "train":
-        key, network, steps = shrunk(line, network, key)
+        key, network, latest, steps = shrunk(line, network, key)
+        weights = latest or weights
         form = form_of(line, network)
         model = exported(line, form, key)
         if last in ("compress", "bench"):
@@ -76,12 +79,14 @@ def make(
                 times = timed(line, form, model, bundle)
     if target is not None and model is not None:
         _put(bundle, model, target)
+    line.opened.close()
+    read_log = load("edgedl.train.track:read_log", "training")
     return Made(
         name=recipe.name,
         recipe=str(path),
         output=None if target is None else str(target),
-        weights=str(weights),
-        history=tuple(load("edgedl.train.track:read_log", "training")(weights.parent / LOG)),
+        weights=None if weights is None else str(weights),
+        history=() if run is None else tuple(read_log(run.parent / LOG)),
         stages=tuple(line.stages),
         shrink=steps,
         compressed=told,

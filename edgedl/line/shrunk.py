@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgedl
-from edgedl.core.errors import EdgeError, Unsupported
+from edgedl.core.errors import Diverged, EdgeError, Unsupported
 from edgedl.core.fields import to_plain
 from edgedl.core.layers import Price
 from edgedl.core.registry import load, version
@@ -19,9 +19,10 @@ from edgedl.core.runs import run_folder
 from edgedl.core.store import atomic_write, default_store, key_of
 from edgedl.line.begin import Line, content_digest
 from edgedl.line.form import form_of
+from edgedl.line.guided import guide_of
 from edgedl.line.keep import BUNDLE, TOLD
 from edgedl.line.shipped import compressed, exported
-from edgedl.line.trained import deciding, fitted
+from edgedl.line.trained import deciding, fitted, key_of_guide
 from edgedl.recipe import Compress
 from edgedl.report.made import Shrink
 from edgedl.search.memory import machine_parts
@@ -30,6 +31,7 @@ from edgedl.train.settings import Fit
 if TYPE_CHECKING:
     from torch import nn
 
+    from edgedl.train.distil.guide import Guide
     from edgedl.train.shrink.step import Step
 
 CHANGE = "change.json"
@@ -44,19 +46,23 @@ class _State:
 
     Attributes:
         key: of all that made it.
+        weights: the file of those that a step trained last.
         bundle: what would ship of it.
         told: what `compress` said of that.
     """
 
     key: str
     network: nn.Module
-    model: Path
+    weights: Path | None
     bundle: Path
     told: Mapping[str, Any]
 
 
-def shrunk(line: Line, network: nn.Module, key: str) -> tuple[str, nn.Module, tuple[Shrink, ...]]:
-    """The network after the recipe's steps, the key of all that made it, and a row for each step.
+def shrunk(
+    line: Line, network: nn.Module, key: str
+) -> tuple[str, nn.Module, Path | None, tuple[Shrink, ...]]:
+    """The key of all that made the network after the recipe's steps, that network, the file of its
+    weights where a step trained it, and a row for each step.
 
     After each step the network is exported, compressed as the recipe says but for its effort and
     limits, and timed beside what it was before; a step that promises speed and brings none is
@@ -67,21 +73,26 @@ def shrunk(line: Line, network: nn.Module, key: str) -> tuple[str, nn.Module, tu
     """
     steps = line.recipe.shrink
     if not steps:
-        return key, network, ()
+        return key, network, None, ()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         error = Unsupported(
             "`shrink` is the work of one process", hint="train with torchrun, then `edgedl make`"
         )
         raise line.recipe.located(error, "shrink")
-    state = _judged(line, network, key)
+    state = _judged(line, network, key, None)
     rows = [_row("train", state, None, None)]
     for place, step in enumerate(steps):
         before = state
         network, key = copy.deepcopy(before.network), before.key
         try:
+            guide = guide_of(line, before.network)
+            weights = before.weights
             for number in range(step.rounds):
-                key = _taken(line, network, key, step, number, before)
-            state = _judged(line, network, key)
+                key, run = _taken(line, network, key, step, number, before, guide)
+                weights = run or weights
+            state = _judged(line, network, key, weights)
+        except Diverged as error:
+            raise line.recipe.instead(error, "shrink", place) from error
         except EdgeError as error:
             raise line.recipe.located(error, "shrink", place) from error
         against = _against(line, before, state)
@@ -90,13 +101,19 @@ def shrunk(line: Line, network: nn.Module, key: str) -> tuple[str, nn.Module, tu
         if undone is not None:
             line.doubts.append(f"step {place + 1}, `{step.name}`, was undone: {undone}")
             state = before
-    return state.key, state.network, tuple(rows)
+    return state.key, state.network, state.weights, tuple(rows)
 
 
 def _taken(
-    line: Line, network: nn.Module, key: str, step: Step, number: int, before: _State
-) -> str:
-    """Take one round of a step in place, trained; the key of what came out."""
+    line: Line,
+    network: nn.Module,
+    key: str,
+    step: Step,
+    number: int,
+    before: _State,
+    guide: Guide | None,
+) -> tuple[str, Path | None]:
+    """Take one round of a step in place, trained; the key of what came out, and its weights."""
     settings = _settings(line.settings, step)
     priced = line.recipe.compress or Compress()
     key = key_of(
@@ -107,6 +124,7 @@ def _taken(
         settings=deciding(settings),
         target=[priced.target, priced.threads, machine_parts()],
         versions={"edgedl": edgedl.__version__, "torch": version("torch")},
+        **key_of_guide(guide),
     )
     folder = run_folder(default_store(), key)
     file = folder / CHANGE
@@ -125,9 +143,9 @@ def _taken(
             there.write_text(json.dumps(change), encoding="utf-8")
     step.apply(network, change)
     about = f"{step.name}, round {number + 1} of {step.rounds}" if step.rounds > 1 else step.name
-    fitted(line, network, key, settings, "shrink", about)
+    weights = fitted(line, network, key, settings, guide, "shrink", about)
     step.settle(network)
-    return key
+    return key, weights
 
 
 def _settings(settings: Fit, step: Step) -> Fit:
@@ -144,15 +162,13 @@ def _settings(settings: Fit, step: Step) -> Fit:
 def _price(line: Line, asked: Compress, before: _State) -> Price:
     """The time of single layers on the engine that would ship the network as it is, in the
     precision that it would ship in."""
-    price_of = load("edgedl.search.layer_times:price_of", "shrinking")
-    price: Price = price_of(
-        before.told["engine"], before.told["precision"], threads=asked.threads,
-        progress=line.progress,
-    )  # fmt: skip
+    of = load("edgedl.search.layer_times:LayerTimes", "shrinking")
+    precision = {"mixed": "int8"}.get(before.told["precision"], before.told["precision"])
+    price: Price = of(before.told["engine"], precision, asked.threads, progress=line.progress).price
     return price
 
 
-def _judged(line: Line, network: nn.Module, key: str) -> _State:
+def _judged(line: Line, network: nn.Module, key: str, weights: Path | None) -> _State:
     """The network as it would ship: exported, compressed with the least effort."""
     asked = line.recipe.compress or Compress()
     quick = replace(asked, effort="fast", max_drop=None, max_latency=None, max_bytes=None)
@@ -160,7 +176,7 @@ def _judged(line: Line, network: nn.Module, key: str) -> _State:
     model = exported(line, form, key)
     folder = compressed(line, form, model, quick)
     told = json.loads((folder / TOLD).read_text(encoding="utf-8"))
-    return _State(key, network, model, folder / BUNDLE, told)
+    return _State(key, network, weights, folder / BUNDLE, told)
 
 
 def _against(line: Line, before: _State, after: _State) -> Mapping[str, Any]:

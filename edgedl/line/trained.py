@@ -29,24 +29,35 @@ from edgedl.train.settings import Fit
 if TYPE_CHECKING:
     from torch import nn
 
+    from edgedl.benchmark.metrics.metric import Metric
+    from edgedl.train.distil.guide import Guide
+    from edgedl.train.validate import Figure
+
 # Settings of training that may change while it goes on: nothing that comes out is another.
 FREE = ("checkpoint_seconds", "track", "memory", "threads")
 LOG = "log.jsonl"
 
 
-def trained(line: Line, network: nn.Module) -> tuple[str, Path]:
-    """The key of the trained weights, and their file; the network has them."""
-    key = _key(line)
+def trained(line: Line, network: nn.Module, guide: Guide | None) -> tuple[str, Path | None]:
+    """The key of the trained weights, and their file; the network has them.
+
+    Args:
+        guide: who teaches beside the labels.
+
+    Returns:
+        No file where the recipe says `epochs: 0`: the network is taken as it is made.
+    """
+    key = _key(line, guide)
     name = shown(line.recipe.network.name)
     try:
-        return key, fitted(line, network, key, line.settings, "train", name)
+        return key, fitted(line, network, key, line.settings, guide, "train", name)
     except (BadValue, BadOption, BadSamples, Unsupported) as error:
         raise line.recipe.located(error, "train") from error
     except Diverged as error:
         raise line.recipe.instead(error, "train") from error
 
 
-def _key(line: Line) -> str:
+def _key(line: Line, guide: Guide | None) -> str:
     recipe, dataset = line.recipe, line.dataset
     return key_of(
         stage="train",
@@ -59,7 +70,16 @@ def _key(line: Line) -> str:
         code=code_of(recipe),
         seed=recipe.seed,
         versions={"edgedl": edgedl.__version__, "torch": version("torch")},
+        **key_of_guide(guide),
     )
+
+
+def key_of_guide(guide: Guide | None) -> dict[str, Any]:
+    """What of a key a teacher makes; nothing without one."""
+    if guide is None:
+        return {}
+    told = {key: value for key, value in to_plain(guide.settings).items() if key != "teacher"}
+    return {"distil": told, "teacher": guide.teacher.key}
 
 
 def deciding(settings: Fit) -> Mapping[str, Any]:
@@ -67,7 +87,15 @@ def deciding(settings: Fit) -> Mapping[str, Any]:
     return {key: value for key, value in to_plain(settings).items() if key not in FREE}
 
 
-def fitted(line: Line, network: nn.Module, key: str, settings: Fit, stage: str, about: str) -> Path:
+def fitted(
+    line: Line,
+    network: nn.Module,
+    key: str,
+    settings: Fit,
+    guide: Guide | None,
+    stage: str,
+    about: str,
+) -> Path | None:
     """Train a network, which then has the weights of its best epoch, in the store's run `key`.
 
     Args:
@@ -75,23 +103,29 @@ def fitted(line: Line, network: nn.Module, key: str, settings: Fit, stage: str, 
         about: what is trained, in words.
 
     Returns:
-        The file of the weights.
+        The file of the weights; None where there are no epochs to train.
     """
+    count = sum(parameter.numel() for parameter in network.parameters())
+    if not settings.epochs:
+        with line.stage(stage) as told:
+            told.append(f"{about}, {count:,} parameters, not trained")
+        return None
     store = default_store()
     folder = run_folder(store, key)
     fit = load("edgedl.train.fit:fit", "training")
     boxes = getattr(network, "boxes", None)
-    metric = line.metric(boxes if isinstance(boxes, Boxes) else None)
+    metric: Metric | Figure | None = line.metric(boxes if isinstance(boxes, Boxes) else None)
+    if guide is not None and metric is None and line.dataset.task == "unlabelled":
+        metric = _agreement(line, network, settings, guide)
     with line.stage(stage) as told, alone(folder, store), users_code(line.recipe):
         done = folder / TOLD
         before = done.exists()
         found = fit(
             network, line.dataset.train, line.dataset.validation, settings,
-            folder=folder, seed=line.recipe.seed, score=metric, progress=line.progress,
+            folder=folder, seed=line.recipe.seed, score=metric, guide=guide, progress=line.progress,
         )  # fmt: skip
         with atomic_write(done) as there:
             there.write_text(json.dumps({"recipe": line.recipe.name}), encoding="utf-8")
-        count = sum(parameter.numel() for parameter in network.parameters())
         told += ["kept"] * before
         told.append(
             f"{about}, {count:,} parameters, {found.epochs} epochs,"
@@ -112,3 +146,15 @@ def _scale(line: Line) -> str:
     """In words, that a figure is of values in deviations from their mean."""
     standard = line.dataset.standard
     return "" if standard is None else f", of values over their deviation {standard.deviation:.4g}"
+
+
+def _agreement(line: Line, network: nn.Module, settings: Fit, guide: Guide) -> Figure | None:
+    """How often the network answers as its teacher does; None where it does not tell classes."""
+    agreement = load("edgedl.train.distil.agreement:agreement", "distilling")
+    try:
+        found: Figure = agreement(
+            guide, network, line.dataset.validation, settings, progress=line.progress
+        )
+    except Unsupported:
+        return None
+    return found

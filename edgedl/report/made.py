@@ -105,7 +105,7 @@ class Made:
 
     Attributes:
         output: the bundle, or the ONNX file; None where the line ended with training.
-        weights: the trained weights, a safetensors file.
+        weights: the trained weights, a safetensors file; None where nothing was trained.
         history: figures of each epoch of training by name, as the run's log has them.
         shrink: the network as it was trained, and after each step of the recipe's.
         compressed, bench: what these stages say as JSON, None where they were not reached.
@@ -115,7 +115,7 @@ class Made:
     name: str
     recipe: str
     output: str | None
-    weights: str
+    weights: str | None
     history: tuple[Mapping[str, Any], ...]
     stages: tuple[Stage, ...]
     shrink: tuple[Shrink, ...]
@@ -148,7 +148,10 @@ class Made:
     def text(self) -> str:
         """The page."""
         rows = [[stage.name, stage.time, stage.about] for stage in self.stages]
-        parts = [f"{self.recipe} -> {self.output or self.weights}", table(rows, right=(1,))]
+        parts = [
+            f"{self.recipe} -> {self.output or self.weights or 'nothing'}",
+            table(rows, right=(1,)),
+        ]
         if self.shrink:
             parts.append(shrink_table(self.shrink))
         parts += _doubts(self.doubts)

@@ -107,6 +107,8 @@ def fit(
     """
     if seed < 0:
         raise BadOption(f"the seed is {seed}", hint="0 or more")
+    if not settings.epochs:
+        raise BadOption("there are no epochs to train", hint="epochs: 1")
     folder = Path(folder)
     processes = joined(device)
     with _reproducible(processes.device, seed, processes.rank):

@@ -226,7 +226,7 @@ class Fit:
     """How a network is trained.
 
     Attributes:
-        epochs: the most.
+        epochs: the most; 0 takes the network as it is made, with the weights that it comes with.
         batch: samples that make one step, of all processes together; a last group of fewer is left
             out of an epoch, unless it is the only one.
         loss: None: the network's own where it has one, else cross-entropy where labels are
@@ -273,7 +273,8 @@ class Fit:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        least(self, 1, "epochs", "batch", "accumulate")
+        least(self, 0, "epochs")
+        least(self, 1, "batch", "accumulate")
         above(self, 0, "checkpoint_seconds")
         within(self, 0, 1, "memory")
         if self.accumulate > self.batch:
