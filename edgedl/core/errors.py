@@ -103,6 +103,10 @@ class MetricFailed(EdgeError):
         self.rows = rows
 
 
+class NoGain(EdgeError):
+    """A step of shrinking would win nothing; the network stays as it was."""
+
+
 class LimitBroken(EdgeError):
     """A limit that the user set cannot be kept; the best that was found is written all the same."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgedl
-from edgedl.core.errors import Diverged, EdgeError, Unsupported
+from edgedl.core.errors import Diverged, EdgeError, NoGain, Unsupported
 from edgedl.core.fields import to_plain
 from edgedl.core.layers import Price
 from edgedl.core.registry import load, version
@@ -91,6 +91,10 @@ def shrunk(
                 key, run = _taken(line, network, key, step, number, before, guide)
                 weights = run or weights
             state = _judged(line, network, key, weights)
+        except NoGain as error:
+            rows.append(_row(step.name, before, None, error.message))
+            line.doubts.append(f"step {place + 1}, `{step.name}`, was left out: {error.message}")
+            continue
         except Diverged as error:
             raise line.recipe.instead(error, "shrink", place) from error
         except EdgeError as error:

@@ -167,7 +167,7 @@ SHRINK_HEAD = (
 
 def shrink_table(rows: Sequence[Shrink]) -> str:
     """Each step's effect; what is faster and smaller is so against the trained network in
-    float32."""
+    float32, step by step."""
     body = [list(SHRINK_HEAD), *shrink_cells(rows)]
     notes = [f"{row.step} was undone: {row.undone}" for row in rows if row.undone is not None]
     return "\n  ".join([table(body, right=range(1, len(SHRINK_HEAD))), *notes])
@@ -176,6 +176,13 @@ def shrink_table(rows: Sequence[Shrink]) -> str:
 def shrink_cells(rows: Sequence[Shrink]) -> list[list[str]]:
     """The table's cells."""
     first = rows[0]
+    faster = first.float_ms / first.latency_ms
+    times = []
+    for row in rows:
+        # each ratio is of one interleaved run; medians of different runs would not compare
+        ratio = 1.0 if row.speedup is None else float(row.speedup["ratio"])
+        times.append(faster * ratio)
+        faster = faster if row.undone is not None else faster * ratio
     return [
         [
             row.step + (" (undone)" if row.undone is not None else ""),
@@ -185,10 +192,10 @@ def shrink_cells(rows: Sequence[Shrink]) -> list[list[str]]:
             row.precision,
             format_bytes(row.bytes),
             f"{row.latency_ms:.3g} ms",
-            f"{first.float_ms / row.latency_ms:.2f}x",
+            f"{times[i]:.2f}x",
             f"{first.float_bytes / row.bytes:.1f}x",
         ]
-        for row in rows
+        for i, row in enumerate(rows)
     ]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgedl.core.errors import BadValue, Unsupported
+from edgedl.core.errors import BadValue, NoGain, Unsupported
 from edgedl.core.layers import LayerShape, Price
 from edgedl.train.bounds import above, within
 from edgedl.train.shrink.layer_shapes import KINDS, shapes_of
@@ -19,6 +19,8 @@ from edgedl.train.shrink.weights import layers_of, release, shared_weights
 
 # Ranks that are priced for a layer, and grains that a budget is counted in.
 RANKS, GRAINS = 16, 4000
+# Layers that an error names.
+MOST_TOLD = 4
 # Rounding of float32 weights leaves this share of energy where there was none.
 NOISE = 1e-11
 
@@ -89,7 +91,8 @@ class LowRank:
         rank}, "energy": {layer: share}, "left": {layer: reason}}`.
 
         Raises:
-            BadValue: a pattern matches no layer, no layer pays, or the latency cannot be had.
+            BadValue: a pattern matches no layer, or the latency cannot be had.
+            NoGain: no layer pays.
             Unsupported: a latency is wanted where no engine of the target can be timed.
         """
         if self.latency is not None and ground.price is None:
@@ -123,12 +126,9 @@ class LowRank:
                 left[name] = "best left whole"
         left = {name: why for name, why in left.items() if why and name not in ranks}
         if not ranks:
-            told = "; ".join(f"`{name}`: {why}" for name, why in left.items())
-            raise BadValue(
-                f"no layer pays: {told}",
-                keys=(next((n for n in ("latency", "rank") if getattr(self, n)), "energy"),),
-                hint="keep less, or leave the step out",
-            )
+            told = "; ".join(f"`{name}`: {why}" for name, why in [*left.items()][:MOST_TOLD])
+            more = f"; and {len(left) - MOST_TOLD} more" if len(left) > MOST_TOLD else ""
+            raise NoGain(f"no layer pays: {told}{more}", hint="keep less, or leave the step out")
         energy = {name: float(spectra[name][rank - 1]) for name, rank in ranks.items()}
         return {"ranks": ranks, "energy": energy, "left": left}
 

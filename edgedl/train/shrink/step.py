@@ -64,7 +64,8 @@ class Step(Protocol):
 
     `decide` looks and gives plain data; `apply` does it in place, the same each time it is called
     on the same network; what must hold while the network is trained is put there as
-    parametrizations, which `settle` makes plain weights again.
+    parametrizations, which `settle` makes plain weights again. Where it would win nothing, `decide`
+    raises `NoGain`, and the line leaves it out and says so.
 
     Attributes:
         name: in the recipe.
