@@ -123,7 +123,7 @@ def best_widths(
         step, least: see `candidates`.
 
     Raises:
-        BadValue: even the fewest channels cost more than the budget.
+        BadValue: no widths that are found cost as little as the budget.
     """
     problem = _Problem(structure, scores, price, step, least)
     full = tuple(len(one) - 1 for one in problem.widths)
@@ -149,8 +149,10 @@ def best_widths(
         state = max(fits or tries, key=problem.score)
     able = [one for one, total in seen.items() if total <= budget]
     if not able:
+        # narrow layers may cost more than wider ones: the fewest channels need not be the cheapest
+        lowest = min(seen.values())
         raise BadValue(
-            f"even with the fewest channels the layers cost {lowest:.6g} of {before:.6g}, and"
+            f"the cheapest widths that were found cost {lowest:.6g} of {before:.6g}, and"
             f" {budget:.6g} are allowed",
             hint=f"a larger share ({lowest / before:.3f} at least), or a smaller `least` or"
             " `round_to`",
