@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from edgedl.core.errors import BadValue
@@ -20,6 +21,8 @@ from edgedl.train.distil.teacher import Teacher
 from edgedl.train.processes import Processes
 from edgedl.train.settings import Fit
 
+# What a network of torch answers in while it teaches, by the precision of training.
+HALF = {"bf16": torch.bfloat16, "float16": torch.float16}
 # Samples that tell what the teacher's answers are.
 FEW = 64
 
@@ -70,7 +73,9 @@ class Guide:
             )
         few = prepare(unseen.batch(np.arange(min(FEW, len(unseen))))).inputs
         theirs = tuple(dict.fromkeys(match.theirs for match in told.layers))
-        ask = self.teacher.ready(seen.names, few, theirs)
+        # kept answers serve runs of any precision
+        half = HALF.get(settings.precision) if not told.views else None
+        ask = self.teacher.ready(seen.names, few, theirs, half)
         answers, given = ask(few)
         pairs: tuple[Pair, ...] = ()
         if told.weight or alone or (told.relations and told.relations.student is None):

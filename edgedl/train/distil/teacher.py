@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, cast
@@ -32,7 +33,7 @@ ALIKE = 1e-2
 
 @dataclass(frozen=True, eq=False)
 class ModuleTeacher:
-    """A network of torch: it answers in float32 and in evaluation mode.
+    """A network of torch: it answers in evaluation mode, and live in the precision of training.
 
     Attributes:
         key: a digest of what it is, see `digest_of`.
@@ -42,8 +43,17 @@ class ModuleTeacher:
     key: str
     module: nn.Module
 
-    def ready(self, names: Sequence[str], some: Inputs, layers: Sequence[str]) -> Ask:
+    def ready(
+        self,
+        names: Sequence[str],
+        some: Inputs,
+        layers: Sequence[str],
+        half: torch.dtype | None = None,
+    ) -> Ask:
         """What asks it, on the device that `some` inputs lie on; it is tried with them.
+
+        Args:
+            half: what it computes in where that is not float32; its answers are float32.
 
         Raises:
             BadValue: it does not take them, or has no such layer.
@@ -54,8 +64,11 @@ class ModuleTeacher:
 
         @torch.no_grad()
         def ask(inputs: Inputs) -> tuple[Answers, Answers]:
-            outputs, given = heard(module, layers, inputs, "the teacher")
-            return dict(named(outputs)), given
+            with torch.autocast(inputs[0].device.type, half) if half else nullcontext():
+                outputs, given = heard(module, layers, inputs, "the teacher")
+            return {name: _plain(one) for name, one in named(outputs)}, {
+                name: _plain(one) for name, one in given.items()
+            }
 
         try:
             ask(some)
@@ -80,7 +93,13 @@ class SessionTeacher:
     run: Run
     inputs: tuple[str, ...] = ()
 
-    def ready(self, names: Sequence[str], some: Inputs, layers: Sequence[str]) -> Ask:
+    def ready(
+        self,
+        names: Sequence[str],
+        some: Inputs,
+        layers: Sequence[str],
+        half: torch.dtype | None = None,  # noqa: ARG002
+    ) -> Ask:
         """What asks it: samples together, or one by one where it takes no more.
 
         Raises:
@@ -177,6 +196,10 @@ def _alike(together: Mapping[str, np.ndarray], single: Mapping[str, np.ndarray])
         if alone.size and float(np.abs(both - alone).max()) > ALIKE * (size or 1.0):
             return False
     return True
+
+
+def _plain(one: Tensor) -> Tensor:
+    return one.float() if one.is_floating_point() else one
 
 
 def _is_channels_last(x: Tensor) -> bool:

@@ -357,3 +357,24 @@ def test_a_digest_is_of_weights_and_layers() -> None:
     copied = itself(one)
     assert copied.key == digest_of(one)
     assert copied.module is not one
+
+
+def test_a_live_teacher_answers_in_the_precision_of_training() -> None:
+    seen: list[torch.dtype] = []
+
+    class Heard(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = torch.nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.head(x)
+            seen.append(found.dtype)
+            return found
+
+    some = (torch.ones(2, 3),)
+    teacher = module_teacher(Heard())
+    assert teacher.ready(("x",), some, (), torch.bfloat16)(some)[0]["output"].dtype == torch.float32
+    assert seen == [torch.bfloat16, torch.bfloat16]
+    teacher.ready(("x",), some, ())(some)
+    assert seen[2:] == [torch.float32, torch.float32]
