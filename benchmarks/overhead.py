@@ -98,7 +98,7 @@ def per_call(name: str, bundle: Path, samples: Path) -> dict[str, float]:
     from edgedl.runtime.bundle import open_bundle
 
     opened = open_bundle(bundle)
-    data = opened.read(opened.payloads[0].part)
+    data = opened.payload_bytes(opened.payloads[0])
     with edgedl.open(bundle, threads=1) as session:
         feed = dict(open_npz(samples).bind(session.signature).feed(0))
         bare = bare_call(name, bytes(data), feed)
@@ -123,7 +123,7 @@ def opening(bundle: Path, name: str) -> dict[str, float]:
     payload = opened.payloads[0]
     times: dict[str, list[float]] = {"engine": [], "edgedl": []}
     for _ in range(PROCESSES):
-        data = opened.read(payload.part)
+        data = opened.payload_bytes(payload)
         start = perf_counter()
         engine(name).open_model(data, settings=payload.settings, threads=1).close()
         middle = perf_counter()

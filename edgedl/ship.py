@@ -18,9 +18,10 @@ from edgedl.core.samples import Samples
 from edgedl.core.store import atomic_write
 from edgedl.passes.graph import to_ship
 from edgedl.runtime import engine
-from edgedl.runtime.bundle import Payload, bundle_blocks, padded_bytes, write_bundle
+from edgedl.runtime.bundle import Payload, bundle_blocks, stored, write_bundle
 from edgedl.runtime.check import check
 from edgedl.runtime.golden import Answer, Golden, coarse
+from edgedl.runtime.layout import padded_bytes
 from edgedl.runtime.process import Processing
 from edgedl.runtime.session import Operator
 from edgedl.search.candidates import Candidate, Trial, shipped_settings
@@ -37,11 +38,12 @@ PRODUCTS = (
 
 @dataclass(frozen=True, eq=False)
 class Shipped:
-    """What was written: the candidate, its payload, its golden answers, and the operators that the
-    engine really runs, timed."""
+    """What was written: the candidate, its payload and the bytes of that one's part, its golden
+    answers, and the operators that the engine really runs, timed."""
 
     candidate: str
     payload: Payload
+    part: bytes
     golden: Golden
     operators: tuple[Operator, ...]
 
@@ -69,17 +71,17 @@ def ship(
     same = before if before is not None and before.candidate == key else None
     golden = same.golden if same is not None else _answers(winner, samples, threads)
     data, names = to_ship(chosen.model)
-    settings = shipped_settings(chosen.settings, names)
-    payload: Payload = (
-        same.payload
-        if same is not None
-        else backend(chosen.engine).compile(data, chosen.precision, settings)
-    )
+    if same is not None:
+        payload, part = same.payload, same.part
+    else:
+        settings = shipped_settings(chosen.settings, names)
+        compiled = backend(chosen.engine).compile(data, chosen.precision, settings)
+        payload, part = stored(compiled, data)
     with atomic_write(output) as work:
         write_bundle(
             work,
             signature=chosen.model.signature,
-            payloads=[(payload, data)],
+            payloads=[(payload, part)],
             golden=golden,
             history=chosen.model.history,
             notes=notes,
@@ -98,7 +100,7 @@ def ship(
     run = engine(payload.engine).operators(
         data, golden.inputs[0], settings=payload.settings, threads=threads, runs=PROFILE_RUNS
     )
-    return Shipped(key, payload, golden, tuple(run))
+    return Shipped(key, payload, part, golden, tuple(run))
 
 
 def _answers(winner: Trial, samples: Samples, threads: int) -> Golden:
@@ -135,7 +137,7 @@ def bundle_sizes(
         payload = Payload(candidate.engine, "onnx", part, candidate.precision, settings)
         blocks = bundle_blocks(
             signature=model.signature,
-            payloads=[(payload, data)],
+            payloads=[stored(payload, data)],
             golden=_golden(model, samples, lambda _: answer, LONGEST_FIGURE),
             history=model.history,
             notes={**notes, "speedup": longest, "machine": machine},

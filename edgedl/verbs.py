@@ -322,7 +322,10 @@ def inspect(
         processing = bundle.processing()
         found |= {
             "bytes": bundle.size_bytes,
-            "payloads": [payload.to_json() for payload in bundle.payloads],
+            "payloads": [
+                {**payload.to_json(), "bytes": bundle.parts[payload.part].bytes}
+                for payload in bundle.payloads
+            ],
             "notes": dict(bundle.notes),
             "processing": None if processing is None else processing.to_json(),
         }

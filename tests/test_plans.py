@@ -85,7 +85,7 @@ def test_the_same_plan_makes_the_same_model(engine: str, tmp_path: Path) -> None
     model = saved(residual_net(), tmp_path).path
     edgedl.compress(model, arrays, out, plan=path, seconds=0.5)
     bundle = open_bundle(out)
-    assert bundle.read(bundle.payloads[0].part) == to_ship(full.model)[0]
+    assert bundle.payload_bytes(bundle.payloads[0]) == to_ship(full.model)[0]
 
 
 @pytest.mark.parametrize("engine", installed_engines())
@@ -103,7 +103,7 @@ def test_a_plan_whose_model_is_repaired_comes_back_whole(engine: str, tmp_path: 
     for _ in range(2):
         made = edgedl.compress(model, arrays, out, plan=path, seconds=0.5)
         bundle = open_bundle(out)
-        found.append(bundle.read(bundle.payloads[0].part))
+        found.append(bundle.payload_bytes(bundle.payloads[0]))
         assert made.plan is not None
         path.write_text(made.plan)
         assert [one["kind"] for one in read_yaml(path).data["repairs"]] == ["equalize", "smooth"]
@@ -135,7 +135,9 @@ def test_a_plan_whose_weights_were_trained_comes_back_whole(engine: str, tmp_pat
     write_compressed(edgedl.compress(model, arrays, out, plan=path, seconds=0.5), report)
     again = tmp_path / "again.edl"
     edgedl.compress(model, arrays, again, plan=report / "plan.yaml", seconds=0.5)
-    one, other = (bundle.read(bundle.payloads[0].part) for bundle in map(open_bundle, (out, again)))
+    one, other = (
+        bundle.payload_bytes(bundle.payloads[0]) for bundle in map(open_bundle, (out, again))
+    )
     assert one == other
     other_path = tmp_path / "other.onnx"
     other_model = depthwise_net()

@@ -60,7 +60,7 @@ def test_the_same_plan_makes_the_same_model(engine: str, tmp_path: Path) -> None
     model = saved(classifier(16, 24, 6), tmp_path).path
     edgedl.compress(model, arrays, out, plan=path, seconds=0.5)
     bundle = open_bundle(out)
-    assert bundle.read(bundle.payloads[0].part) == to_ship(full.model)[0]
+    assert bundle.payload_bytes(bundle.payloads[0]) == to_ship(full.model)[0]
 
 
 @pytest.mark.skipif("onnxruntime" not in INSTALLED, reason="onnxruntime is missing")

@@ -221,8 +221,8 @@ def main(folder: Path) -> None:
 
     find_engine(job["engine"])
     imported, before = perf_counter(), peak_rss_bytes()
-    artifact = find_artifact(job["path"], job["engine"])
     opening = perf_counter()
+    artifact = find_artifact(job["path"], job["engine"])
     session = artifact.open(job["threads"])
     loaded = perf_counter()
     session.run(feeds[0])

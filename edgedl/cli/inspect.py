@@ -34,7 +34,7 @@ def _text(found: dict[str, Any]) -> str:
     for kind in ("inputs", "outputs"):
         rows += [[kind[:-1], str(Tensor.from_json(tensor))] for tensor in found[kind]]
     for payload in found.get("payloads", ()):
-        rows.append(["payload", f"{payload['engine']} {payload['precision']}"])
+        rows.append(["payload", _payload(payload)])
     if found.get("processing"):
         rows += _processing(found["processing"])
     rows.append(["bytes", format_bytes(found["bytes"])])
@@ -63,6 +63,15 @@ def _text(found: dict[str, Any]) -> str:
         )
         rows.append(["history", f"{step['name']}({settings})"])
     return table(rows)
+
+
+def _payload(payload: dict[str, Any]) -> str:
+    """Its engine and precision, and its sizes where it is deflated."""
+    text = f"{payload['engine']} {payload['precision']}"
+    if "inflated" not in payload:
+        return text
+    inflated, lying = payload["inflated"]["bytes"], payload["bytes"]
+    return f"{text}, {format_bytes(inflated)} deflated to {format_bytes(lying)}"
 
 
 def _processing(document: dict[str, Any]) -> list[list[str]]:

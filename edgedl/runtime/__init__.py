@@ -116,4 +116,5 @@ def open(  # noqa: A001
     bundle = open_bundle(path)
     payload = bundle.payload(engine_name, installed_engines())
     chosen = engine(payload.engine)
-    return chosen.open_model(bundle.read(payload.part), settings=payload.settings, threads=threads)
+    data = bundle.payload_bytes(payload)
+    return chosen.open_model(data, settings=payload.settings, threads=threads)

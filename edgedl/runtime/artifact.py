@@ -80,7 +80,7 @@ def find_artifact(path: str | Path, engine_name: str | None = None) -> Artifact:
             payload.engine,
             payload.precision,
             payload.settings,
-            bundle.read(payload.part),
+            bundle.payload_bytes(payload),
             bundle.size_bytes,
         )
     if path.suffix not in (".onnx", ".pb"):

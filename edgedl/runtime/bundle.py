@@ -1,82 +1,73 @@
-"""The one file that ships, format version 1: read, checked and written.
-
-Layout, little-endian:
-
-    0    8   magic, 89 45 44 4C 0D 0A 1A 0A
-    8    4   format version, 1
-    12   4   reserved, 0
-    16   8   length of the whole file
-    24   8   length of the manifest
-    32  32   SHA-256 of the manifest
-    64   n   manifest, JSON in UTF-8
-             zeros up to a multiple of 64, then the parts in the manifest's order, each followed
-             by zeros up to a multiple of 64
-
-Every byte is covered: the manifest by the header's digest, parts by the manifest's digests,
-padding by being zero, and the header by what it must say. Within a version, parts and keys may be
-added that a reader does not know of: it checks them and leaves them alone.
-"""
+"""The one file that ships: read, checked and written; `layout` says how its bytes lie."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import mmap
-import re
-import struct
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from edgedl.core.errors import BadBundle, BadOption, BadValue, Missing, nearest
 from edgedl.core.model import Signature, Step
 from edgedl.core.store import atomic_write
+from edgedl.runtime.deflate import (
+    DEFLATED,
+    PLAIN,
+    Format,
+    Inflated,
+    deflate,
+    document_of,
+    inflate,
+    of_document,
+)
 from edgedl.runtime.golden import Golden, pack, unpack
+from edgedl.runtime.layout import (
+    AGAIN,
+    DEFLATING,
+    HEADER,
+    MAGIC,
+    VERSION,
+    Part,
+    aligned,
+    checked,
+    padded_bytes,
+)
 
 if TYPE_CHECKING:
     from edgedl.runtime.process import Processing
 
 SUFFIX = ".edl"
-MAGIC = b"\x89EDL\r\n\x1a\n"
-VERSION = 1
-HEADER = struct.Struct("<8sIIQQ32s")
-ALIGN = 64
-MOST_MANIFEST_BYTES = 64 << 20
-MOST_PARTS = 4096
-PART_NAME = re.compile(r"[A-Za-z0-9_\-]+(?:[./][A-Za-z0-9_\-]+)*")
 PROCESSING = "about/processing"
-AGAIN = "copy it again from where it was made, or make it again with `edgedl compress`"
-
-
-@dataclass(frozen=True)
-class Part:
-    """A named run of bytes in the file."""
-
-    name: str
-    offset: int
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)
 class Payload:
-    """A model for one engine: the part that holds it, its format, and how to open it."""
+    """A model for one engine: the part that holds it, its format, and how to open it.
+
+    Attributes:
+        inflated: what the part holds, where it is deflated.
+    """
 
     engine: str
-    format: Literal["onnx"]
+    format: Format
     part: str
     precision: str
     settings: Mapping[str, Any]
+    inflated: Inflated | None = None
 
     def to_json(self) -> dict[str, Any]:
+        more = {} if self.inflated is None else {"inflated": self.inflated.to_json()}
         return {
             "engine": self.engine,
             "format": self.format,
             "part": self.part,
             "precision": self.precision,
             "settings": dict(self.settings),
+            **more,
         }
 
 
@@ -100,9 +91,34 @@ class Bundle:
     data: memoryview
 
     def read(self, name: str) -> bytes:
-        """The contents of a part."""
+        """The contents of a part, as they lie there; of a payload's, `payload_bytes`."""
+        return self._view(name).tobytes()
+
+    def _view(self, name: str) -> memoryview:
         part = self.parts[name]
-        return self.data[part.offset : part.offset + part.bytes].tobytes()
+        return self.data[part.offset : part.offset + part.bytes]
+
+    def payload_bytes(self, payload: Payload) -> bytes:
+        """A payload as its engine takes it, inflated where it lies deflated.
+
+        Raises:
+            BadBundle: it does not inflate to what the manifest says, or its format is of a later
+                kind.
+        """
+        if payload.format == PLAIN:
+            return self.read(payload.part)
+        if payload.inflated is None:
+            raise BadBundle(
+                f"a payload of the format {payload.format!r} is not known here",
+                where=str(self.path),
+                hint="pip install --upgrade edgedl",
+            )
+        try:
+            return inflate(self._view(payload.part), payload.inflated)
+        except ValueError as error:
+            raise BadBundle(
+                f"its model for {payload.engine} {error}", where=str(self.path), hint=AGAIN
+            ) from error
 
     @property
     def size_bytes(self) -> int:
@@ -135,7 +151,7 @@ class Bundle:
     def history(self) -> tuple[Step, ...]:
         """How the model came to be."""
         try:
-            return tuple(Step.from_json(step) for step in _inflate(self.read("about/history")))
+            return tuple(Step.from_json(step) for step in of_document(self.read("about/history")))
         except (KeyError, TypeError, ValueError, RecursionError, zlib.error) as error:
             raise BadBundle("its history is damaged", where=str(self.path), hint=AGAIN) from error
 
@@ -146,7 +162,7 @@ class Bundle:
         from edgedl.runtime.process import Processing
 
         try:
-            return Processing.from_json(_inflate(self.read(PROCESSING)))
+            return Processing.from_json(of_document(self.read(PROCESSING)))
         except BadValue as error:
             raise BadBundle(
                 f"its pre-processing is not known here: {error.message}",
@@ -161,7 +177,7 @@ class Bundle:
     def names(self) -> dict[str, str]:
         """The original names of nodes and tensors, by the short ones in the payloads."""
         try:
-            return dict(_inflate(self.read("about/names")))
+            return dict(of_document(self.read("about/names")))
         except (KeyError, TypeError, ValueError, RecursionError, zlib.error) as error:
             raise BadBundle("its names are damaged", where=str(self.path), hint=AGAIN) from error
 
@@ -176,17 +192,13 @@ class Bundle:
             ) from error
 
 
-def _deflate(document: Any) -> bytes:
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return zlib.compress(text.encode(), 9)
-
-
-def _inflate(data: bytes) -> Any:
-    unpacker = zlib.decompressobj()
-    text = unpacker.decompress(data, MOST_MANIFEST_BYTES)
-    if unpacker.unconsumed_tail:
-        raise ValueError("a document is too large")
-    return json.loads(text)
+def stored(payload: Payload, data: bytes) -> tuple[Payload, bytes]:
+    """A payload and its bytes as they are to lie in a file: deflated where that saves enough."""
+    found = deflate(data) if payload.format == PLAIN else None
+    if found is None:
+        return payload, data
+    packed, inflated = found
+    return replace(payload, format=DEFLATED, inflated=inflated), packed
 
 
 def find_bundle(path: str | Path) -> Path:
@@ -229,96 +241,43 @@ def open_bundle(path: str | Path) -> Bundle:
         raise BadBundle("the file is empty", where=where, hint=AGAIN) from error
     except OSError as error:
         raise BadBundle(f"cannot be read ({error.strerror})", where=where) from error
-    manifest, parts = _checked(data, where)
+    version, manifest, parts = checked(data, where)
     try:
         bundle = Bundle(
             path,
             Signature.from_json(manifest["signature"]),
-            tuple(
-                Payload(p["engine"], p["format"], p["part"], p["precision"], dict(p["settings"]))
-                for p in manifest["payloads"]
-            ),
+            tuple(_payload(p, parts) for p in manifest["payloads"]),
             parts,
             dict(manifest["notes"]),
             dict(manifest["golden"]),
             data,
         )
-        for payload in bundle.payloads:
-            parts[payload.part]
     except (KeyError, TypeError, ValueError) as error:
         raise BadBundle(f"its manifest lacks {error}", where=where, hint=AGAIN) from error
     if not bundle.payloads:
         raise BadBundle("it holds no model", where=where, hint=AGAIN)
+    if version != _version(bundle.payloads):
+        raise BadBundle("its header was altered", where=where, hint=AGAIN)
     return bundle
 
 
-def _checked(data: memoryview, where: str) -> tuple[dict[str, Any], dict[str, Part]]:
-    if len(data) < HEADER.size or bytes(data[: len(MAGIC)]) != MAGIC:
-        raise BadBundle("not an edgedl bundle", where=where, hint="`edgedl compress` makes one")
-    _, version, reserved, length, manifest_length, digest = HEADER.unpack_from(data)
-    if version != VERSION:
-        raise BadBundle(
-            f"format version {version} is not known here, only {VERSION}",
-            where=where,
-            hint="pip install --upgrade edgedl",
-        )
-    if length != len(data):
-        raise BadBundle(
-            f"{len(data)} bytes long, but says {length}: truncated", where=where, hint=AGAIN
-        )
-    if reserved or manifest_length > min(MOST_MANIFEST_BYTES, len(data) - HEADER.size):
-        raise BadBundle("its header is damaged", where=where, hint=AGAIN)
-    end = HEADER.size + manifest_length
-    text = data[HEADER.size : end]
-    if hashlib.sha256(text).digest() != digest:
-        raise BadBundle("its manifest was altered", where=where, hint=AGAIN)
-    try:
-        manifest = json.loads(bytes(text))
-        entries = [Part(p["name"], p["offset"], p["bytes"], p["sha256"]) for p in manifest["parts"]]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadBundle("its manifest cannot be read", where=where, hint=AGAIN) from error
-    parts: dict[str, Part] = {}
-    if len(entries) > MOST_PARTS:
-        raise BadBundle(f"it claims {len(entries)} parts", where=where, hint=AGAIN)
-    for part in entries:
-        if (
-            not isinstance(part.name, str)
-            or not PART_NAME.fullmatch(part.name)
-            or part.name in parts
-        ):
-            raise BadBundle(f"a part has the name {part.name!r}", where=where, hint=AGAIN)
-        if type(part.offset) is not int or type(part.bytes) is not int or part.bytes < 0:
-            raise BadBundle(f"part `{part.name}` has no sound place", where=where, hint=AGAIN)
-        if part.offset != _aligned(end) or part.offset + part.bytes > len(data):
-            raise BadBundle(
-                f"part `{part.name}` claims {part.bytes} bytes at {part.offset},"
-                f" the file has {len(data)}",
-                where=where,
-                hint=AGAIN,
-            )
-        _zeros(data, end, part.offset, where)
-        end = part.offset + part.bytes
-        if hashlib.sha256(data[part.offset : end]).hexdigest() != part.sha256:
-            raise BadBundle(f"part `{part.name}` was altered", where=where, hint=AGAIN)
-        parts[part.name] = part
-    if _aligned(end) != len(data):
-        raise BadBundle("bytes follow its last part", where=where, hint=AGAIN)
-    _zeros(data, end, len(data), where)
-    return manifest, parts
+def _payload(document: Mapping[str, Any], parts: Mapping[str, Part]) -> Payload:
+    """A payload of the manifest, whose part is there."""
+    stored = parts[document["part"]].bytes
+    format_ = document["format"]
+    return Payload(
+        document["engine"],
+        format_,
+        document["part"],
+        document["precision"],
+        dict(document["settings"]),
+        Inflated.from_json(document["inflated"], stored) if format_ == DEFLATED else None,
+    )
 
 
-def padded_bytes(*blocks: int) -> int:
-    """The size of a bundle whose blocks have these sizes."""
-    return sum(map(_aligned, blocks))
-
-
-def _aligned(offset: int) -> int:
-    return -(-offset // ALIGN) * ALIGN
-
-
-def _zeros(data: memoryview, start: int, end: int, where: str) -> None:
-    if bytes(data[start:end]).strip(b"\0"):
-        raise BadBundle("bytes between its parts were altered", where=where, hint=AGAIN)
+def _version(payloads: Sequence[Payload]) -> int:
+    """The earliest version whose readers know these payloads."""
+    return DEFLATING if any(one.format == DEFLATED for one in payloads) else VERSION
 
 
 def write_bundle(
@@ -335,6 +294,7 @@ def write_bundle(
     """Write a bundle, whole or not at all.
 
     Args:
+        payloads: each with its part's bytes, as `stored` makes them where they may be deflated.
         names: the original names of nodes and tensors, by the short ones in the payloads.
         processing: what stands before and behind the network, bound to its signature.
 
@@ -353,7 +313,7 @@ def write_bundle(
     with atomic_write(path) as work, work.open("wb") as file:
         for block in blocks:
             file.write(block)
-            file.write(bytes(_aligned(file.tell()) - file.tell()))
+            file.write(bytes(aligned(file.tell()) - file.tell()))
 
 
 def bundle_blocks(
@@ -376,14 +336,15 @@ def bundle_blocks(
         "golden": index,
         "notes": dict(notes),
     }
-    contents["about/history"] = _deflate([step.to_json() for step in history])
-    contents["about/names"] = _deflate(dict(names or {}))
+    contents["about/history"] = document_of([step.to_json() for step in history])
+    contents["about/names"] = document_of(dict(names or {}))
     if processing is not None:
-        contents[PROCESSING] = _deflate(processing.to_json())
+        contents[PROCESSING] = document_of(processing.to_json())
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
     text = _with_places(manifest, contents, digests)
     length = padded_bytes(HEADER.size + len(text), *map(len, contents.values()))
-    header = HEADER.pack(MAGIC, VERSION, 0, length, len(text), hashlib.sha256(text).digest())
+    version = _version([payload for payload, _ in payloads])
+    header = HEADER.pack(MAGIC, version, 0, length, len(text), hashlib.sha256(text).digest())
     return (header + text, *contents.values())
 
 
@@ -393,14 +354,14 @@ def _with_places(
     """The manifest's text, once its own length and the places that follow from it agree."""
     length = 0
     while True:
-        offset = _aligned(HEADER.size + length)
+        offset = aligned(HEADER.size + length)
         parts = []
         for name, data in contents.items():
             parts.append(
                 {"name": name, "offset": offset, "bytes": len(data), "sha256": digests[name]}
             )
-            offset += _aligned(len(data))
+            offset += aligned(len(data))
         text = json.dumps({**manifest, "parts": parts}, sort_keys=True, allow_nan=False).encode()
-        if _aligned(HEADER.size + len(text)) == _aligned(HEADER.size + length):
+        if aligned(HEADER.size + len(text)) == aligned(HEADER.size + length):
             return text
         length = len(text)

@@ -68,7 +68,7 @@ def _check_payload(bundle: Bundle, i: int, golden: Golden, threads: int | None) 
         return PayloadCheck(payload.engine, payload.precision, None, problem, skipped=True)
     try:
         with engine(payload.engine).open_model(
-            bundle.read(payload.part), settings=payload.settings, threads=threads
+            bundle.payload_bytes(payload), settings=payload.settings, threads=threads
         ) as session:
             error = max(
                 (golden.error(i, session.run(feed)) for i, feed in enumerate(golden.inputs)),

@@ -15,9 +15,10 @@ from edgedl.core.errors import BadBundle, BadOption, WrongInput
 from edgedl.core.model import Step
 from edgedl.passes.graph import to_ship
 from edgedl.runtime import any_engine
-from edgedl.runtime.bundle import HEADER, MAGIC, Payload, open_bundle, write_bundle
+from edgedl.runtime.bundle import Payload, open_bundle, write_bundle
 from edgedl.runtime.check import check
 from edgedl.runtime.golden import Answer, Golden, coarse
+from edgedl.runtime.layout import HEADER, MAGIC
 from tests.models import answers, conv_net, feeds, saved
 
 
@@ -150,9 +151,11 @@ def test_forged_manifests_are_refused(tmp_path: Path) -> None:
 
 def test_a_later_format_says_upgrade(bundle: Path, tmp_path: Path) -> None:
     later = bytearray(bundle.read_bytes())
-    later[8] = 2
+    later[8] = 3
     (tmp_path / "later.edl").write_bytes(later)
-    with pytest.raises(BadBundle, match="format version 2") as caught:
+    with pytest.raises(
+        BadBundle, match="format version 3 is not known here, only 1 and 2"
+    ) as caught:
         open_bundle(tmp_path / "later.edl")
     assert "upgrade" in str(caught.value.hint)
 

@@ -14,8 +14,9 @@ import pytest
 
 from edgedl.core.errors import BadBundle
 from edgedl.core.model import Signature, Tensor
-from edgedl.runtime.bundle import ALIGN, HEADER, MAGIC, Bundle, Payload, open_bundle, write_bundle
+from edgedl.runtime.bundle import Bundle, Payload, open_bundle, write_bundle
 from edgedl.runtime.golden import Answer, Golden
+from edgedl.runtime.layout import ALIGN, HEADER, MAGIC
 
 STRANGE = (None, True, -1, 10**30, 0.5, "", "strange", [], [1], [[]], {}, {"a": 1}, {"a": {}}, [{}])
 Way = tuple[str | int, ...]

@@ -1,0 +1,127 @@
+"""The layout of the one file that ships, format versions 1 and 2, and the check of every byte.
+
+Layout, little-endian:
+
+    0    8   magic, 89 45 44 4C 0D 0A 1A 0A
+    8    4   format version, 2 where a payload is deflated, else 1
+    12   4   reserved, 0
+    16   8   length of the whole file
+    24   8   length of the manifest
+    32  32   SHA-256 of the manifest
+    64   n   manifest, JSON in UTF-8
+             zeros up to a multiple of 64, then the parts in the manifest's order, each followed
+             by zeros up to a multiple of 64
+
+Every byte is covered: the manifest by the header's digest, parts by the manifest's digests,
+padding by being zero, and the header by what it must say. Within a version, parts and keys may be
+added that a reader does not know of: it checks them and leaves them alone.
+
+A payload of the format `onnx` lies in its part as it is. One of the format `onnx+deflate` lies
+there as a zlib stream (RFC 1950), and its `inflated` says `bytes` and `sha256` of what that holds;
+`edgedl.runtime.deflate` says when, and why. Readers of version 1 refuse such a file by its version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from edgedl.core.errors import BadBundle
+from edgedl.runtime.deflate import MOST_DOCUMENT_BYTES
+
+MAGIC = b"\x89EDL\r\n\x1a\n"
+VERSION, DEFLATING = 1, 2
+HEADER = struct.Struct("<8sIIQQ32s")
+ALIGN = 64
+MOST_PARTS = 4096
+PART_NAME = re.compile(r"[A-Za-z0-9_\-]+(?:[./][A-Za-z0-9_\-]+)*")
+AGAIN = "copy it again from where it was made, or make it again with `edgedl compress`"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A named run of bytes in the file."""
+
+    name: str
+    offset: int
+    bytes: int
+    sha256: str
+
+
+def checked(data: memoryview, where: str) -> tuple[int, dict[str, Any], dict[str, Part]]:
+    """The format version, the manifest and the parts of a file, every byte of it checked.
+
+    Raises:
+        BadBundle: it is no bundle, of a later format, truncated or altered.
+    """
+    if len(data) < HEADER.size or bytes(data[: len(MAGIC)]) != MAGIC:
+        raise BadBundle("not an edgedl bundle", where=where, hint="`edgedl compress` makes one")
+    _, version, reserved, length, manifest_length, digest = HEADER.unpack_from(data)
+    if version not in (VERSION, DEFLATING):
+        raise BadBundle(
+            f"format version {version} is not known here, only {VERSION} and {DEFLATING}",
+            where=where,
+            hint="pip install --upgrade edgedl",
+        )
+    if length != len(data):
+        raise BadBundle(
+            f"{len(data)} bytes long, but says {length}: truncated", where=where, hint=AGAIN
+        )
+    if reserved or manifest_length > min(MOST_DOCUMENT_BYTES, len(data) - HEADER.size):
+        raise BadBundle("its header is damaged", where=where, hint=AGAIN)
+    end = HEADER.size + manifest_length
+    text = data[HEADER.size : end]
+    if hashlib.sha256(text).digest() != digest:
+        raise BadBundle("its manifest was altered", where=where, hint=AGAIN)
+    try:
+        manifest = json.loads(bytes(text))
+        entries = [Part(p["name"], p["offset"], p["bytes"], p["sha256"]) for p in manifest["parts"]]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadBundle("its manifest cannot be read", where=where, hint=AGAIN) from error
+    parts: dict[str, Part] = {}
+    if len(entries) > MOST_PARTS:
+        raise BadBundle(f"it claims {len(entries)} parts", where=where, hint=AGAIN)
+    for part in entries:
+        if (
+            not isinstance(part.name, str)
+            or not PART_NAME.fullmatch(part.name)
+            or part.name in parts
+        ):
+            raise BadBundle(f"a part has the name {part.name!r}", where=where, hint=AGAIN)
+        if type(part.offset) is not int or type(part.bytes) is not int or part.bytes < 0:
+            raise BadBundle(f"part `{part.name}` has no sound place", where=where, hint=AGAIN)
+        if part.offset != aligned(end) or part.offset + part.bytes > len(data):
+            raise BadBundle(
+                f"part `{part.name}` claims {part.bytes} bytes at {part.offset},"
+                f" the file has {len(data)}",
+                where=where,
+                hint=AGAIN,
+            )
+        _zeros(data, end, part.offset, where)
+        end = part.offset + part.bytes
+        if hashlib.sha256(data[part.offset : end]).hexdigest() != part.sha256:
+            raise BadBundle(f"part `{part.name}` was altered", where=where, hint=AGAIN)
+        parts[part.name] = part
+    if aligned(end) != len(data):
+        raise BadBundle("bytes follow its last part", where=where, hint=AGAIN)
+    _zeros(data, end, len(data), where)
+    return version, manifest, parts
+
+
+def padded_bytes(*blocks: int) -> int:
+    """The size of a bundle whose blocks have these sizes."""
+    return sum(map(aligned, blocks))
+
+
+def aligned(offset: int) -> int:
+    """The next place where a block may begin."""
+    return -(-offset // ALIGN) * ALIGN
+
+
+def _zeros(data: memoryview, start: int, end: int, where: str) -> None:
+    if bytes(data[start:end]).strip(b"\0"):
+        raise BadBundle("bytes between its parts were altered", where=where, hint=AGAIN)
