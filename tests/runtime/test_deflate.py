@@ -206,7 +206,7 @@ def flipped(data: bytes, at: int) -> bytes:
 FORGERIES: Mapping[str, tuple[bytes, int, str]] = {
     "truncated": (PACKED[:-100], len(MODEL), "is truncated"),
     "without its check sum": (PACKED[:-4], len(MODEL), "is truncated"),
-    "empty": (zlib.compress(b""), len(MODEL), "inflates to 0 bytes"),
+    "empty": (zlib.compress(b""), len(MODEL), "8 bytes never inflate to"),
     "followed by others": (PACKED + b"more", len(MODEL), "followed by other bytes"),
     "followed by many": (PACKED + bytes(2 * BLOCK), len(MODEL), "followed by other bytes"),
     "twice": (PACKED + PACKED, len(MODEL), "followed by other bytes"),

@@ -31,7 +31,7 @@ class Cluster:
     """Gives each weight the nearest colour of its tensor's palette, and trains the colours.
 
     Han et al., Deep Compression, ICLR 2016. Where a weight is zero, it stays so: zero is a colour
-    of its own then. What it promises is bytes, and only a payload that is stored compressed keeps
+    of its own then. What it promises is bytes, and a payload that is deflated where it ships keeps
     that: a palette costs log2(colours) bits a weight at the most, and less as colours are not as
     frequent as one another.
 
