@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from edgedl.train.validate import Figure
 
 # Settings of training that may change while it goes on: nothing that comes out is another.
-FREE = ("checkpoint_seconds", "track", "memory", "threads")
+FREE = ("checkpoint_seconds", "track", "memory", "threads", "divide")
 LOG = "log.jsonl"
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from edgedl.core.errors import BadCheckpoint, EdgeError
 from edgedl.core.store import atomic_write
+from edgedl.train.sharded import divided_like
 
 KEY = "edgedl"
 ADDRESS = re.compile(r"0x[0-9a-f]+")
@@ -155,14 +156,15 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tenso
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]
 ) -> None:
-    """Give an optimizer what another one of the same settings remembered."""
+    """Give an optimizer what another one of the same settings remembered; of divided weights, what
+    belongs to this process's part."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Any]] = {int(weight): dict(one) for weight, one in rest.items()}
     for key, tensor in tensors.items():
         weight, _, name = key.partition(".")
-        state[int(weight)][name] = tensor
+        state[int(weight)][name] = divided_like(tensor, weights[int(weight)])
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    weights = (weight for group in optimizer.param_groups for weight in group["params"])
     for weight in weights:
         remembered = optimizer.state.get(weight, {})
         for name, value in remembered.items():

@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from edgedl.train.sharded import part_of
+
 
 class Average:
     """The exponential moving average of a network's weights and running statistics.
@@ -18,13 +20,19 @@ class Average:
         network: a copy that holds the average.
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.network = copy.deepcopy(network).requires_grad_(False).eval()
+    def __init__(self, network: nn.Module, decay: float, copied: nn.Module | None = None) -> None:
+        """Begins with the network's weights.
+
+        Args:
+            copied: a copy of it to hold the average, divided as it is; None: one is made.
+        """
+        made = copy.deepcopy(network) if copied is None else copied
+        self.network = made.requires_grad_(False).eval()
         self.decay, self.steps = decay, 0
         ours = self.network.state_dict(keep_vars=True)
         theirs = network.state_dict(keep_vars=True)
         # by address: weights that two layers share are averaged once
-        pairs = {ours[name].data_ptr(): (ours[name].data, theirs[name].data) for name in ours}
+        pairs = {part_of(ours[name]).data_ptr(): (ours[name], theirs[name]) for name in ours}
         self._pairs = list(pairs.values())
         self._real = [pair for pair in self._pairs if pair[0].is_floating_point()]
 
@@ -33,8 +41,8 @@ class Average:
         """Take the network's weights in, after a step."""
         self.steps += 1
         stays = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        averages: list[Tensor] = [ours for ours, _ in self._real]
-        torch._foreach_lerp_(averages, [theirs for _, theirs in self._real], 1 - stays)
+        averages: list[Tensor] = [part_of(ours) for ours, _ in self._real]
+        torch._foreach_lerp_(averages, [part_of(theirs) for _, theirs in self._real], 1 - stays)
 
     @torch.no_grad()
     def settled(self) -> nn.Module:

@@ -30,6 +30,7 @@ from edgedl.train.processes import Processes, joined
 from edgedl.train.resume import BEST, Place, Run, check_finite, identity_of, make_folder
 from edgedl.train.schedules import share_of
 from edgedl.train.settings import Fit
+from edgedl.train.sharded import divided, divides, explained, follow_first
 from edgedl.train.track import LOG, Epoch, add_line, trackers, write_log
 from edgedl.train.validate import Figure, Score, name_of, rehearse, validate
 
@@ -79,7 +80,7 @@ def fit(
 
     Killed at any moment and called again, it goes on at the last checkpoint in `folder`, and on
     the same device its weights come out as if nothing had happened. Under `torchrun` the processes
-    share each batch; all need to see the folder.
+    share each batch, and its weights where the settings say so; all need to see the folder.
 
     Args:
         network: takes the samples' inputs in their order, each with a batch axis; gives a tensor,
@@ -129,6 +130,8 @@ def fit(
                 raise Unsupported(
                     f"torch cannot compile the network ({said})", hint="compile: false"
                 ) from error
+            if settings.divide == "weights" and (known := explained(error)):
+                raise known from error
             raise
     best = place.history[place.best - 1]
     history = tuple(place.history)
@@ -150,9 +153,13 @@ def _trained(
 ) -> Place:
     device, metric = processes.device, name_of(score)
     progress = progress if processes.is_first else silent
-    network.to(device)
-    if settings.channels_last:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    whole, apart = network, divides(settings, processes)
+    if apart:
+        network = divided(whole, processes)
+    else:
+        network.to(device)
+        if settings.channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     seen, unseen = (_opened(one, settings, device, progress) for one in (train, validation))
     prepare = partial(prepared, channels_last=settings.channels_last)
     labels = train.chosen_labels if seen.targets is not None else None
@@ -173,9 +180,11 @@ def _trained(
         )
         teach, learner = partial(lesson.losses, teach), lesson.learner or network
 
-    forward = learner if processes.count == 1 else DistributedDataParallel(learner)
+    forward = learner if processes.count == 1 or apart else DistributedDataParallel(learner)
     optimizer = optimizer_of(settings.optimizer, learner)
-    average = Average(network, settings.ema) if settings.ema else None
+    average = None
+    if settings.ema:
+        average = Average(network, settings.ema, divided(whole, processes) if apart else None)
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
     learn = partial(
         _learn, forward, torch.compile(forward) if settings.compile else forward, teach, optimizer,
@@ -183,7 +192,7 @@ def _trained(
     )  # fmt: skip
 
     key, adapters = (None, None) if lesson is None else (lesson.key, lesson.adapters)
-    identity = identity_of(network, seen, unseen, settings, seed, metric, key)
+    identity = identity_of(whole, seen, unseen, settings, seed, metric, key)
     run = Run(folder, identity, network, average, optimizer, scaler, processes, adapters)
     place = run.resume()
     processes.wait()
@@ -264,13 +273,17 @@ def _learn(
     half = {"bf16": torch.bfloat16, "float16": torch.float16}.get(settings.precision)
     sums = []
     parts = batch.cut(settings.accumulate)
+    together = isinstance(forward, DistributedDataParallel)
+    if processes.count > 1 and not together:
+        follow_first(forward, processes)
     for part in parts:
-        alone = part is not parts[-1] and processes.count > 1
+        # divided gradients are summed each time: whole ones would not fit
+        alone = together and part is not parts[-1]
         with forward.no_sync() if alone else nullcontext():  # type: ignore[operator]
             with torch.autocast(processes.device.type, half) if half else nullcontext():
                 outputs = compiled(*part.inputs)
             losses = teach(outputs, part)
-            # DDP takes the mean over processes; what counts is that over the samples of all
+            # over processes the mean is taken; what counts is that over the samples of all
             counts = torch.full_like(losses, processes.count / whole)
             scaler.scale(losses).backward(counts)  # type: ignore[no-untyped-call]
             sums.append(losses.detach().sum())

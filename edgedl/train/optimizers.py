@@ -7,6 +7,7 @@ from torch import nn
 
 from edgedl.core.errors import Unsupported
 from edgedl.train.settings import Adam, Optimizer, Sgd
+from edgedl.train.sharded import is_divided
 
 
 def optimizer_of(settings: Optimizer, network: nn.Module) -> torch.optim.Optimizer:
@@ -31,14 +32,17 @@ def optimizer_of(settings: Optimizer, network: nn.Module) -> torch.optim.Optimiz
         for group, decay in ((decayed, settings.weight_decay), (spared, 0.0))
         if group
     ]
-    fused = all(w.is_floating_point() and w.device.type in ("cpu", "cuda") for w in weights)
+    # torch's fused steps know no divided weights, and it would take those one by one
+    apart = any(map(is_divided, weights))
+    on = all(w.is_floating_point() and w.device.type in ("cpu", "cuda") for w in weights)
+    way = {"foreach": True} if apart else {"fused": on}
     if isinstance(settings, Sgd):
         return torch.optim.SGD(
             groups,
             lr=settings.lr,
             momentum=settings.momentum,
             nesterov=settings.nesterov,
-            fused=fused,
+            **way,
         )
     kind = torch.optim.Adam if isinstance(settings, Adam) else torch.optim.AdamW
-    return kind(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=fused)
+    return kind(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, **way)

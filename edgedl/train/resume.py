@@ -18,6 +18,7 @@ from edgedl.train.batches import Data
 from edgedl.train.ema import Average
 from edgedl.train.processes import Processes
 from edgedl.train.settings import Fit
+from edgedl.train.sharded import gathered, load_state
 from edgedl.train.track import Epoch
 
 FORMAT = 1
@@ -25,7 +26,7 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 # What a process that was killed while it wrote one of them leaves behind.
 LEFT = ".*.safetensors.*.tmp"
 # Settings that change nothing in the weights that come out.
-FREE = ("metric", "checkpoint_seconds", "track", "memory", "threads")
+FREE = ("metric", "checkpoint_seconds", "track", "memory", "threads", "divide")
 
 
 @dataclass
@@ -79,27 +80,31 @@ class Run:
     def save(self, place: Place) -> None:
         """Write all of it, from the first process; the checkpoint before stays until that is done.
 
+        Divided tensors are written whole: the file is the same however many processes there are.
+
         Raises:
             Diverged: a weight is not finite; nothing is written.
             EdgeError: it cannot be written.
         """
         states = self.processes.gather(checkpoint.random_states(self.processes.device))
-        if not self.processes.is_first:
-            return
         beside = {} if self.adapters is None else self.adapters.state_dict()
-        if not is_finite(self.network) or not all_finite(beside):
+        tensors = {f"network.{n}": t for n, t in self.network.state_dict().items()}
+        tensors |= {f"adapters.{name}": tensor for name, tensor in beside.items()}
+        tensors = gathered(tensors, self.processes)
+        if not all_finite(tensors):
             epoch, step = len(place.history), place.step
             when = (
                 f"in step {step} of epoch {epoch + 1}" if step else f"at the end of epoch {epoch}"
             )
             raise diverged(f"a weight is not finite {when}", self.folder)
-        tensors = {f"network.{n}": t for n, t in self.network.state_dict().items()}
         if self.average is not None:
-            average = self.average.settled().state_dict()
+            average = gathered(self.average.settled().state_dict(), self.processes)
             tensors |= {f"average.{name}": tensor for name, tensor in average.items()}
-        tensors |= {f"adapters.{name}": tensor for name, tensor in beside.items()}
         remembered, rest = checkpoint.optimizer_tensors(self.optimizer)
+        remembered = gathered(remembered, self.processes)
         tensors |= {f"optimizer.{name}": tensor for name, tensor in remembered.items()}
+        if not self.processes.is_first:
+            return
         tensors |= {f"random.{rank}": state for rank, state in enumerate(states)}
         document = {
             "identity": self.identity,
@@ -115,11 +120,12 @@ class Run:
 
     def save_best(self, place: Place, metric: str) -> None:
         """Write the weights alone, those of the average where there is one."""
+        network = self.network if self.average is None else self.average.settled()
+        tensors = gathered(network.state_dict(), self.processes)
         if self.processes.is_first:
-            network = self.network if self.average is None else self.average.settled()
             epoch = place.history[-1]
             document = {"epoch": epoch.number, "metric": metric, "score": epoch.score}
-            checkpoint.write(self.folder / BEST, network.state_dict(), document)
+            checkpoint.write(self.folder / BEST, tensors, document)
 
     def resume(self) -> Place:
         """Where the run stands, all of it as it was then; its beginning where nothing is there.
@@ -146,9 +152,9 @@ class Run:
         def part(prefix: str) -> dict[str, torch.Tensor]:
             return {n[len(prefix) :]: t for n, t in tensors.items() if n.startswith(prefix)}
 
-        self.network.load_state_dict(part("network."))
+        load_state(self.network, part("network."))
         if self.average is not None:
-            self.average.network.load_state_dict(part("average."))
+            load_state(self.average.network, part("average."))
             self.average.steps = document["averaged"]
         if self.adapters is not None:
             self.adapters.load_state_dict(part("adapters."))
@@ -232,11 +238,6 @@ def diverged(what: str, folder: Path, why: str = "") -> Diverged:
         where=str(folder),
         hint=why or "a lower `lr`, a longer warm-up, or `clip: 1.0`",
     )
-
-
-def is_finite(network: nn.Module) -> bool:
-    """Whether all weights and running statistics are."""
-    return all_finite(network.state_dict())
 
 
 @torch.no_grad()

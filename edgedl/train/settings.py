@@ -241,6 +241,9 @@ class Fit:
         accumulate: parts that each process goes through its batch in, for less memory; the step
             is that of the whole.
         compile: by `torch.compile`.
+        divide: what processes that train together divide: the samples of each batch, each holding
+            the whole network; or the weights, too, with their gradients and what the optimizer
+            remembers, for networks that one device cannot hold.
         channels_last: images in memory as their channels lie together.
         patience: stop after so many epochs that were no better.
         metric: the name of what is better or worse, for whoever calls `fit`; None: the loss.
@@ -264,6 +267,7 @@ class Fit:
     clip: float | None = None
     accumulate: int = 1
     compile: bool = False
+    divide: Literal["samples", "weights"] = "samples"
     channels_last: bool = True
     patience: int | None = None
     metric: str | None = None

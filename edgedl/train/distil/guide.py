@@ -71,6 +71,12 @@ class Guide:
                 keys=("compile",),
                 hint="compile: false, or leave out what looks into layers",
             )
+        if told.layers and settings.divide == "weights":
+            raise BadValue(
+                "layers cannot be looked into while weights are divided",
+                keys=("divide",),
+                hint="divide: samples, or leave out what looks into layers",
+            )
         few = prepare(unseen.batch(np.arange(min(FEW, len(unseen))))).inputs
         theirs = tuple(dict.fromkeys(match.theirs for match in told.layers))
         # kept answers serve runs of any precision
