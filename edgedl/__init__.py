@@ -10,6 +10,7 @@ VERBS = {
     "processing": "edgedl.runtime:processing",
     "check": "edgedl.runtime.check:check",
     "make": "edgedl.line.make:make",
+    "shrink": "edgedl.line.brought:shrink",
     "compress": "edgedl.pipeline:compress",
     "inspect": "edgedl.verbs:inspect",
     "bench": "edgedl.verbs:bench",
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from edgedl.core.errors import EdgeError as EdgeError
+    from edgedl.line.brought import shrink as shrink
     from edgedl.line.make import make as make
     from edgedl.pipeline import compress as compress
     from edgedl.runtime import open as open  # noqa: A004

@@ -16,6 +16,7 @@ COMMANDS = {
     "make": "From a recipe to a bundle: train, export, compress, time.",
     "train": "Train a recipe's network.",
     "export": "Write a recipe's network as ONNX, and prove that it answers alike.",
+    "shrink": "Cut a trained ONNX model until it is faster, without labels or training code.",
     "doctor": "What this machine can do, what is missing, and how to install it.",
     "inspect": "Inputs, outputs, operators, parameters, MACs, bytes, precisions, history.",
     "compress": "Make a model smaller and faster for a target, and prove it: the main job.",

@@ -60,6 +60,7 @@ class Line:
         teacher: who teaches, once that is looked for.
         above: the recipes that this one teaches for, outermost first.
         opened: sessions that are closed when the line ends.
+        unshrunk: the bundle that would ship without the recipe's steps, once it is made.
     """
 
     recipe: Recipe
@@ -70,6 +71,7 @@ class Line:
     teacher: Any = None
     above: tuple[Path, ...] = ()
     opened: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    unshrunk: Path | None = None
 
     def metric(self, boxes: Boxes | None) -> Metric | None:
         """What a network is judged by while it learns; None where that is the loss.

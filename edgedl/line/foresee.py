@@ -101,12 +101,22 @@ def _step(line: Line, network: Any) -> tuple[float, int]:
         fit(
             network, few, line.dataset.validation.take(range(min(2, len(line.dataset.validation)))),
             settings, folder=Path(folder), seed=line.recipe.seed, score=_first_rows(line, network),
-            progress=tick,
+            guide=_stand_in(line, network, Path(folder)), progress=tick,
         )  # fmt: skip
         took = perf_counter() - began
     network.load_state_dict(before)
     gaps = np.diff(ticks)
     return (float(np.median(gaps)) if len(gaps) else took), kept * settings.batch
+
+
+def _stand_in(line: Line, network: Any, folder: Path) -> Any:
+    """The network as its own teacher, where samples without labels teach nothing; else nobody."""
+    distil = line.recipe.distil
+    if line.dataset.task != "unlabelled" or distil is None:
+        return None
+    itself = load("edgedl.train.distil.teacher:itself", "distilling")
+    plain = replace(distil, outputs=(), features=(), attention=(), relations=None, weight=1.0)
+    return load("edgedl.train.distil.guide:Guide", "distilling")(plain, itself(network), folder)
 
 
 def _first_rows(line: Line, network: Any) -> Any:

@@ -11,12 +11,13 @@ from typing import Any
 from edgedl.core.progress import Progress, silent
 from edgedl.core.registry import load
 from edgedl.core.store import atomic_write, check_writable
-from edgedl.line.begin import begun, last_stage, network_of
-from edgedl.line.form import check_export, form_of
+from edgedl.line.alike import like_original, original_of
+from edgedl.line.begin import Line, begun, last_stage, network_of
+from edgedl.line.form import Form, check_export, form_of
 from edgedl.line.guided import guide_of
 from edgedl.line.keep import BUNDLE, TOLD
 from edgedl.line.learned import learned
-from edgedl.line.shipped import compressed, exported, timed
+from edgedl.line.shipped import compressed, exported, pair_of, timed
 from edgedl.line.shrunk import shrunk
 from edgedl.line.trained import LOG, leads, trained
 from edgedl.recipe import read_recipe
@@ -62,6 +63,7 @@ def make(
     told: Mapping[str, Any] | None = None
     times: Mapping[str, Any] | None = None
     steps: tuple[Shrink, ...] = ()
+    original: Mapping[str, Any] | None = None
     if last != "train":
         key, network, latest, steps = shrunk(line, network, key)
         weights = latest or weights
@@ -77,6 +79,7 @@ def make(
             bundle = folder / BUNDLE
             if last == "bench":
                 times = timed(line, form, model, bundle)
+        original = _beside(line, form, bundle or model, times)
     if target is not None and model is not None:
         _put(bundle, model, target)
     line.opened.close()
@@ -92,7 +95,21 @@ def make(
         compressed=told,
         bench=times,
         doubts=tuple(dict.fromkeys(line.doubts)),
+        original=original,
     )
+
+
+def _beside(
+    line: Line, form: Form, made: Path, times: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """What was made, beside the file that the user brought; None where there was none."""
+    file = original_of(line)
+    same = like_original(line, form, made)
+    if file is None or same is None:
+        return None
+    own = None if times is None or line.unshrunk is None else pair_of(times, 1, -1)
+    speedup = None if times is None else pair_of(times, 0, -1)
+    return {"file": file.name, "agreement": same, "speedup": speedup, "own": own}
 
 
 def _put(bundle: Path | None, model: Path, target: Path) -> None:

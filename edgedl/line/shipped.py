@@ -19,6 +19,7 @@ from edgedl.core.samples import Samples
 from edgedl.core.store import key_of
 from edgedl.core.target import target_of
 from edgedl.core.units import format_bytes
+from edgedl.line.alike import original_of
 from edgedl.line.begin import Line, users_code
 from edgedl.line.form import Form
 from edgedl.line.keep import BUNDLE, TOLD, keep_plan, kept
@@ -154,18 +155,30 @@ def compressed(line: Line, form: Form, model: Path, asked: Compress) -> Path:
 
 
 def timed(line: Line, form: Form, model: Path, bundle: Path) -> Mapping[str, Any]:
-    """The float model and the bundle beside one another, as `edgedl bench` says it."""
+    """The float model and the bundle beside one another, as `edgedl bench` says it: the model as it
+    was brought, where one was, and between the two what would ship of that unshrunk."""
     settings = line.recipe.bench
     assert settings is not None
     bench = load("edgedl.verbs:bench", "timing")
     few = form.test.take(range(min(64, len(form.test))))
+    original = original_of(line)
+    unshrunk = line.unshrunk if original is not None else None
+    models = [one for one in (original or model, unshrunk, bundle) if one is not None]
     with line.stage("bench") as told:
         found: Mapping[str, Any] = bench(
-            [model, bundle], samples=few, threads=settings.threads, seconds=settings.seconds,
+            models, samples=few, threads=settings.threads, seconds=settings.seconds,
             progress=line.progress,
         ).to_json()  # fmt: skip
-        pair = found["pairs"][0]
+        pair = pair_of(found, 0, -1)
         told.append(
             f"{pair['ratio']:.2f}x [{pair['low']:.2f}, {pair['high']:.2f}] {pair['verdict']}"
         )
     return found
+
+
+def pair_of(found: Mapping[str, Any], first: int, second: int) -> Mapping[str, Any]:
+    """How many times faster one row of a bench is than another, by their places."""
+    names = [row["artifact"] for row in found["rows"]]
+    wanted = (names[first], names[second])
+    pair: Mapping[str, Any] = next(p for p in found["pairs"] if (p["a"], p["b"]) == wanted)
+    return pair

@@ -17,6 +17,7 @@ from edgedl.core.layers import Price
 from edgedl.core.registry import load, version
 from edgedl.core.runs import run_folder
 from edgedl.core.store import atomic_write, default_store, key_of
+from edgedl.line.alike import like_original
 from edgedl.line.begin import Line, content_digest
 from edgedl.line.form import form_of
 from edgedl.line.guided import guide_of
@@ -49,6 +50,7 @@ class _State:
         weights: the file of those that a step trained last.
         bundle: what would ship of it.
         told: what `compress` said of that.
+        original: how alike that answers to the file that was brought, where one was.
     """
 
     key: str
@@ -56,6 +58,7 @@ class _State:
     weights: Path | None
     bundle: Path
     told: Mapping[str, Any]
+    original: Mapping[str, Any] | None
 
 
 def shrunk(
@@ -80,6 +83,7 @@ def shrunk(
         )
         raise line.recipe.located(error, "shrink")
     state = _judged(line, network, key, None)
+    line.unshrunk = state.bundle
     rows = [_row("train", state, None, None)]
     for place, step in enumerate(steps):
         before = state
@@ -140,6 +144,7 @@ def _taken(
         ground_of = load("edgedl.train.shrink.ground:ground_of", "shrinking")
         ground = ground_of(
             network, line.dataset.train, line.dataset.validation, settings, folder=folder,
+            distil=line.recipe.distil if line.dataset.task == "unlabelled" else None,
             seed=line.recipe.seed, price=_price(line, priced, before), progress=line.progress,
         )  # fmt: skip
         change = step.decide(network, ground, number)
@@ -180,7 +185,8 @@ def _judged(line: Line, network: nn.Module, key: str, weights: Path | None) -> _
     model = exported(line, form, key)
     folder = compressed(line, form, model, quick)
     told = json.loads((folder / TOLD).read_text(encoding="utf-8"))
-    return _State(key, network, weights, folder / BUNDLE, told)
+    original = like_original(line, form, folder / BUNDLE)
+    return _State(key, network, weights, folder / BUNDLE, told, original)
 
 
 def _against(line: Line, before: _State, after: _State) -> Mapping[str, Any]:
@@ -240,4 +246,5 @@ def _row(
         float_ms=state.told["latency_ms"]["baseline"]["p50"],
         speedup=against,
         undone=undone,
+        original=state.original,
     )

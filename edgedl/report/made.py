@@ -74,6 +74,8 @@ class Shrink:
         metric, float_figure, figure: by what it is judged on test samples, in float and as it would
             ship; None without labels.
         agreement: of the shipped answers with this network's own in float.
+        original: of the shipped answers with those of the file that was brought, or teaches samples
+            without labels; None where there is none.
         bytes, float_bytes: of the bundle, and of the float model.
         latency_ms, float_ms: medians of a call, as it would ship and in float32.
         speedup: against what would have shipped before the step: `ratio`, `low`, `high`, `verdict`.
@@ -94,6 +96,7 @@ class Shrink:
     float_ms: float
     speedup: Mapping[str, Any] | None
     undone: str | None
+    original: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -109,6 +112,9 @@ class Made:
         history: figures of each epoch of training by name, as the run's log has them.
         shrink: the network as it was trained, and after each step of the recipe's.
         compressed, bench: what these stages say as JSON, None where they were not reached.
+        original: of the ONNX file that was brought, its name as `file`, the `agreement` with its
+            answers of what was made, and how many times faster that is, as `speedup` against the
+            file in float32 and as `own` against what would ship of it unshrunk; None without one.
         doubts: sentences about the data and the export.
     """
 
@@ -122,6 +128,7 @@ class Made:
     compressed: Mapping[str, Any] | None
     bench: Mapping[str, Any] | None
     doubts: tuple[str, ...]
+    original: Mapping[str, Any] | None = None
 
     @property
     def broken(self) -> tuple[str, ...]:
@@ -142,6 +149,7 @@ class Made:
             if compressed is None
             else {key: value for key, value in compressed.items() if key != "text"},
             "bench": self.bench,
+            "original": self.original,
             "doubts": list(self.doubts),
         }
 
@@ -154,6 +162,8 @@ class Made:
         ]
         if self.shrink:
             parts.append(shrink_table(self.shrink))
+        if self.original is not None:
+            parts.append(original_text(self.original))
         parts += _doubts(self.doubts)
         if self.compressed is not None:
             parts.append(self.compressed["text"])
@@ -161,16 +171,43 @@ class Made:
 
 
 SHRINK_HEAD = (
-    "step", "parameters", "float32", "ships", "precision", "bytes", "latency", "faster", "smaller",
+    "step", "parameters", "float32", "ships", "as original", "precision", "bytes", "latency",
+    "faster", "smaller",
 )  # fmt: skip
+
+
+def original_text(original: Mapping[str, Any]) -> str:
+    """How what was made answers and how fast it is, beside the file that was brought."""
+    same = original["agreement"]
+    share = "" if same["top1"] is None else f"top-1 agrees in {same['top1']:.4f}, "
+    lines = [
+        f"what was made, beside {original['file']}",
+        f"{share}cosine {same['cosine']:.4f}, {same['sqnr_db']:.1f} dB on {same['samples']:,} test"
+        " samples",
+    ]
+    for key, words in (("speedup", "it in float32"), ("own", "what would ship of it unshrunk")):
+        pair = original.get(key)
+        if pair is not None:
+            lines.append(
+                f"{pair['ratio']:.2f}x [{pair['low']:.2f}, {pair['high']:.2f}] the speed of {words}"
+                f": {pair['verdict']}"
+            )
+    return "\n  ".join(lines)
 
 
 def shrink_table(rows: Sequence[Shrink]) -> str:
     """Each step's effect; what is faster and smaller is so against the trained network in
     float32, step by step."""
-    body = [list(SHRINK_HEAD), *shrink_cells(rows)]
+    head, cells = shrink_columns(rows)
     notes = [f"{row.step} was undone: {row.undone}" for row in rows if row.undone is not None]
-    return "\n  ".join([table(body, right=range(1, len(SHRINK_HEAD))), *notes])
+    return "\n  ".join([table([head, *cells], right=range(1, len(head))), *notes])
+
+
+def shrink_columns(rows: Sequence[Shrink]) -> tuple[list[str], list[list[str]]]:
+    """The table's head and its cells, without columns that say nothing."""
+    cells = shrink_cells(rows)
+    said = [i for i in range(len(SHRINK_HEAD)) if any(one[i] for one in cells)]
+    return [SHRINK_HEAD[i] for i in said], [[one[i] for i in said] for one in cells]
 
 
 def shrink_cells(rows: Sequence[Shrink]) -> list[list[str]]:
@@ -189,6 +226,7 @@ def shrink_cells(rows: Sequence[Shrink]) -> list[list[str]]:
             f"{row.parameters:,}",
             "" if row.float_figure is None else f"{row.metric} {row.float_figure:.4f}",
             "" if row.figure is None else f"{row.figure:.4f}",
+            _as_original(row.original),
             row.precision,
             format_bytes(row.bytes),
             f"{row.latency_ms:.3g} ms",
@@ -197,6 +235,12 @@ def shrink_cells(rows: Sequence[Shrink]) -> list[list[str]]:
         ]
         for i, row in enumerate(rows)
     ]
+
+
+def _as_original(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    return f"cosine {found['cosine']:.4f}" if found["top1"] is None else f"{found['top1']:.4f}"
 
 
 def _doubts(doubts: tuple[str, ...]) -> list[str]:

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from edgedl.report.curves import Curve, curves_drawn, pareto
-from edgedl.report.made import SHRINK_HEAD, Made, Shrink, shrink_cells
+from edgedl.report.made import Made, Shrink, original_text, shrink_columns
 from edgedl.report.page import figure_section, whole
 from edgedl.report.palette import series
 from edgedl.report.reading import figure, number
@@ -32,6 +32,9 @@ def page(found: Made) -> str:
     if found.shrink:
         parts.append(section("shrink", "Shrinking, step by step", _steps(found.shrink)))
         parts += [figure_section(one) for one in [pareto(_points(found.shrink))] if one is not None]
+    if found.original is not None:
+        told = f"<pre>{escape(original_text(found.original))}</pre>"
+        parts.append(section("original", "Beside the original", told))
     if found.doubts:
         items = "".join(f"<li>{escape(doubt)}</li>" for doubt in found.doubts)
         parts.append(section("doubts", "Doubts", f"<ul>{items}</ul>"))
@@ -49,10 +52,11 @@ def page(found: Made) -> str:
 
 
 def _steps(rows: Sequence[Shrink]) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in SHRINK_HEAD)
+    names, rows_of_cells = shrink_columns(rows)
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in names)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
-        for cells in shrink_cells(rows)
+        for cells in rows_of_cells
     )
     undone = "".join(
         f"<p>{escape(row.step)} was undone: {escape(row.undone)}</p>"

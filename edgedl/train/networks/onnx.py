@@ -25,6 +25,8 @@ TOLERANCE = 1e-4
 TINY = 1e-12
 # How many ids an input may hold that no table is for: marks of what counts, or bytes.
 IDS = (2, 256)
+# How names of operators begin that compute with codes.
+QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantize", "QLinear", "QGemm", "QAttention")
 Feed = Mapping[str, Tensor]
 
 
@@ -51,6 +53,7 @@ def onnx(inputs: Mapping[str, TensorShape], outputs: int | None, *, file: str) -
     del outputs
     model = opened(file)
     program = program_of(model)
+    _check_float(program)
     functions_of(program)
     _check_inputs(model, inputs)
     feeds = [_example(program, inputs, most) for most in IDS]
@@ -89,6 +92,21 @@ def program_of(model: Model) -> Program:
     fold = load("edgedl.passes.fold:Fold", PURPOSE)
     plain: Callable[[Model], Program] = load("edgedl.passes.program:program_of", PURPOSE)
     return plain(rewrite(model, clean(), fold(norms=False)))
+
+
+def _check_float(program: Program) -> None:
+    """Check that the file is not quantized already.
+
+    Raises:
+        Unsupported: it is; the operator and its node are named.
+    """
+    for operation in program.operations:
+        if operation.kind.startswith(QUANTIZED) or operation.kind.endswith("Integer"):
+            raise Unsupported(
+                f"the model is quantized already, by operator `{operation.kind}` of node"
+                f" `{operation.name}`",
+                hint="bring the float model that it was made of",
+            )
 
 
 def _check_inputs(model: Model, inputs: Mapping[str, TensorShape]) -> None:
