@@ -10,7 +10,6 @@ from typing import Any
 import edgedl
 from edgedl.benchmark.accuracy import agreement
 from edgedl.core.registry import load
-
 from edgedl.core.store import default_store, key_of
 from edgedl.line.begin import Line, content_digest
 from edgedl.line.form import Form

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from edgedl.core.errors import BadOption, BadSamples, EdgeError
-from edgedl.core.progress import Progress, silent
 from edgedl.core.model import Model
+from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples, open_npz
 from edgedl.core.stats import AgreementMeter
 from edgedl.core.store import atomic_write, check_writable
@@ -75,12 +75,44 @@ def shrink(
         EdgeError: the model cannot be brought back or cut, the samples do not fit it, or a file
             lies where the recipe would be written.
     """
+    made = Path(output or f"{Path(model).stem}.edl")
+    recipe = write_recipe(
+        model, samples, made, latency=latency, macs=macs, test=test, epochs=epochs, rounds=rounds,
+        answers=answers, target=target, threads=threads, effort=effort, seed=seed,
+    )  # fmt: skip
+    until = "export" if made.suffix == ".onnx" else "bench"
+    return make(recipe, output=made, until=until, progress=progress)
+
+
+def write_recipe(
+    model: str | Path,
+    samples: str | Path,
+    made: Path,
+    *,
+    latency: float | None = None,
+    macs: float | None = None,
+    test: str | Path | None = None,
+    epochs: int | None = None,
+    rounds: int = 1,
+    answers: str | None = None,
+    target: str = "cpu",
+    threads: int = 1,
+    effort: str = "fast",
+    seed: int = 0,
+) -> Path:
+    """Write what `shrink` carries out, beside what it makes; the arguments and errors are its own.
+
+    Args:
+        made: the bundle, or the ONNX file.
+
+    Returns:
+        The recipe's file.
+    """
     if latency is not None and macs is not None:
         raise BadOption("--latency and --macs both say how much stays", hint="leave one out")
     if answers is not None and answers not in KINDS:
         raise BadOption(f"answers are `{answers}`", hint="known: " + ", ".join(KINDS))
     opened = load_model(model)
-    made = Path(output or f"{Path(model).stem}.edl")
     if made.suffix not in (".edl", ".onnx"):
         raise BadOption(f"`{made}` is no bundle's name", hint="OUT.edl, or OUT.onnx for float32")
     if made.resolve() == Path(model).resolve():
@@ -114,12 +146,7 @@ def shrink(
         "seed": seed,
     }  # fmt: skip
     _write(recipe, document)
-    return make(
-        recipe,
-        output=made,
-        until="export" if made.suffix == ".onnx" else "bench",
-        progress=progress,
-    )
+    return recipe
 
 
 def recipe_beside(output: str | Path) -> Path:
@@ -144,7 +171,8 @@ def _is_ours(path: Path) -> bool:
 
 
 def _write(path: Path, document: Mapping[str, Any]) -> None:
-    lines = [FIRST_LINE, "# `edgedl make` carries it out; a copy may be edited, this one is rewritten"]
+    about = "# `edgedl make` carries it out; edit a copy, since this file may be written anew"
+    lines = [FIRST_LINE, about]
     lines += [f"{key}: {_plain(value)}" for key, value in document.items()]
     with atomic_write(path) as there:
         there.write_text("\n".join(lines) + "\n", encoding="utf-8")

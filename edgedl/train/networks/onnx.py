@@ -26,7 +26,7 @@ TINY = 1e-12
 # How many ids an input may hold that no table is for: marks of what counts, or bytes.
 IDS = (2, 256)
 # How names of operators begin that compute with codes.
-QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantize", "QLinear", "QGemm", "QAttention")
+QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantize", "QLinear", "QGemm")
 Feed = Mapping[str, Tensor]
 
 
