@@ -123,6 +123,7 @@ def fit(
             load_weights(network.eval(), folder / BEST)
         except torch.cuda.OutOfMemoryError as error:
             hint = f"`accumulate: {2 * settings.accumulate}`, or a smaller `batch`"
+            hint += "; under torchrun, `divide: weights`" * (settings.divide == "samples")
             raise EdgeError("the device has too little memory", hint=hint) from error
         except Exception as error:
             if settings.compile and type(error).__module__.startswith("torch._"):
@@ -130,7 +131,7 @@ def fit(
                 raise Unsupported(
                     f"torch cannot compile the network ({said})", hint="compile: false"
                 ) from error
-            if settings.divide == "weights" and (known := explained(error)):
+            if known := explained(error):
                 raise known from error
             raise
     best = place.history[place.best - 1]
@@ -182,9 +183,8 @@ def _trained(
 
     forward = learner if processes.count == 1 or apart else DistributedDataParallel(learner)
     optimizer = optimizer_of(settings.optimizer, learner)
-    average = None
-    if settings.ema:
-        average = Average(network, settings.ema, divided(whole, processes) if apart else None)
+    copied = divided(whole, processes) if apart and settings.ema else None
+    average = Average(network, settings.ema, copied) if settings.ema else None
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
     learn = partial(
         _learn, forward, torch.compile(forward) if settings.compile else forward, teach, optimizer,
