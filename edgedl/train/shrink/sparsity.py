@@ -35,8 +35,8 @@ BATCHES, BATCH = 16, 32
 class Sparsity:
     """Sets the weights of least score to zero, in rounds, each followed by training.
 
-    What it promises is bytes, and a payload that is deflated where it ships keeps that. Nothing here
-    makes a network faster on a processor: onnxruntime has no sparse kernels, and OpenVINO's
+    What it promises is bytes, and a payload that is deflated where it ships keeps that. Nothing
+    here makes a network faster on a processor: onnxruntime has no sparse kernels, and OpenVINO's
     (`CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE`, int8 dense layers) are for x86 with AMX alone. Round r
     of n has the share s (1 - (1 - r/n)^3) of zeros (Zhu and Gupta, To Prune, or Not to Prune,
     2017).
