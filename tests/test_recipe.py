@@ -96,7 +96,7 @@ def test_a_recipe_stands_above_what_it_includes(tmp_path: Path) -> None:
 
 
 def test_an_error_in_an_included_recipe_names_that_file(tmp_path: Path) -> None:
-    written(tmp_path, f"{SMALL}train:\n  epochs: 0\n", "base.yaml")
+    written(tmp_path, f"{SMALL}train:\n  epochs: -1\n", "base.yaml")
     with pytest.raises(BadValue) as caught:
         read_recipe(written(tmp_path, "include: base.yaml\nseed: 1\n"))
     assert caught.value.where == f"{tmp_path / 'base.yaml'}:4"

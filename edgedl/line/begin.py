@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from edgedl.benchmark.metrics import METRICS, metric_of
-from edgedl.core.errors import BadOption, BadSamples, BadValue, EdgeError, MetricFailed
+from edgedl.core.errors import BadOption, BadSamples, BadValue, EdgeError, MetricFailed, Unsupported
 from edgedl.core.model import Model
 from edgedl.core.own import placed, raised_at, reason_of, shown, source_digest
 from edgedl.core.progress import Progress
@@ -59,6 +60,7 @@ class Line:
     Attributes:
         teacher: who teaches, once that is looked for.
         above: the recipes that this one teaches for, outermost first.
+        taught_by: the line of the recipe whose network teaches, and that network.
         opened: sessions that are closed when the line ends.
         unshrunk: the bundle that would ship without the recipe's steps, once it is made.
     """
@@ -70,6 +72,7 @@ class Line:
     doubts: list[str] = field(default_factory=list)
     teacher: Any = None
     above: tuple[Path, ...] = ()
+    taught_by: tuple[Line, nn.Module] | None = None
     opened: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     unshrunk: Path | None = None
 
@@ -233,11 +236,35 @@ def _check_steps(recipe: Recipe) -> None:
         if step.name == "distil" and recipe.distil is None:
             error = BadValue("nobody is named who teaches", hint="distil: {teacher: large.yaml}")
             raise recipe.located(error, "shrink", place)
+        training = [one.name for one in recipe.shrink[place + 1 :] if one.tune.epochs != 0]
+        if step.name == "cluster" and training:
+            error = BadValue(
+                f"`{training[0]}` behind `cluster` would train the palettes away",
+                hint="`cluster` last, or `epochs: 0` for what stands behind it",
+            )
+            raise recipe.located(error, "shrink", place)
     if recipe.qat is not None and recipe.compress is None:
         error = BadValue(
             "`qat` trains what `compress` makes, and there is none", hint="compress: {}"
         )
         raise recipe.located(error, "qat")
+
+
+def check_together(recipe: Recipe, until: str) -> None:
+    """Check that processes which train together do nothing else.
+
+    Raises:
+        Unsupported: the recipe goes on with what is the work of one; the error has the line.
+    """
+    if until == "train" or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return
+    for key in ("shrink", "qat"):
+        if getattr(recipe, key):
+            error = Unsupported(
+                f"`{key}` is the work of one process",
+                hint="`--until train` with torchrun, then `edgedl make` without it goes on",
+            )
+            raise recipe.instead(error, key)
 
 
 def _check_names(recipe: Recipe) -> None:
@@ -320,12 +347,19 @@ def code_of(recipe: Recipe) -> dict[str, str]:
         found["network"] = source_digest(network.name)
     for key in FILES.get(network.name, ()):
         if network.settings.get(key):
-            found[key] = content_digest(Path(network.settings[key]))
+            path = Path(network.settings[key])
+            # of an ONNX file with the weights that lie beside it
+            found[key] = _model(path).digest if key == "file" else content_digest(path)
     if isinstance(train.loss, OwnLoss):
         found["loss"] = source_digest(train.loss.name)
     if train.metric is not None:
         found["metric"] = metric_of(train.metric).key
     return found
+
+
+def _model(path: Path) -> Model:
+    opened: Model = load("edgedl.passes.graph:open_model", "training")(path)
+    return opened
 
 
 def content_digest(path: Path) -> str:

@@ -18,10 +18,19 @@ from edgedl.core.progress import Progress, silent
 from edgedl.core.registry import load
 from edgedl.core.target import target_of
 from edgedl.core.units import format_bytes
-from edgedl.line.begin import Line, begun, last_stage, network_of, users_code
+from edgedl.line.begin import (
+    Line,
+    begun,
+    check_together,
+    last_stage,
+    network_of,
+    users_code,
+)
 from edgedl.line.form import check_export, form_of
+from edgedl.line.guided import guide_of
+from edgedl.line.shrunk import SECONDS, check_steps, judged_by, settings_of
 from edgedl.line.spent import expected
-from edgedl.recipe import read_recipe
+from edgedl.recipe import Compress, read_recipe
 from edgedl.report.made import Forecast, Stage
 from edgedl.runtime import engine, installed_engines
 from edgedl.runtime.boxes import Boxes
@@ -41,45 +50,85 @@ def foresee(path: str | Path, *, until: str = "bench", progress: Progress = sile
         EdgeError: as `make` would, where it can be told before training.
     """
     recipe = read_recipe(path)
+    check_together(recipe, until)
     last = last_stage(recipe, until)
     line = begun(recipe, progress)
-    network = network_of(line)
-    if last != "train":
-        check_export(line, network)
+    shrinks = bool(recipe.shrink) and last != "train"
+    with line.opened:
+        network = network_of(line)
+        if last != "train":
+            check_export(line, network)
+        guide = guide_of(line, network, foreseen=True)
+        if shrinks:
+            check_steps(line, network, guide)
+        if line.taught_by is not None:
+            other, teaching = line.taught_by
+            _training(other, teaching, line, "teacher")
+        epoch_seconds = _training(line, network, line, "train")
+        size = _operators(line, network) if last != "train" else 0
+    if shrinks:
+        _steps(line, epoch_seconds, size)
+    if last in ("compress", "bench") and recipe.compress is not None:
+        line.stages.append(Stage("compress", *_compressing(recipe.compress, size), kept=False))
+        if (qat := recipe.qat) is not None:
+            about = f"{qat.epochs} epochs, as long as those of training at the least"
+            line.stages.append(Stage("qat", about, qat.epochs * epoch_seconds, kept=False))
+    if last == "bench" and recipe.bench is not None:
+        line.stages.append(Stage("bench", "", recipe.bench.seconds, kept=False))
+    return Forecast(recipe.name, str(path), tuple(line.stages), tuple(line.doubts))
+
+
+def _training(line: Line, network: Any, told: Line, stage: str) -> float:
+    """Foretell a network's training; the seconds of an epoch.
+
+    Args:
+        told: the line that is told of it.
+    """
+    settings = line.settings
     step_seconds, step_bytes = _step(line, network)
-    settings = recipe.train
     steps = max(1, len(line.dataset.train) // settings.batch)
-    seconds = settings.epochs * (
-        steps * step_seconds + len(line.dataset.validation) / settings.batch * step_seconds / 3
-    )
+    epoch_seconds = step_seconds * (steps + len(line.dataset.validation) / settings.batch / 3)
     parameters = sum(parameter.numel() for parameter in network.parameters())
     need = COPIES * 4 * parameters + step_bytes
     free = available_bytes()
-    line.stages.append(
+    told.stages.append(
         Stage(
-            "train",
-            f"{shown(recipe.network.name)}, {parameters:,} parameters, {settings.epochs} epochs of"
-            f" {steps:,} steps, {1e3 * step_seconds:.3g} ms each; about {format_bytes(need)} of"
-            " memory",
-            seconds,
+            stage,
+            f"{shown(line.recipe.network.name)}, {parameters:,} parameters, {settings.epochs}"
+            f" epochs of {steps:,} steps, {1e3 * step_seconds:.3g} ms each; about"
+            f" {format_bytes(need)} of memory",
+            settings.epochs * epoch_seconds,
             kept=False,
         )
     )
     if free is not None and need > free:
-        line.doubts.append(
+        told.doubts.append(
             f"training takes about {format_bytes(need)}, and {format_bytes(free)} are free:"
             " a smaller `batch`, or `accumulate`"
         )
-    size = _operators(line, network) if last != "train" else 0
-    if last in ("compress", "bench") and recipe.compress is not None:
-        known = expected(recipe.compress, size)
-        about = "nothing alike was compressed on this machine yet" if known is None else (
-            "as models of about this size took here"
-        )  # fmt: skip
-        line.stages.append(Stage("compress", about, known, kept=False))
-    if last == "bench" and recipe.bench is not None:
-        line.stages.append(Stage("bench", "", recipe.bench.seconds, kept=False))
-    return Forecast(recipe.name, str(path), tuple(line.stages), tuple(line.doubts))
+    return epoch_seconds
+
+
+def _steps(line: Line, epoch_seconds: float, size: int) -> None:
+    """Foretell each step: its training, and what ships of it compressed and timed."""
+    quick = judged_by(line)
+    _, judging = _compressing(quick, size)
+    for step in line.recipe.shrink:
+        epochs = step.rounds * settings_of(line.settings, step).epochs
+        about = f"{step.name}, {step.rounds} rounds, {epochs} epochs at most as long as before"
+        if step.is_priced:
+            about += "; layers are timed first, once a machine"
+        training = epochs * epoch_seconds
+        seconds = None if judging is None else training + judging + SECONDS
+        line.stages.append(Stage("shrink", about, seconds, kept=False))
+
+
+def _compressing(asked: Compress, size: int) -> tuple[str, float | None]:
+    """In words how long that takes, and in seconds."""
+    known = expected(asked, size)
+    if known is None:
+        return "nothing alike was compressed on this machine yet", None
+    return "as models of about this size took here", known
 
 
 def _step(line: Line, network: Any) -> tuple[float, int]:

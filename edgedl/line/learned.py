@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +38,8 @@ if TYPE_CHECKING:
 FIGURES = "qat.json"
 # By how much what ships may miss what training saw before that is a doubt: a share of the figure.
 NEAR = 0.002
+# How many times as large a bundle is a doubt.
+MORE = 1.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,14 +85,8 @@ def learned(line: Line, form: Form, model: Path, folder: Path, settings: Qat) ->
 
     Raises:
         EdgeError: the settings do not fit the data, or training or the engine failed.
-        Unsupported: several processes train this recipe.
     """
     with line.stage("qat") as told:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise Unsupported(
-                "the int8 model is trained by one process",
-                hint="run the recipe again without torchrun: the network's training is kept",
-            )
         found = _learned(line, form, model, folder, settings, told)
         if not found.trained:
             told.append(f"as it was compressed: {found.reason}")
@@ -135,6 +130,12 @@ def _learned(
                 f" training saw {found.after:.4g}"
             )
     told.append(f"{found.fitted.epochs} epochs, {words}")
+    sizes = [(one / BUNDLE).stat().st_size for one in (folder, after)]
+    if sizes[1] > MORE * sizes[0]:
+        line.doubts.append(
+            f"training in int8 took what ships from {sizes[0]:,} to {sizes[1]:,} bytes: zeros and"
+            " palettes of `shrink` do not stay through it"
+        )
     return Learned(after, True, "", figures)
 
 

@@ -12,13 +12,13 @@ from edgedl.core.progress import Progress, silent
 from edgedl.core.registry import load
 from edgedl.core.store import atomic_write, check_writable
 from edgedl.line.alike import like_original, original_of
-from edgedl.line.begin import Line, begun, last_stage, network_of
+from edgedl.line.begin import Line, begun, check_together, last_stage, network_of
 from edgedl.line.form import Form, check_export, form_of
 from edgedl.line.guided import guide_of
 from edgedl.line.keep import BUNDLE, TOLD
 from edgedl.line.learned import learned
 from edgedl.line.shipped import compressed, exported, pair_of, timed
-from edgedl.line.shrunk import shrunk
+from edgedl.line.shrunk import check_steps, shrunk
 from edgedl.line.trained import LOG, leads, trained
 from edgedl.recipe import read_recipe
 from edgedl.report.made import Made, Shrink
@@ -47,42 +47,46 @@ def make(
             before is kept.
     """
     recipe = read_recipe(path)
+    check_together(recipe, until)
     last = last_stage(recipe, until) if leads() else "train"
     suffix = ".onnx" if last == "export" else ".edl"
     target = None if last == "train" else Path(output or f"{recipe.name}{suffix}")
     if target is not None:
         check_writable(target)
     line = begun(recipe, progress)
-    network = network_of(line)
-    if last != "train":
-        check_export(line, network)
-    key, run = trained(line, network, guide_of(line, None))
-    weights = run
-    model: Path | None = None
-    bundle: Path | None = None
-    told: Mapping[str, Any] | None = None
-    times: Mapping[str, Any] | None = None
-    steps: tuple[Shrink, ...] = ()
-    original: Mapping[str, Any] | None = None
-    if last != "train":
-        key, network, latest, steps = shrunk(line, network, key)
-        weights = latest or weights
-        form = form_of(line, network)
-        model = exported(line, form, key)
-        if last in ("compress", "bench"):
-            assert recipe.compress is not None
-            folder = compressed(line, form, model, recipe.compress)
-            told = json.loads((folder / TOLD).read_text("utf-8"))
-            if recipe.qat is not None:
-                taught = learned(line, form, model, folder, recipe.qat)
-                folder, told = taught.folder, taught.told
-            bundle = folder / BUNDLE
-            if last == "bench":
-                times = timed(line, form, model, bundle)
-        original = _beside(line, form, bundle or model, times)
-    if target is not None and model is not None:
-        _put(bundle, model, target)
-    line.opened.close()
+    with line.opened:
+        network = network_of(line)
+        if last != "train":
+            check_export(line, network)
+        guide = guide_of(line, network)
+        if last != "train" and recipe.shrink:
+            check_steps(line, network, guide)
+        key, run = trained(line, network, guide)
+        weights = run
+        model: Path | None = None
+        bundle: Path | None = None
+        told: Mapping[str, Any] | None = None
+        times: Mapping[str, Any] | None = None
+        steps: tuple[Shrink, ...] = ()
+        original: Mapping[str, Any] | None = None
+        if last != "train":
+            key, network, shrunken, steps = shrunk(line, network, key)
+            weights = shrunken or weights
+            form = form_of(line, network)
+            model = exported(line, form, key)
+            if last in ("compress", "bench"):
+                assert recipe.compress is not None
+                folder = compressed(line, form, model, recipe.compress)
+                told = json.loads((folder / TOLD).read_text("utf-8"))
+                if recipe.qat is not None:
+                    taught = learned(line, form, model, folder, recipe.qat)
+                    folder, told = taught.folder, taught.told
+                bundle = folder / BUNDLE
+                if last == "bench":
+                    times = timed(line, form, model, bundle)
+            original = _beside(line, form, bundle or model, times)
+        if target is not None and model is not None:
+            _put(bundle, model, target)
     read_log = load("edgedl.train.track:read_log", "training")
     return Made(
         name=recipe.name,

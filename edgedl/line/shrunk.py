@@ -4,41 +4,44 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgedl
-from edgedl.core.errors import Diverged, EdgeError, NoGain, Unsupported
+from edgedl.core.errors import Diverged, EdgeError, NoGain
 from edgedl.core.fields import to_plain
-from edgedl.core.layers import Price
 from edgedl.core.registry import load, version
-from edgedl.core.runs import run_folder
-from edgedl.core.store import atomic_write, default_store, key_of
+from edgedl.core.store import default_store, key_of
 from edgedl.line.alike import like_original
-from edgedl.line.begin import Line, content_digest
+from edgedl.line.begin import Line, content_digest, users_code
 from edgedl.line.form import form_of
 from edgedl.line.guided import guide_of
 from edgedl.line.keep import BUNDLE, TOLD
 from edgedl.line.shipped import compressed, exported
-from edgedl.line.trained import deciding, fitted, key_of_guide
+from edgedl.line.trained import deciding, fitted, key_of_guide, located
 from edgedl.recipe import Compress
 from edgedl.report.made import Shrink
+from edgedl.runtime import engine as engine_of
 from edgedl.search.memory import machine_parts
-from edgedl.train.settings import Fit
+from edgedl.train.settings import Fit, OneCycle
+from edgedl.train.settings import Step as ByEpochs
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from edgedl.search.layer_times import LayerTimes
     from edgedl.train.distil.guide import Guide
+    from edgedl.train.distil.settings import Distillation
     from edgedl.train.shrink.step import Step
 
-CHANGE = "change.json"
+DECIDED, WEIGHTS = "decided.json", "weights.safetensors"
 # Of the training's epochs and rate, what a step's own training has where it does not say.
 EPOCHS_SHARE, RATE_SHARE = 1 / 3, 0.1
 SECONDS = 5.0
+# Steps in whose own training zeros stay zero.
+HOLDING = ("sparsity", "cluster")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +50,6 @@ class _State:
 
     Attributes:
         key: of all that made it.
-        weights: the file of those that a step trained last.
         bundle: what would ship of it.
         told: what `compress` said of that.
         original: how alike that answers to the file that was brought, where one was.
@@ -55,7 +57,6 @@ class _State:
 
     key: str
     network: nn.Module
-    weights: Path | None
     bundle: Path
     told: Mapping[str, Any]
     original: Mapping[str, Any] | None
@@ -77,24 +78,15 @@ def shrunk(
     steps = line.recipe.shrink
     if not steps:
         return key, network, None, ()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        error = Unsupported(
-            "`shrink` is the work of one process", hint="train with torchrun, then `edgedl make`"
-        )
-        raise line.recipe.located(error, "shrink")
-    state = _judged(line, network, key, None)
+    state = _judged(line, network, key)
     line.unshrunk = state.bundle
     rows = [_row("train", state, None, None)]
+    guide = guide_of(line, network, is_trained=True)
+    taken: list[Step] = []
     for place, step in enumerate(steps):
         before = state
-        network, key = copy.deepcopy(before.network), before.key
         try:
-            guide = guide_of(line, before.network)
-            weights = before.weights
-            for number in range(step.rounds):
-                key, run = _taken(line, network, key, step, number, before, guide)
-                weights = run or weights
-            state = _judged(line, network, key, weights)
+            state = _stepped(line, step, before, guide, taken)
         except NoGain as error:
             rows.append(_row(step.name, before, None, error.message))
             line.doubts.append(f"step {place + 1}, `{step.name}`, was left out: {error.message}")
@@ -102,14 +94,65 @@ def shrunk(
         except Diverged as error:
             raise line.recipe.instead(error, "shrink", place) from error
         except EdgeError as error:
-            raise line.recipe.located(error, "shrink", place) from error
+            raise located(line, guide, error, "shrink", place) from error
         against = _against(line, before, state)
         undone = _undone(step.promise, before, state, against)
         rows.append(_row(step.name, state, against, undone))
         if undone is not None:
             line.doubts.append(f"step {place + 1}, `{step.name}`, was undone: {undone}")
             state = before
-    return state.key, state.network, state.weights, tuple(rows)
+        else:
+            taken.append(step)
+    weights = None if state.key == key else _weights(state)
+    return state.key, state.network, weights, tuple(rows)
+
+
+def check_steps(line: Line, network: nn.Module, guide: Guide | None) -> None:
+    """Try steps on the network as it is before training; those behind a `low_rank` see layers that
+    are not there yet.
+
+    Raises:
+        EdgeError: one cannot be taken whatever is learned; it is named with its line.
+    """
+    ground_of = load("edgedl.train.shrink.ground:ground_of", "shrinking")
+    for place, step in enumerate(line.recipe.shrink):
+        line.progress(f"trying {step.name}", place, len(line.recipe.shrink))
+        settings = settings_of(line.settings, step)
+        try:
+            with users_code(line.recipe):
+                ground = ground_of(
+                    network, line.dataset.train, settings, distil=_taught(line, guide),
+                    seed=line.recipe.seed,
+                )  # fmt: skip
+                step.check(network, ground)
+        except EdgeError as error:
+            raise line.recipe.located(error, "shrink", place) from error
+        if step.name == "low_rank":
+            break
+
+
+def _taught(line: Line, guide: Guide | None) -> Distillation | None:
+    return None if guide is None else line.recipe.distil
+
+
+def _stepped(
+    line: Line, step: Step, before: _State, guide: Guide | None, taken: Sequence[Step]
+) -> _State:
+    """What a step makes of a network, in all its rounds.
+
+    Args:
+        taken: the steps before it that stand.
+    """
+    network, key = copy.deepcopy(before.network), before.key
+    for number in range(step.rounds):
+        try:
+            key = _taken(line, network, key, step, number, before, guide, taken)
+        except NoGain as error:
+            if not number:
+                raise
+            line.doubts.append(f"`{step.name}` ended after round {number}: {error.message}")
+            break
+    return _judged(line, network, key)
 
 
 def _taken(
@@ -120,90 +163,142 @@ def _taken(
     number: int,
     before: _State,
     guide: Guide | None,
-) -> tuple[str, Path | None]:
-    """Take one round of a step in place, trained; the key of what came out, and its weights."""
-    settings = _settings(line.settings, step)
-    priced = line.recipe.compress or Compress()
+    taken: Sequence[Step],
+) -> str:
+    """Take one round of a step in place, trained; the key of what came out."""
+    settings = settings_of(line.settings, step)
     key = key_of(
         stage="shrink",
         before=key,
         step=to_plain(step),
         round=number,
         settings=deciding(settings),
-        target=[priced.target, priced.threads, machine_parts()],
+        price=_priced_by(line, before) if step.is_priced else None,
         versions={"edgedl": edgedl.__version__, "torch": version("torch")},
         **key_of_guide(guide),
     )
-    folder = run_folder(default_store(), key)
-    file = folder / CHANGE
-    if file.is_file():
-        change = json.loads(file.read_text(encoding="utf-8"))
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
+
+    def build(folder: Path) -> None:
         line.progress(f"deciding on {step.name}", number, step.rounds)
+        price = _price(line, before) if step.is_priced else None
         ground_of = load("edgedl.train.shrink.ground:ground_of", "shrinking")
         ground = ground_of(
-            network, line.dataset.train, line.dataset.validation, settings, folder=folder,
-            distil=line.recipe.distil if line.dataset.task == "unlabelled" else None,
-            seed=line.recipe.seed, price=_price(line, priced, before), progress=line.progress,
+            network, line.dataset.train, settings, distil=_taught(line, guide),
+            price=None if price is None else price.price, seed=line.recipe.seed,
+            progress=line.progress,
         )  # fmt: skip
         change = step.decide(network, ground, number)
-        with atomic_write(file) as there:
-            there.write_text(json.dumps(change), encoding="utf-8")
-    step.apply(network, change)
+        said = [] if price is None else price.said
+        text = json.dumps({"change": change, "said": said}, allow_nan=False)
+        (folder / DECIDED).write_text(text, encoding="utf-8")
+
     about = f"{step.name}, round {number + 1} of {step.rounds}" if step.rounds > 1 else step.name
-    weights = fitted(line, network, key, settings, guide, "shrink", about)
+    with users_code(line.recipe):
+        text = (default_store().make(key, build) / DECIDED).read_text(encoding="utf-8")
+        decided = json.loads(text)
+        step.apply(network, decided["change"])
+    line.doubts += decided["said"]
+    # Measured prices are others when measured again: what was decided tells, not what it was
+    # decided by.
+    key = key_of(stage="shrink", decided=key, change=decided["change"])
+    hold_zeros = load("edgedl.train.shrink.sparsity:hold_zeros", "shrinking")
+    sparse = step.name not in HOLDING and any(one.name == "sparsity" for one in taken)
+    zeros = sparse and hold_zeros(network)
+    fitted(line, network, key, settings, guide, "shrink", about)
     step.settle(network)
-    return key, weights
+    if zeros:
+        load("edgedl.train.shrink.weights:release", "shrinking")(network)
+    return key
 
 
-def _settings(settings: Fit, step: Step) -> Fit:
+def settings_of(settings: Fit, step: Step) -> Fit:
     """The training behind a step: the recipe's, shorter and at a lower rate where it says nothing
-    else."""
-    tune = step.tune
+    else, its schedule shortened alike."""
+    tune, schedule = step.tune, settings.schedule
     epochs = tune.epochs
     if epochs is None:
         epochs = max(1, round(settings.epochs * EPOCHS_SHARE))
     rate = settings.optimizer.lr * RATE_SHARE if tune.lr is None else tune.lr
-    return replace(settings, epochs=epochs, optimizer=replace(settings.optimizer, lr=rate))
+    share = min(1.0, epochs / max(1, settings.epochs))
+    if not isinstance(schedule, OneCycle):
+        schedule = replace(schedule, warmup_epochs=schedule.warmup_epochs * share)
+    if isinstance(schedule, ByEpochs):
+        schedule = replace(schedule, at=tuple(max(1, round(one * share)) for one in schedule.at))
+    optimizer = replace(settings.optimizer, lr=rate)
+    return replace(settings, epochs=epochs, optimizer=optimizer, schedule=schedule)
 
 
-def _price(line: Line, asked: Compress, before: _State) -> Price:
-    """The time of single layers on the engine that would ship the network as it is, in the
-    precision that it would ship in."""
-    of = load("edgedl.search.layer_times:LayerTimes", "shrinking")
-    precision = {"mixed": "int8"}.get(before.told["precision"], before.told["precision"])
-    price: Price = of(before.told["engine"], precision, asked.threads, progress=line.progress).price
-    return price
-
-
-def _judged(line: Line, network: nn.Module, key: str, weights: Path | None) -> _State:
-    """The network as it would ship: exported, compressed with the least effort."""
+def _priced_by(line: Line, before: _State) -> dict[str, Any]:
+    """What decides prices of layers: the engine that would ship the network as it is, and the
+    precision that it would ship in; float32 where the engine times no layers in that."""
     asked = line.recipe.compress or Compress()
-    quick = replace(asked, effort="fast", max_drop=None, max_latency=None, max_bytes=None)
+    engine, precision = before.told["engine"], before.told["precision"]
+    backend = load("edgedl.backends:backend", "shrinking")(engine)
+    floats = ("float32", *backend.floats())
+    if precision == "mixed":
+        precision = asked.precision if asked.precision in floats else "int8"
+    return {
+        "engine": engine,
+        "version": engine_of(engine).version,
+        "precision": precision if precision in ("int8", *floats) else "float32",
+        "threads": asked.threads,
+        "machine": machine_parts(),
+    }
+
+
+def _price(line: Line, before: _State) -> LayerTimes:
+    """The time of single layers."""
+    by = _priced_by(line, before)
+    of: type[LayerTimes] = load("edgedl.search.layer_times:LayerTimes", "shrinking")
+    return of(by["engine"], by["precision"], by["threads"], progress=line.progress)
+
+
+def _weights(state: _State) -> Path:
+    """The file of a network's weights, none of them held to a form any more."""
+
+    def build(folder: Path) -> None:
+        write = load("edgedl.train.checkpoint:write", "shrinking")
+        write(folder / WEIGHTS, state.network.state_dict(), {})
+
+    return default_store().make(key_of(stage="weights", network=state.key), build) / WEIGHTS
+
+
+def _judged(line: Line, network: nn.Module, key: str) -> _State:
+    """The network as it would ship: exported, compressed with the least effort."""
     form = form_of(line, network)
     model = exported(line, form, key)
-    folder = compressed(line, form, model, quick)
+    folder = compressed(line, form, model, judged_by(line))
     told = json.loads((folder / TOLD).read_text(encoding="utf-8"))
     original = like_original(line, form, folder / BUNDLE)
-    return _State(key, network, weights, folder / BUNDLE, told, original)
+    return _State(key, network, folder / BUNDLE, told, original)
+
+
+def judged_by(line: Line) -> Compress:
+    """How a network is compressed between steps: as the recipe says, with the least effort and
+    without limits."""
+    asked = line.recipe.compress or Compress()
+    return replace(asked, effort="fast", max_drop=None, max_latency=None, max_bytes=None)
 
 
 def _against(line: Line, before: _State, after: _State) -> Mapping[str, Any]:
     """How much faster what would ship now is, timed beside what would have shipped; kept."""
+    threads = (line.recipe.compress or Compress()).threads
     key = key_of(
         stage="against",
         before=content_digest(before.bundle),
         after=content_digest(after.bundle),
         machine=machine_parts(),
+        engines=[[one.told["engine"], engine_of(one.told["engine"]).version]
+                 for one in (before, after)],
+        threads=threads,
         edgedl=edgedl.__version__,
-    )
+    )  # fmt: skip
 
     def build(folder: Path) -> None:
         bench = load("edgedl.verbs:bench", "timing")
         found = bench(
-            [before.bundle, after.bundle], threads=(line.recipe.compress or Compress()).threads,
-            seconds=SECONDS, progress=line.progress,
+            [before.bundle, after.bundle], threads=threads, seconds=SECONDS,
+            progress=line.progress,
         ).to_json()  # fmt: skip
         (folder / TOLD).write_text(json.dumps(found["pairs"][0]), encoding="utf-8")
 

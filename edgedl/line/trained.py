@@ -14,6 +14,7 @@ from edgedl.core.errors import (
     BadSamples,
     BadValue,
     Diverged,
+    EdgeError,
     Unsupported,
 )
 from edgedl.core.fields import to_plain
@@ -52,9 +53,18 @@ def trained(line: Line, network: nn.Module, guide: Guide | None) -> tuple[str, P
     try:
         return key, fitted(line, network, key, line.settings, guide, "train", name)
     except (BadValue, BadOption, BadSamples, Unsupported) as error:
-        raise line.recipe.located(error, "train") from error
+        raise located(line, guide, error, "train") from error
     except Diverged as error:
         raise line.recipe.instead(error, "train") from error
+
+
+def located(line: Line, guide: Guide | None, error: EdgeError, *keys: str | int) -> EdgeError:
+    """What went wrong in training, with the recipe's line: what `distil:` says where it is about
+    the teacher, else what stands under these keys."""
+    first = error.keys[:1] if isinstance(error, BadValue) else ()
+    if guide is not None and first and first[0] in to_plain(guide.settings):
+        return line.recipe.located(error, "distil")
+    return line.recipe.located(error, *keys)
 
 
 def _key(line: Line, guide: Guide | None) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx_ir as ir
 
 from edgedl.backends import backend
 from edgedl.core.errors import Unsupported
@@ -25,6 +25,9 @@ from edgedl.passes.weight_only import WeightOnly
 from edgedl.search.prepared import repaired
 from edgedl.search.tuned import coding_of
 from edgedl.search.ways import planned
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 # The axis of the output channels of a product's weights, by its operator, as they are stored.
 STORED = {"Conv": 0, "ConvTranspose": 1}

@@ -12,7 +12,6 @@ from torch import nn
 
 import edgedl
 from edgedl.backends import backend
-from edgedl.core.errors import Unsupported
 from edgedl.line.begin import Line, begun, network_of
 from edgedl.line.form import Form, form_of
 from edgedl.line.keep import PLAN, keep_plan
@@ -134,9 +133,3 @@ def test_where_nothing_computes_in_int8_that_is_said(made: Made, tmp_path: Path)
     assert not found.trained
     assert found.folder == tmp_path
     assert "nothing that ships computes in int8" in made.line.stages[-1].about
-
-
-def test_several_processes_are_refused(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(Unsupported, match="trained by one process"):
-        made.learned(SHORT)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edgedl.core.errors import BadValue, EdgeError
+from edgedl.core.own import source_digest
 from edgedl.train.checkpoint import modules_of
 from edgedl.train.distil.layers import heard
 from edgedl.train.networks import build
@@ -150,18 +151,18 @@ class SessionTeacher:
 Teacher = ModuleTeacher | SessionTeacher
 
 
-def module_teacher(module: nn.Module, key: str | None = None) -> ModuleTeacher:
+def module_teacher(module: nn.Module, code: str = "") -> ModuleTeacher:
     """A network as a teacher; it is that one itself, and nothing else may train it.
 
     Args:
-        key: what tells it from all others; None: `digest_of` it.
+        code: what tells networks of the same layers and weights apart: the user's own code.
     """
-    return ModuleTeacher(key or digest_of(module), module)
+    return ModuleTeacher(digest_of(module) + code, module)
 
 
-def itself(network: nn.Module) -> ModuleTeacher:
+def itself(network: nn.Module, code: str = "") -> ModuleTeacher:
     """A network as it is now, as its own teacher later: a copy."""
-    return module_teacher(copy.deepcopy(network))
+    return module_teacher(copy.deepcopy(network), code)
 
 
 def own_teacher(spec: str, inputs: Mapping[str, TensorShape], outputs: int) -> ModuleTeacher:
@@ -172,7 +173,7 @@ def own_teacher(spec: str, inputs: Mapping[str, TensorShape], outputs: int) -> M
         BadValue: there is none, or it fails.
     """
     try:
-        return module_teacher(build(spec, inputs, outputs, {}))
+        return module_teacher(build(spec, inputs, outputs, {}), source_digest(spec))
     except BadValue as error:
         raise BadValue(error.message, keys=("teacher",), hint=error.hint) from error
 

@@ -68,9 +68,18 @@ class Cluster:
         return 1
 
     @property
+    def is_priced(self) -> bool:
+        """Never."""
+        return False
+
+    @property
     def tune(self) -> Tune:
         """The training of the colours."""
         return Tune(epochs=self.epochs, lr=self.lr)
+
+    def check(self, network: nn.Module, ground: Ground) -> None:  # noqa: ARG002
+        """That there are such layers."""
+        weights_of(network, self.keep)
 
     def decide(
         self,

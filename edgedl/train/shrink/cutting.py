@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from edgedl.core.errors import BadValue, Unsupported
 from edgedl.core.layers import Group
-from edgedl.train.shrink.groups import CONVOLUTIONS, NORMS, TURNED, Structure
-from edgedl.train.shrink.trace import RECURRENT, Result, Trace, tensors_of
+from edgedl.train.shrink.groups import NORMS, Structure
+from edgedl.train.shrink.trace import Result, Trace, tensors_of
+from edgedl.train.shrink.weights import CONVOLUTIONS, RECURRENT, TRANSPOSED
 
 Gone = Mapping[str, Sequence[int]]
 
@@ -201,7 +202,7 @@ def _resize(module: nn.Module) -> None:
             own.hidden_size, own.input_size = own.weight_hh_l0.shape[1], own.weight_ih_l0.shape[1]
             own.flatten_parameters()
     elif isinstance(module, CONVOLUTIONS):
-        turned = isinstance(module, TURNED)
+        turned = isinstance(module, TRANSPOSED)
         first, second = own.weight.shape[:2]
         if own.groups == own.in_channels and own.groups > 1:
             many = own.out_channels // own.in_channels

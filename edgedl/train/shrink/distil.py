@@ -38,9 +38,17 @@ class Distil:
         return 1
 
     @property
+    def is_priced(self) -> bool:
+        """Never."""
+        return False
+
+    @property
     def tune(self) -> Tune:
         """The training behind it."""
         return Tune(epochs=self.epochs, lr=self.lr)
+
+    def check(self, network: nn.Module, ground: Ground) -> None:
+        """Nothing."""
 
     def decide(self, network: nn.Module, ground: Ground, round_: int) -> Change:  # noqa: ARG002
         """Nothing."""

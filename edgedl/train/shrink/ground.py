@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from edgedl.core.layers import Price
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
+from edgedl.train.augment import Batch
+from edgedl.train.batches import groups_of, open_data, order_of
 from edgedl.train.distil.settings import Distillation
 from edgedl.train.losses import chosen, loss_of
 from edgedl.train.settings import Fit
@@ -21,32 +23,46 @@ from edgedl.train.shrink.step import Ground
 def ground_of(
     network: nn.Module,
     train: Samples,
-    validation: Samples,
     settings: Fit,
     *,
-    folder: Path,
-    price: Price | None = None,
     distil: Distillation | None = None,
+    price: Price | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Ground:
     """The ground of a network that is trained so.
 
     Args:
-        distil: how the network is taught, where the teacher alone teaches: then its loss is
-            against what its own answers say, see `drawn_loss`.
+        distil: how a teacher teaches; where it does so alone, the loss is against what the network
+            itself answers, see `drawn_loss`.
 
     Raises:
         BadOption: the user's own loss cannot be loaded.
     """
-    if distil is not None:
-        drawn = drawn_loss(distil.answers, seed)
-        return Ground(train, validation, drawn, price, folder, seed, progress)
     labels = None if settings.target == "input" else train.chosen_labels
+    alone = all(one is None for one in (settings.loss, settings.target, labels))
+    if distil is not None and alone:
+        drawn_by = drawn_loss(distil.answers, seed)
+        return Ground(train, drawn_by, price, "answers", seed, progress)
     wanted = chosen(settings.loss, network, labels)
-    each = loss_of(wanted, labels, torch.device("cpu"), network)
+    each = loss_of(wanted, labels, device_of(network), network)
 
     def loss(outputs: Any, targets: Tensor) -> Tensor:
         return each(outputs, targets).mean()
 
-    return Ground(train, validation, loss, price, folder, seed, progress)
+    return Ground(train, loss, price, settings.target, seed, progress)
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network's parameters lie."""
+    return next((one.device for one in network.parameters()), torch.device("cpu"))
+
+
+def drawn(network: nn.Module, ground: Ground, count: int, size: int) -> list[Batch]:
+    """Some of the training samples, drawn by the seed, in batches on the network's device."""
+    device = device_of(network)
+    rows = np.sort(order_of(len(ground.train), ground.seed, 0)[:count])
+    # where a teacher alone teaches, the loss draws targets of its own
+    target = None if ground.target == "answers" else ground.target
+    data = open_data(ground.train.take(rows), device, target=target, progress=ground.progress)
+    return list(data.stream(groups_of(np.arange(len(rows)), size, whole=False)))

@@ -11,23 +11,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from edgedl.core.errors import BadValue, nearest
-from edgedl.core.layers import GATES, Group, Kind, Layer, LayerShape
+from edgedl.core.layers import Group, Layer
+from edgedl.train.shrink.ground import device_of
 from edgedl.train.shrink.labels import FIXED
-from edgedl.train.shrink.trace import RECURRENT, Call, Result, Trace, tensors_of
+from edgedl.train.shrink.layer_shapes import shape_of
+from edgedl.train.shrink.trace import Call, Result, Trace, tensors_of
+from edgedl.train.shrink.weights import CONVOLUTIONS, RECURRENT, TRANSPOSED
 
 Role = Literal["makes", "reads", "norm", "other"]
 # What is counted of one set of channels: (tensor, axis) and places on it.
 Places = dict[tuple[str, int], list[int]]
 Owned = dict[str, list[tuple[str, nn.Module, str]]]
-TURNED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TURNED)
 NORMS = (
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.LayerNorm, nn.GroupNorm, nn.InstanceNorm1d,
     nn.InstanceNorm2d, nn.InstanceNorm3d,
@@ -119,8 +119,7 @@ def groups_of(network: nn.Module, feeds: Sequence[Tensor]) -> Structure:
     Raises:
         Unsupported: the network fails on them; the message names the module.
     """
-    device = next((one.device for one in network.parameters()), torch.device("cpu"))
-    inputs = tuple(one.to(device) for one in feeds)
+    inputs = tuple(one.to(device_of(network)) for one in feeds)
     trace = Trace(network)
     trace.run(inputs)
     sets = _sets(trace)
@@ -177,7 +176,7 @@ def _role(module: nn.Module, key: str, axis: int) -> Role:
     if isinstance(module, RECURRENT):
         return "makes" if axis == 0 else "reads"
     if isinstance(module, CONVOLUTIONS) and key == "weight":
-        return "makes" if axis == isinstance(module, TURNED) else "reads"
+        return "makes" if axis == isinstance(module, TRANSPOSED) else "reads"
     if isinstance(module, (nn.Linear, *CONVOLUTIONS)) and key in ("weight", "bias"):
         return "makes" if axis == 0 else "reads"
     return "makes" if isinstance(module, nn.Embedding) and axis == 1 else "other"
@@ -191,7 +190,12 @@ def _roles(owned: Owned) -> dict[tuple[str, int], Role]:
         for axis in range(getattr(module, key).dim()):
             role = _role(module, key, axis)
             # A depthwise convolution that is turned makes channels by its only axis.
-            if isinstance(module, TURNED) and axis == 0 and module.groups > 1 and key == "weight":
+            if (
+                isinstance(module, TRANSPOSED)
+                and axis == 0
+                and module.groups > 1
+                and key == "weight"
+            ):
                 role = "makes" if module.groups == module.in_channels else role
             found[name, axis] = role
     return found
@@ -260,7 +264,7 @@ def _counts(call: Call, names: Mapping[int, str], places: Places) -> tuple[int, 
         inside, out = (len(places.get((weight, 1), ())) for weight in weights)
         return inside, out
     name = names[id(module.weight)]
-    turned = isinstance(module, TURNED)
+    turned = isinstance(module, TRANSPOSED)
     first, second = len(places.get((name, 0), ())), len(places.get((name, 1), ()))
     if isinstance(module, nn.Linear):
         return second, first
@@ -292,7 +296,7 @@ def _layers(
             reads[group.name] = inside // group.unit
         if out:
             makes[group.name] = out // group.unit
-    first = Layer(call.name, shape_of(call), reads, makes)
+    first = Layer(call.name, shape_of(call.module, call.shape), reads, makes)
     if not isinstance(call.module, RECURRENT) or call.module.num_layers == 1:
         return [first]
     ways = first.shape.directions
@@ -302,38 +306,6 @@ def _layers(
         Layer(f"{call.name}:{n + 1}", wide, above, makes) for n in range(1, call.module.num_layers)
     ]
     return [first, *more]
-
-
-def shape_of(call: Call) -> LayerShape:
-    """The shape of a layer as it was called, for one sample."""
-    module: Any = call.module
-    if isinstance(module, RECURRENT):
-        steps = call.shape[1 if module.batch_first else 0] if len(call.shape) == 3 else 1
-        kind = cast("Kind", type(module).__name__.lower())
-        assert kind in GATES
-        return LayerShape(
-            kind, module.input_size, module.hidden_size, (steps,),
-            directions=1 + module.bidirectional,
-        )  # fmt: skip
-    if isinstance(module, nn.Linear):
-        rows = math.prod(call.shape[1:-1])
-        return LayerShape("linear", module.in_features, module.out_features, (rows,))
-    axes = len(module.kernel_size)
-    turned = isinstance(module, TURNED)
-    if isinstance(module.padding, str):
-        spans = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
-        same = module.padding == "same"
-        begins = [span // 2 * same for span in spans]
-        ends = [(span - span // 2) * same for span in spans]
-    else:
-        begins = ends = list(module.padding)
-    if turned:
-        ends = [end - more for end, more in zip(ends, module.output_padding, strict=True)]
-    return LayerShape(
-        "conv_transpose" if turned else "conv", module.in_channels, module.out_channels,
-        tuple(call.shape[-axes:]), tuple(module.kernel_size), tuple(module.stride),
-        (*begins, *ends), tuple(module.dilation), module.groups,
-    )  # fmt: skip
 
 
 def _sizings(

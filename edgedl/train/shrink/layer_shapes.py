@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from edgedl.core.layers import LayerShape
+from edgedl.core.layers import GATES, Kind, LayerShape
 from edgedl.train.batches import open_data
+from edgedl.train.shrink.ground import device_of
 from edgedl.train.shrink.step import Ground
+from edgedl.train.shrink.weights import RECURRENT, TRANSPOSED
 
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
-def shapes_of(
+def called_shapes(
     network: nn.Module, ground: Ground, layers: Mapping[str, nn.Module]
 ) -> dict[str, LayerShape]:
     """The shapes of those that are dense layers and convolutions, as one sample meets them; of what
     the network does not call, none."""
     found: dict[str, LayerShape] = {}
-    device = next(network.parameters()).device
-    batch = open_data(ground.train.take([0]), device).batch(np.zeros(1, np.int64))
+    batch = open_data(ground.train.take([0]), device_of(network)).batch(np.zeros(1, np.int64))
     hooks = []
     for name, layer in layers.items():
 
         def look(one: Any, inputs: Any, _: Any, name: str = name) -> None:
-            found.setdefault(name, _shape(one, inputs[0]))
+            found.setdefault(name, shape_of(one, inputs[0].shape))
 
         if isinstance(layer, KINDS):
             hooks.append(layer.register_forward_hook(look))
@@ -43,23 +45,32 @@ def shapes_of(
     return {name: found[name] for name in layers if name in found}
 
 
-def _shape(layer: Any, given: Tensor) -> LayerShape:
-    if isinstance(layer, nn.Linear):
-        rows = given.numel() // given.shape[-1]
-        return LayerShape("linear", layer.in_features, layer.out_features, (rows,))
-    before, after = _padding(layer)
+def shape_of(module: Any, given: Sequence[int]) -> LayerShape:
+    """The shape of a layer for one sample, whose first input has this shape, a batch axis first."""
+    if isinstance(module, RECURRENT):
+        steps = given[1 if module.batch_first else 0] if len(given) == 3 else 1
+        kind = cast("Kind", type(module).__name__.lower())
+        assert kind in GATES
+        return LayerShape(
+            kind, module.input_size, module.hidden_size, (steps,),
+            directions=1 + module.bidirectional,
+        )  # fmt: skip
+    if isinstance(module, nn.Linear):
+        rows = math.prod(given[1:-1])
+        return LayerShape("linear", module.in_features, module.out_features, (rows,))
+    axes = len(module.kernel_size)
+    turned = isinstance(module, TRANSPOSED)
+    if isinstance(module.padding, str):
+        spans = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+        same = module.padding == "same"
+        begins = [span // 2 * same for span in spans]
+        ends = [(span - span // 2) * same for span in spans]
+    else:
+        begins = ends = list(module.padding)
+    if turned:
+        ends = [end - more for end, more in zip(ends, module.output_padding, strict=True)]
     return LayerShape(
-        "conv", layer.in_channels, layer.out_channels, tuple(given.shape[2:]), layer.kernel_size,
-        layer.stride, (*before, *after), layer.dilation, layer.groups,
+        "conv_transpose" if turned else "conv", module.in_channels, module.out_channels,
+        tuple(given[-axes:]), tuple(module.kernel_size), tuple(module.stride),
+        (*begins, *ends), tuple(module.dilation), module.groups,
     )  # fmt: skip
-
-
-def _padding(layer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Before and behind each axis."""
-    if layer.padding == "valid":
-        return (0,) * len(layer.kernel_size), (0,) * len(layer.kernel_size)
-    if layer.padding == "same":
-        both = zip(layer.dilation, layer.kernel_size, strict=True)
-        total = [d * (k - 1) for d, k in both]
-        return tuple(n // 2 for n in total), tuple(n - n // 2 for n in total)
-    return tuple(layer.padding), tuple(layer.padding)

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from edgedl.core.errors import BadValue, NoGain, Unsupported
 from edgedl.core.layers import LayerShape, Price
 from edgedl.train.bounds import above, within
-from edgedl.train.shrink.layer_shapes import KINDS, shapes_of
+from edgedl.train.shrink.layer_shapes import KINDS, called_shapes
 from edgedl.train.shrink.step import Change, Ground, Tune
 from edgedl.train.shrink.weights import layers_of, release, shared_weights
+from edgedl.train.shrink.widths import Prices, macs
 
 # Ranks that are priced for a layer, and grains that a budget is counted in.
 RANKS, GRAINS = 16, 4000
@@ -77,9 +78,18 @@ class LowRank:
         return 1
 
     @property
+    def is_priced(self) -> bool:
+        """Each layer is."""
+        return True
+
+    @property
     def tune(self) -> Tune:
         """The training of the factors."""
         return Tune(epochs=self.epochs, lr=self.lr)
+
+    def check(self, network: nn.Module, ground: Ground) -> None:  # noqa: ARG002
+        """That there are such layers."""
+        layers_of(network, self.keep)
 
     def decide(
         self,
@@ -100,9 +110,9 @@ class LowRank:
                 "no engine of the target can be timed here, so ranks cannot be chosen by latency",
                 hint="energy: 0.9",
             )
-        price = _kept(ground.price or _macs)
+        price = Prices(ground.price or macs)
         chosen, every = layers_of(network, self.keep), layers_of(network)
-        shapes = shapes_of(network, ground, every)
+        shapes = called_shapes(network, ground, every)
         left = {name: _reason(network, every[name], shapes.get(name)) for name in chosen}
         spectra = {
             name: _spectrum(one, ground, i, len(chosen))
@@ -342,20 +352,3 @@ def _ranks(shape: LayerShape, most: int) -> list[int]:
     pair = sum(one.macs for one in factors(shape, 1))
     highest = min(most, (shape.macs - 1) // pair)
     return sorted({round(highest * (i + 1) / RANKS) for i in range(RANKS)} - {0})
-
-
-def _macs(shapes: Sequence[LayerShape]) -> list[float]:
-    return [float(one.macs) for one in shapes]
-
-
-def _kept(price: Price) -> Price:
-    """The same prices, each asked for once."""
-    known: dict[LayerShape, float] = {}
-
-    def ask(shapes: Sequence[LayerShape]) -> list[float]:
-        new = [one for one in dict.fromkeys(shapes) if one not in known]
-        if new:
-            known.update(zip(new, price(new), strict=True))
-        return [known[one] for one in shapes]
-
-    return ask

@@ -8,18 +8,16 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import nn
 
 from edgedl.core.errors import BadValue, Unsupported, nearest
 from edgedl.train.augment import Batch
-from edgedl.train.batches import groups_of as batches_of
-from edgedl.train.batches import open_data
 from edgedl.train.bounds import above, within
 from edgedl.train.bounds import least as at_least
 from edgedl.train.shrink.cutting import apply_cut, proved, tried
+from edgedl.train.shrink.ground import drawn
 from edgedl.train.shrink.groups import Structure, groups_of
-from edgedl.train.shrink.scores import scores_of
+from edgedl.train.shrink.scores import Score, scores_of
 from edgedl.train.shrink.step import Change, Ground, Tune
 from edgedl.train.shrink.widths import (
     Prices,
@@ -86,6 +84,11 @@ class Prune:
         return "speed"
 
     @property
+    def is_priced(self) -> bool:
+        """By latency alone."""
+        return self.latency is not None
+
+    @property
     def tune(self) -> Tune:
         """The training behind each round."""
         return Tune(epochs=self.epochs, lr=self.lr)
@@ -96,6 +99,15 @@ class Prune:
         asked for."""
         asked = next(n for n in (self.latency, self.macs, self.ratio) if n is not None)
         return float(asked ** (1 / self.rounds))
+
+    def check(self, network: nn.Module, ground: Ground) -> None:
+        """That something can be cut, and as much as is asked for where no engine is asked."""
+        structure, batches = self._structure(network, ground)
+        score: Score = "bn" if self.score == "bn" else "l1"
+        scores = scores_of(network, structure, score, batches=batches)
+        if self.latency is None:
+            price = Prices(macs)
+            self._kept(structure, scores, price, float(sum(price(shapes_of(structure, {})))))
 
     def decide(self, network: nn.Module, ground: Ground, round_: int) -> Change:  # noqa: ARG002
         """What to cut, as plain data.
@@ -114,10 +126,7 @@ class Prune:
                 "`latency` needs layers timed on the target, and none of its engines can be",
                 hint="macs: 0.5 goes by multiplications instead",
             )
-        batches = _batches(network, ground)
-        inputs = tuple(one[:2] if len(one) > 1 else one.repeat_interleave(2, 0)
-                       for one in batches[0].inputs)  # fmt: skip
-        structure = self._free(proved(network, groups_of(network, inputs)))
+        structure, batches = self._structure(network, ground)
         scores = scores_of(
             network, structure, self.score, batches=batches, loss=ground.loss, seed=ground.seed
         )
@@ -145,6 +154,13 @@ class Prune:
 
     def settle(self, network: nn.Module) -> None:
         """Nothing: what is cut is gone."""
+
+    def _structure(self, network: nn.Module, ground: Ground) -> tuple[Structure, list[Batch]]:
+        """What can be cut, and samples to score it by."""
+        batches = drawn(network, ground, SAMPLES, BATCH)
+        inputs = tuple(one[:2] if len(one) > 1 else one.repeat_interleave(2, 0)
+                       for one in batches[0].inputs)  # fmt: skip
+        return self._free(proved(network, groups_of(network, inputs))), batches
 
     def _free(self, structure: Structure) -> Structure:
         """Without the groups of layers to keep."""
@@ -188,12 +204,3 @@ def _worst(scores: np.ndarray, unit: int, count: int) -> list[int]:
     """The channels of least score, so many, in order."""
     order = np.argsort(scores, kind="stable")[: count // unit]
     return [int(one * unit + i) for one in np.sort(order) for i in range(unit)]
-
-
-def _batches(network: nn.Module, ground: Ground) -> list[Batch]:
-    """Some of the training samples, drawn by the seed, in batches on the network's device."""
-    count = min(SAMPLES, len(ground.train))
-    drawn = np.random.default_rng(ground.seed).permutation(len(ground.train))[:count]
-    device = next((one.device for one in network.parameters()), torch.device("cpu"))
-    data = open_data(ground.train.take(drawn), device, progress=ground.progress)
-    return list(data.stream(batches_of(np.arange(count), BATCH, whole=False)))

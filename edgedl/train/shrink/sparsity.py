@@ -6,7 +6,7 @@ import base64
 import hashlib
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from edgedl.core.errors import BadValue, Unsupported
-from edgedl.train.batches import groups_of, open_data, order_of
 from edgedl.train.bounds import above, least
+from edgedl.train.shrink.ground import drawn
 from edgedl.train.shrink.step import Change, Ground, Tune
 from edgedl.train.shrink.weights import (
     RECURRENT,
@@ -94,6 +94,11 @@ class Sparsity:
         return "bytes"
 
     @property
+    def is_priced(self) -> bool:
+        """Never."""
+        return False
+
+    @property
     def tune(self) -> Tune:
         """The training behind each round."""
         return Tune(epochs=self.epochs, lr=self.lr)
@@ -102,6 +107,10 @@ class Sparsity:
         """The share of zeros in this round, counted from 0."""
         left = (1 - (round_ + 1) / self.rounds) ** 3
         return float(self.share * (1 - left))
+
+    def check(self, network: nn.Module, ground: Ground) -> None:
+        """That there are such layers, and something is left of each."""
+        replace(self, score="l1", scope="layer").decide(network, ground, self.rounds - 1)
 
     def decide(self, network: nn.Module, ground: Ground, round_: int) -> Change:
         """The masks of this round, as `{"masks": {weight: {"shape": ..., "bits": ...}}}`.
@@ -233,6 +242,18 @@ class Masked(Hold):
         return self.digest
 
 
+def hold_zeros(network: nn.Module) -> bool:
+    """Hold at zero what is zero in weights of layers, until `release`; whether there is any."""
+    found = False
+    for weight in weights_of(network):
+        mask = weight.tensor != 0
+        if not bool(mask.all()):
+            digest = hashlib.sha256(mask.cpu().numpy().tobytes()).hexdigest()[:16]
+            weight.hold(Masked(mask, digest))
+            found = True
+    return found
+
+
 def packed(mask: np.ndarray) -> str:
     """A mask as text: its bits, deflated, in base 64."""
     return base64.b64encode(zlib.compress(np.packbits(mask).tobytes(), 9)).decode()
@@ -295,20 +316,15 @@ def _lamp(magnitudes: np.ndarray) -> np.ndarray:
 
 def _taylor(weights: list[Weight], network: nn.Module, ground: Ground) -> list[np.ndarray]:
     """The squares of weight times gradient, summed over batches."""
-    device = weights[0].tensor.device
-    count = min(len(ground.train), BATCHES * BATCH)
-    drawn = np.sort(order_of(len(ground.train), ground.seed, 0)[:count])
-    data = open_data(ground.train.take(drawn), device)
+    batches = drawn(network, ground, BATCHES * BATCH, BATCH)
     was, sums = network.training, [torch.zeros_like(one.tensor).double() for one in weights]
     network.eval()
     tensors = [getattr(one.module, one.kind) for one in weights]
     if not all(one.requires_grad for one in tensors):
         raise Unsupported("a chosen layer does not learn: it has no gradients", hint="score: l1")
     recurrent = any(isinstance(one, RECURRENT) for one in network.modules())
-    groups = groups_of(np.arange(count), BATCH, whole=False)
     try:
-        for i, group in enumerate(groups):
-            batch = data.batch(group)
+        for i, batch in enumerate(batches):
             # cuDNN's recurrent layers have gradients in training mode alone.
             with torch.enable_grad(), torch.backends.cudnn.flags(enabled=not recurrent):
                 tensors = [getattr(one.module, one.kind) for one in weights]
@@ -317,7 +333,7 @@ def _taylor(weights: list[Weight], network: nn.Module, ground: Ground) -> list[n
             for one, tensor, grad in zip(sums, tensors, grads, strict=True):
                 if grad is not None:
                     one += (tensor.detach() * grad).double().square()
-            ground.progress("looking at gradients", i + 1, len(groups))
+            ground.progress("looking at gradients", i + 1, len(batches))
     finally:
         network.train(was)
     return [one.cpu().numpy() for one in sums]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from edgedl.core.layers import Price
@@ -43,18 +42,18 @@ class Ground:
     """What a step decides on.
 
     Attributes:
-        train, validation: samples with labels where there are any.
-        loss: the mean loss of outputs for a batch's labels, as training has it; gradients pass.
+        train: samples with labels where there are any.
+        loss: the mean loss of outputs for a batch's targets, as training has it; gradients pass.
         price: None where no engine of the target can be timed.
-        folder: where a step may keep what it made on its way.
+        target: `input`: that is learned, whatever labels there are; `answers`: there is nothing to
+            learn but a teacher's answers; None: the labels are, or the input where there are none.
         seed: of all that is drawn.
     """
 
     train: Samples
-    validation: Samples
     loss: Callable[[Any, Tensor], Tensor]
     price: Price | None
-    folder: Path
+    target: Literal["input", "labels", "answers"] | None = None
     seed: int = 0
     progress: Progress = silent
 
@@ -62,7 +61,8 @@ class Ground:
 class Step(Protocol):
     """One step, a frozen dataclass whose fields are its settings in the recipe.
 
-    `decide` looks and gives plain data; `apply` does it in place, the same each time it is called
+    `check` raises, before anything is trained, what `decide` would whatever was learned. `decide`
+    looks and gives plain data; `apply` does it in place, the same each time it is called
     on the same network; what must hold while the network is trained is put there as
     parametrizations, which `settle` makes plain weights again. Where it would win nothing, `decide`
     raises `NoGain`, and the line leaves it out and says so.
@@ -70,6 +70,7 @@ class Step(Protocol):
     Attributes:
         name: in the recipe.
         promise: what the step is judged by: it is rolled back where it did not come true.
+        is_priced: whether `decide` asks for the price of layers on the target.
         rounds: how often it is decided, applied and trained.
     """
 
@@ -78,9 +79,12 @@ class Step(Protocol):
     @property
     def promise(self) -> Literal["speed", "bytes", "accuracy"]: ...
     @property
+    def is_priced(self) -> bool: ...
+    @property
     def rounds(self) -> int: ...
     @property
     def tune(self) -> Tune: ...
+    def check(self, network: nn.Module, ground: Ground) -> None: ...
     def decide(self, network: nn.Module, ground: Ground, round_: int) -> Change: ...
     def apply(self, network: nn.Module, change: Change) -> None: ...
     def settle(self, network: nn.Module) -> None: ...

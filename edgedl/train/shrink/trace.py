@@ -18,19 +18,15 @@ from edgedl.core.own import reason_of
 from edgedl.train.shrink.labels import Atoms, Labels
 from edgedl.train.shrink.rules import RULES, is_pointwise
 from edgedl.train.shrink.rules_shapes import ADAPTS
+from edgedl.train.shrink.weights import CONVOLUTIONS, RECURRENT
 
 # Attributes that `forward` shapes tensors by, which follow the widths.
 WIDTHS = re.compile(
     r"\w*heads|n_?head|all_head_size|hidden\w*|width|wide|dim|inner_dim|embed_dim|channels|units"
 )
-# Modules that are followed as a whole, by their own rules.
-RECURRENT = (nn.LSTM, nn.GRU)
 # Modules whose operators are not those that training carries out, so that nothing is known.
 OPAQUE = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.RNN)
-WEIGHTED = (
-    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
-    nn.Linear, *RECURRENT,
-)  # fmt: skip
+WEIGHTED = (*CONVOLUTIONS, nn.Linear, *RECURRENT)
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,8 @@ from torch.nn.utils import parametrize
 
 from edgedl.core.errors import BadValue, nearest
 
-CONVOLUTIONS = (
-    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
-)  # fmt: skip
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 RECURRENT = (nn.LSTM, nn.GRU)
 
 

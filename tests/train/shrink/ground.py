@@ -25,15 +25,8 @@ PLANS: dict[str, dict[str, Any]] = {
 }
 
 
-def ground(folder: Path, train: Samples | None = None, price: Price | None = None) -> Ground:
-    return Ground(
-        train or images(64),
-        images(20, seed=1),
-        functional.cross_entropy,
-        lambda _: 0.0,
-        price,
-        folder,
-    )
+def ground(train: Samples | None = None, price: Price | None = None) -> Ground:
+    return Ground(train or images(64), functional.cross_entropy, price)
 
 
 def series(count: int, seed: int = 0) -> Samples:

@@ -134,7 +134,7 @@ def test_the_palette_stays_through_training_kills_and_replay(
     step = Cluster(colours=5, scale="tensor" if kind == "sgd" else "channel")
     network = make()
     keys = list(network.state_dict())
-    change = changed(step, network, ground(tmp_path, seen))
+    change = changed(step, network, ground(seen))
     train(network, tmp_path / "whole", kind, **data)
 
     other = make()
@@ -168,11 +168,11 @@ def test_the_palette_stays_through_training_kills_and_replay(
 
 def test_zeros_before_it_stay_zeros(tmp_path: Path) -> None:
     network, first = convolutional(), Sparsity(share=0.75, rounds=1)
-    changed(first, network, ground(tmp_path))
+    changed(first, network, ground())
     first.settle(network)
     gone = network[0].weight == 0  # type: ignore[index, union-attr]
     step = Cluster(colours=4)
-    change = changed(step, network, ground(tmp_path))
+    change = changed(step, network, ground())
     assert all(0.0 in one["colours"] for one in change["palettes"].values())
     train(network, tmp_path, "adamw")
     step.settle(network)
@@ -183,11 +183,11 @@ def test_zeros_before_it_stay_zeros(tmp_path: Path) -> None:
 
 def test_another_palette_is_another_run(tmp_path: Path) -> None:
     network = convolutional()
-    changed(Cluster(colours=4), network, ground(tmp_path))
+    changed(Cluster(colours=4), network, ground())
     with pytest.raises(Stopped):
         train(network, tmp_path, "sgd", stop=5)
     network = convolutional(seed=2)
-    changed(Cluster(colours=4), network, ground(tmp_path))
+    changed(Cluster(colours=4), network, ground())
     with pytest.raises(BadCheckpoint, match="`layers` is"):
         train(network, tmp_path, "sgd")
 
@@ -199,10 +199,10 @@ def test_colours_fit_a_byte(colours: int) -> None:
 
 
 def test_layers_are_kept_and_unknown_ones_told(tmp_path: Path) -> None:
-    change = Cluster(keep=("0",)).decide(convolutional(), ground(tmp_path), 0)
+    change = Cluster(keep=("0",)).decide(convolutional(), ground(), 0)
     assert list(change["palettes"]) == ["6.weight"]
     with pytest.raises(BadValue, match="no layer is called `7`"):
-        Cluster(keep=("7",)).decide(convolutional(), ground(tmp_path), 0)
+        Cluster(keep=("7",)).decide(convolutional(), ground(), 0)
     with pytest.raises(BadValue, match=r"`6.weight`, \[4, 32\], is \[4, 128\] here"):
         other = nn.Sequential(*[nn.Identity()] * 5, nn.Flatten(), nn.Linear(128, 4))
         Cluster().apply(other, plain(change))

@@ -22,7 +22,7 @@ def test_it_changes_nothing(tmp_path: Path) -> None:
     assert step.tune == Tune(epochs=3, lr=0.01)
     network = convolutional()
     before = weights(network)
-    ground = Ground(images(4), images(4), lambda o, y: o.sum(), lambda n: 0.0, None, tmp_path)
+    ground = Ground(images(4), lambda o, y: o.sum(), None)
     change = step.decide(network, ground, 0)
     step.apply(network, change)
     step.settle(network)

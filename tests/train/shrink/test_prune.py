@@ -57,8 +57,8 @@ def loss(outputs: Any, labels: Tensor) -> Tensor:
     return nn.functional.cross_entropy(outputs, labels)
 
 
-def ground(folder: Path, price: Any = stairs) -> Ground:
-    return Ground(samples(), samples(), loss, lambda _: 0.0, price, folder)
+def ground(price: Any = stairs) -> Ground:
+    return Ground(samples(), loss, price)
 
 
 def step(**given: Any) -> Prune:
@@ -78,7 +78,7 @@ def test_half_the_time_is_cut_and_the_cut_replays(tmp_path: Path, score: str, sc
     cut, fresh = network(), network(2)
     before = {name: one.clone() for name, one in cut.state_dict().items()}
     prune = step(latency=0.5, score=score, scope=scope)
-    change = json.loads(json.dumps(prune.decide(cut, ground(tmp_path), 0)))
+    change = json.loads(json.dumps(prune.decide(cut, ground(), 0)))
     assert all(torch.equal(one, before[name]) for name, one in cut.state_dict().items())
 
     x = torch.rand(2, 2, 8, 8)
@@ -98,7 +98,7 @@ def test_half_the_time_is_cut_and_the_cut_replays(tmp_path: Path, score: str, sc
 
 
 def test_multiplications_need_no_target(tmp_path: Path) -> None:
-    change = step(macs=0.4).decide(network(), ground(tmp_path, None), 0)
+    change = step(macs=0.4).decide(network(), ground(None), 0)
     price = change["price"]
     assert price["unit"] == "macs"
     # 64 places * 9 * 2 * 24, 64 * 9 * 24 * 32, and 128 * 4.
@@ -108,12 +108,12 @@ def test_multiplications_need_no_target(tmp_path: Path) -> None:
 
 def test_latency_needs_one(tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match="needs layers timed on the target") as found:
-        step(latency=0.5).decide(network(), ground(tmp_path, None), 0)
+        step(latency=0.5).decide(network(), ground(None), 0)
     assert "macs" in str(found.value.hint)
 
 
 def test_a_share_of_each_layer(tmp_path: Path) -> None:
-    change = step(ratio=0.5, round_to=1).decide(network(), ground(tmp_path, None), 0)
+    change = step(ratio=0.5, round_to=1).decide(network(), ground(None), 0)
     assert change["widths"] == {"0": [24, 12], "3": [32, 16]}
 
 
@@ -122,9 +122,7 @@ def test_the_least_is_cut(tmp_path: Path) -> None:
     with torch.no_grad():
         weak[3].weight[[1, 30]] *= 1e-3  # type: ignore[index]
         weak[3].bias[[1, 30]] = 0.0  # type: ignore[index]
-    change = step(ratio=30 / 32, round_to=1, score="l2", keep=["0"]).decide(
-        weak, ground(tmp_path), 0
-    )
+    change = step(ratio=30 / 32, round_to=1, score="l2", keep=["0"]).decide(weak, ground(), 0)
     assert change["cut"] == {"3": [1, 30]}
 
 
@@ -132,7 +130,7 @@ def test_rounds_come_to_what_was_asked_for(tmp_path: Path) -> None:
     cut, prune = network(), step(macs=0.25, rounds=2, least=1)
     prices = []
     for round_ in range(2):
-        change = prune.decide(cut, ground(tmp_path), round_)
+        change = prune.decide(cut, ground(), round_)
         prices.append(change["price"])
         prune.apply(cut, change)
     assert prices[0]["after"] <= 0.5 * prices[0]["before"]
@@ -142,23 +140,23 @@ def test_rounds_come_to_what_was_asked_for(tmp_path: Path) -> None:
 
 
 def test_layers_are_kept_by_name(tmp_path: Path) -> None:
-    change = step(macs=0.6, keep=["3*"], round_to=4).decide(network(), ground(tmp_path), 0)
+    change = step(macs=0.6, keep=["3*"], round_to=4).decide(network(), ground(), 0)
     assert list(change["widths"]) == ["0"]
     with pytest.raises(BadValue, match="names `stem`, and the network has no such layer"):
-        step(macs=0.6, keep=["stem"]).decide(network(), ground(tmp_path), 0)
+        step(macs=0.6, keep=["stem"]).decide(network(), ground(), 0)
     with pytest.raises(Unsupported, match="nothing of the network can be cut"):
-        step(macs=0.6, keep=["*"]).decide(network(), ground(tmp_path), 0)
+        step(macs=0.6, keep=["*"]).decide(network(), ground(), 0)
 
 
 def test_widths_are_rounded(tmp_path: Path) -> None:
-    change = step(macs=0.5, round_to=8, least=8).decide(network(), ground(tmp_path), 0)
+    change = step(macs=0.5, round_to=8, least=8).decide(network(), ground(), 0)
     assert all(after % 8 == 0 and after >= 8 for _, after in change["widths"].values())
     with pytest.raises(BadValue, match="even with the fewest"):
-        step(macs=0.1, least=20).decide(network(), ground(tmp_path), 0)
+        step(macs=0.1, least=20).decide(network(), ground(), 0)
 
 
 def test_the_same_is_decided_again(tmp_path: Path) -> None:
-    first, second = (step(latency=0.5).decide(network(), ground(tmp_path), 0) for _ in range(2))
+    first, second = (step(latency=0.5).decide(network(), ground(), 0) for _ in range(2))
     assert first == second
 
 
@@ -166,9 +164,7 @@ def test_without_labels_the_input_is_what_is_learned(tmp_path: Path) -> None:
     torch.manual_seed(0)
     flat = nn.Sequential(nn.Flatten(), nn.Linear(128, 16), nn.ReLU(), nn.Linear(16, 128))
     given = Samples(samples().source, None, samples().rows)
-    asked = Ground(
-        given, given, lambda y, x: ((y - x.flatten(1)) ** 2).mean(), lambda _: 0.0, None, tmp_path
-    )
+    asked = Ground(given, lambda y, x: ((y - x.flatten(1)) ** 2).mean(), None)
     change = step(macs=0.5).decide(flat, asked, 0)
     assert change["widths"] == {"1": [16, 8]}
 
@@ -195,7 +191,7 @@ def test_settings_that_cannot_be(given: dict[str, Any], message: str) -> None:
 def test_prices_are_of_the_shapes_that_come_out(tmp_path: Path) -> None:
     cut = network()
     prune = step(macs=0.5)
-    change = prune.decide(cut, ground(tmp_path), 0)
+    change = prune.decide(cut, ground(), 0)
     prune.apply(cut, change)
     structure = groups_of(cut, (torch.rand(2, 2, 8, 8),))
     assert sum(macs([layer.shape for layer in structure.layers])) == change["price"]["after"]

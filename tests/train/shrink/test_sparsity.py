@@ -45,7 +45,7 @@ def dense(rows: list[list[float]]) -> nn.Module:
 
 
 def settled(step: Sparsity, network: nn.Module, folder: Path) -> np.ndarray:
-    changed(step, network, ground(folder))
+    changed(step, network, ground())
     step.settle(network)
     weight: np.ndarray = network[0].weight.detach().numpy()  # type: ignore[index, union-attr]
     return weight
@@ -73,7 +73,7 @@ def test_two_of_four_are_the_largest_of_each_four(tmp_path: Path) -> None:
 def test_two_of_four_along_the_inputs_of_a_convolution(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(8, 3, 3), nn.ConvTranspose2d(8, 3, 3), nn.Conv2d(3, 8, 1))
-    changed(Sparsity(pattern="2:4", rounds=1), network, ground(tmp_path))
+    changed(Sparsity(pattern="2:4", rounds=1), network, ground())
     fours = network[0].weight.reshape(3, 2, 4, 9)
     assert ((fours != 0).sum(dim=2) == 2).all()
     fours = network[1].weight.reshape(2, 4, 27)
@@ -95,10 +95,10 @@ def test_lamp_and_the_network_as_a_whole(tmp_path: Path) -> None:
     network[1].weight.data = torch.tensor([[30.0], [30.0]])
     plain_l1 = Sparsity(share=0.5, rounds=1, scope="network")
     with pytest.raises(BadValue, match=r"nothing of `0.weight`") as caught:
-        plain_l1.decide(network, ground(tmp_path), 0)
+        plain_l1.decide(network, ground(), 0)
     assert "scope: layer" in (caught.value.hint or "")
     # 1/5 and 1 in the first, 1/2 and 1 in the second
-    changed(Sparsity(share=0.5, rounds=1, scope="network", score="lamp"), network, ground(tmp_path))
+    changed(Sparsity(share=0.5, rounds=1, scope="network", score="lamp"), network, ground())
     assert network[0].weight.tolist() == [[0, 2]]
     assert network[1].weight.tolist() == [[0], [30]]
 
@@ -110,7 +110,7 @@ def test_taylor_counts_what_the_loss_hangs_on(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(128, 4)).train()
     network[1].weight.data[:, 64:] = 5.0
-    change = Sparsity(score="taylor", rounds=1).decide(network, ground(tmp_path, samples), 0)
+    change = Sparsity(score="taylor", rounds=1).decide(network, ground(samples), 0)
     mask = unpacked(change["masks"]["1.weight"]["bits"], [4, 128], "")
     assert mask[:, :64].all()
     assert not mask[:, 64:].any()
@@ -124,7 +124,7 @@ def test_rounds_follow_the_cubic_and_keep_what_was_zero(tmp_path: Path) -> None:
     network = convolutional()
     before = None
     for round_, share in enumerate((0.7, 0.8)):
-        step.apply(network, step.decide(network, ground(tmp_path), round_))
+        step.apply(network, step.decide(network, ground(), round_))
         step.settle(network)
         gone = network[0].weight == 0  # type: ignore[index, union-attr]
         assert gone.float().mean() == pytest.approx(share, abs=0.01)
@@ -136,7 +136,7 @@ def test_two_of_four_in_rounds_ends_whole(tmp_path: Path) -> None:
     step, network = Sparsity(pattern="2:4", rounds=3), lstm()
     shares = []
     for round_ in range(3):
-        step.apply(network, plain(step.decide(network, ground(tmp_path), round_)))
+        step.apply(network, plain(step.decide(network, ground(), round_)))
         step.settle(network)
         wide = network.layers[1].weight_hh_l0_reverse  # type: ignore[index, union-attr]
         shares.append(float((wide == 0).float().mean()))
@@ -160,7 +160,7 @@ def test_zeros_stay_through_training_kills_and_replay(
     step = Sparsity(share=0.75, rounds=1, score="taylor" if kind == "sgd" else "l1")
     network = make()
     keys, first = list(network.state_dict()), weights(network)
-    change = changed(step, network, ground(tmp_path, seen))
+    change = changed(step, network, ground(seen))
     train(network, tmp_path / "whole", kind, **data)
 
     other = make()
@@ -193,7 +193,7 @@ def test_zeros_stay_through_training_kills_and_replay(
 
 def test_a_copy_settles_by_itself(tmp_path: Path) -> None:
     step, network = Sparsity(share=0.5, rounds=1), lstm()
-    changed(step, network, ground(tmp_path))
+    changed(step, network, ground())
     network.train()(torch.zeros(2, 16, 8))
     other = copy.deepcopy(network)
     step.settle(network)
@@ -203,11 +203,11 @@ def test_a_copy_settles_by_itself(tmp_path: Path) -> None:
 
 def test_another_mask_is_another_run(tmp_path: Path) -> None:
     network = convolutional()
-    changed(Sparsity(share=0.5, rounds=1), network, ground(tmp_path))
+    changed(Sparsity(share=0.5, rounds=1), network, ground())
     with pytest.raises(Stopped):
         train(network, tmp_path, "sgd", stop=5)
     network = convolutional()
-    changed(Sparsity(share=0.6, rounds=1), network, ground(tmp_path))
+    changed(Sparsity(share=0.6, rounds=1), network, ground())
     with pytest.raises(BadCheckpoint, match="`layers` is"):
         train(network, tmp_path, "sgd")
 
@@ -215,7 +215,7 @@ def test_another_mask_is_another_run(tmp_path: Path) -> None:
 def test_layers_are_kept_and_shared_weights_left_alone(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
     network[3].weight = network[2].weight
-    change = Sparsity(keep=("0",)).decide(network, ground(tmp_path), 0)
+    change = Sparsity(keep=("0",)).decide(network, ground(), 0)
     assert list(change["masks"]) == ["1.weight"]
 
 
@@ -250,13 +250,13 @@ def test_what_a_network_cannot_have_is_told(
 ) -> None:
     step = from_plain(Sparsity, given)
     with pytest.raises(BadValue, match=says) as caught:
-        step.decide(convolutional(), ground(tmp_path), 0)
+        step.decide(convolutional(), ground(), 0)
     assert hint in (caught.value.hint or "")
 
 
 def test_a_change_of_another_network_is_told(tmp_path: Path) -> None:
     step = Sparsity(rounds=1)
-    change = step.decide(convolutional(), ground(tmp_path), 0)
+    change = step.decide(convolutional(), ground(), 0)
     with pytest.raises(BadValue, match=r"`0.weight`, \[8, 2, 3, 3\], is not here"):
         step.apply(nn.Sequential(nn.Flatten(), nn.Linear(128, 4)), change)
     change["masks"]["0.weight"]["bits"] = packed(np.ones(3, bool))
