@@ -34,9 +34,9 @@ from edgedl.report.table import markdown
 from edgedl.search.layer_times import LayerTimes
 from edgedl.train.fit import fit
 from edgedl.train.shrink.cutting import cut
-from edgedl.train.shrink.ground import ground_of
+from edgedl.train.shrink.ground import drawn, ground_of
 from edgedl.train.shrink.groups import Structure, groups_of
-from edgedl.train.shrink.prune import _batches, _worst
+from edgedl.train.shrink.prune import BATCH, SAMPLES, _worst
 from edgedl.train.shrink.scores import scores_of
 from edgedl.train.shrink.widths import Prices, best_widths, macs, shapes_of
 from edgedl.verbs import bench
@@ -79,9 +79,8 @@ def run(name: str, engine: str, share: float, epochs: int, rate: float) -> list[
     asked = Compress(target=engine)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        ground = ground_of(whole, line.dataset.train, line.dataset.validation, line.settings,
-                           folder=Path(scratch), seed=line.recipe.seed)  # fmt: skip
-        batches = _batches(whole, ground)
+        ground = ground_of(whole, line.dataset.train, line.settings, seed=line.recipe.seed)
+        batches = drawn(whole, ground, SAMPLES, BATCH)
         structure = groups_of(whole, batches[0].inputs)
         scores = scores_of(whole, structure, "taylor", batches=batches, loss=ground.loss)
         times = LayerTimes(engine, "int8", 1, most_seconds=240)

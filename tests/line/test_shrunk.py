@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from edgedl.core.errors import BadValue
+from edgedl.core.errors import BadValue, EdgeError
 from edgedl.line.make import make
 from edgedl.line.shrunk import _undone
 from edgedl.report.made import Made, Shrink, shrink_cells
@@ -111,6 +111,48 @@ def test_what_steps_need_of_one_another_is_told_with_its_line(tmp_path: Path) ->
     assert (message, where) == ("recipes teach one another: a.yaml -> a.yaml", here)
     message, _ = told("shrink: [{name: quantise}]\n")
     assert "quantise" in message
+
+
+def test_what_cannot_be_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    def told(text: str, network: str = "{name: mlp, hidden: [64, 48]}") -> tuple[str, str | None]:
+        trained = []
+
+        def progress(message: str, done: int, total: int) -> None:
+            trained.append(message.startswith("epoch"))
+
+        with pytest.raises(EdgeError) as caught:
+            make(recipe(tmp_path, "a.yaml", text, network), progress=progress)
+        assert not any(trained)
+        assert caught.value.hint
+        return caught.value.message, caught.value.where
+
+    here = f"{tmp_path / 'a.yaml'}:4"
+    message, where = told("shrink: [{name: prune, macs: 0.5, keep: [head]}]\n")
+    assert (message, where) == ("`keep` names `head`, and the network has no such layer", here)
+    message, where = told("shrink: [{name: prune, macs: 0.01, least: 40}]\n")
+    assert ("even with the fewest" in message, where) == (True, here)
+    message, where = told("shrink: [{name: cluster, keep: ['*']}]\n")
+    assert ("no layer with weights is left" in message, where) == (True, here)
+    message, where = told("shrink: [cluster, {name: prune, macs: 0.5}]\n")
+    assert ("train the palettes away" in message, where) == (True, here)
+    other = recipe(tmp_path, "other.yaml", "")
+    data = np.load(tmp_path / "blobs.npz")
+    np.savez(tmp_path / "four.npz", x=data["x"], labels=np.arange(400) % 4)
+    other.write_text(other.read_text().replace("blobs", "four"))
+    message, where = told("distil: {teacher: other.yaml}\n")
+    assert ("the teacher's" in message, where) == (True, here)
+
+
+def test_what_compress_is_asked_for_decides_anew_only_what_has_a_price(tmp_path: Path) -> None:
+    def tuned(text: str, precision: str) -> list[bool]:
+        path = recipe(tmp_path, "a.yaml", text)
+        path.write_text(path.read_text().replace("{target:", f"{{precision: {precision}, target:"))
+        found = make(path, until="export", output="a.onnx")
+        return [stage.kept for stage in found.stages if stage.name == "shrink"]
+
+    cut = "shrink: [{name: prune, macs: 0.5, epochs: 1}]\n"
+    assert tuned(cut, "int8") == [False]
+    assert tuned(cut, "weights") == [True]
 
 
 def state(bytes_: int) -> Any:

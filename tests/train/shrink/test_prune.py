@@ -22,6 +22,8 @@ from edgedl.core.registry import resolve
 from edgedl.core.samples import Samples, from_arrays
 from edgedl.train.shrink import STEPS
 from edgedl.train.shrink.groups import groups_of
+from edgedl.train.settings import Fit
+from edgedl.train.shrink.ground import ground_of
 from edgedl.train.shrink.prune import Prune
 from edgedl.train.shrink.step import Ground, Step, Tune
 from edgedl.train.shrink.widths import macs
@@ -167,6 +169,20 @@ def test_without_labels_the_input_is_what_is_learned(tmp_path: Path) -> None:
     asked = Ground(given, lambda y, x: ((y - x.flatten(1)) ** 2).mean(), None)
     change = step(macs=0.5).decide(flat, asked, 0)
     assert change["widths"] == {"1": [16, 8]}
+
+
+@pytest.mark.parametrize("score", ["taylor", "l1"])
+def test_where_a_teacher_alone_teaches_what_moves_answers_stays(score: str) -> None:
+    # Channels 8 and on make nothing of the answers, whatever their own weights are.
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Flatten(), nn.Linear(128, 16), nn.ReLU(), nn.Linear(16, 4))
+    with torch.no_grad():
+        ours[3].weight[:, 8:] = 0
+    given = Samples(samples().source, None, samples().rows)
+    asked = ground_of(ours, given, Fit(), taught=True)
+    assert asked.target == "answers"
+    change = step(macs=0.5, score=score).decide(ours, asked, 0)
+    assert (change["cut"]["1"] == [*range(8, 16)]) == (score == "taylor")
 
 
 @pytest.mark.parametrize(
