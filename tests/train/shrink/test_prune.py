@@ -20,10 +20,10 @@ from edgedl.core.model import Signature
 from edgedl.core.model import Tensor as Input
 from edgedl.core.registry import resolve
 from edgedl.core.samples import Samples, from_arrays
-from edgedl.train.shrink import STEPS
-from edgedl.train.shrink.groups import groups_of
 from edgedl.train.settings import Fit
+from edgedl.train.shrink import STEPS
 from edgedl.train.shrink.ground import ground_of
+from edgedl.train.shrink.groups import groups_of
 from edgedl.train.shrink.prune import Prune
 from edgedl.train.shrink.step import Ground, Step, Tune
 from edgedl.train.shrink.widths import macs
