@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import edgedl
-from edgedl.benchmark.accuracy import agreement
+from edgedl.core.progress import Progress
 from edgedl.core.registry import load
+from edgedl.core.samples import Samples
+from edgedl.core.stats import AgreementMeter
 from edgedl.core.store import default_store, key_of
 from edgedl.line.begin import Line, content_digest
 from edgedl.line.form import Form
@@ -62,16 +64,36 @@ def like_original(line: Line, form: Form, made: Path) -> Mapping[str, Any] | Non
             reference.open_model(original, settings={}, threads=1) as first,
             _opened(made) as second,
         ):
-            outputs = [{t.name for t in one.signature.outputs} for one in (first, second)]
-            inputs = [{t.name for t in one.signature.inputs} for one in (first, second)]
-            fits = outputs[0] == outputs[1] and inputs[0] == inputs[1]
-            found = agreement(first, second, samples, line.progress).to_json() if fits else None
+            found = _compared(first, second, samples, line.progress)
         (folder / TOLD).write_text(json.dumps(found), encoding="utf-8")
 
     found: Mapping[str, Any] | None = json.loads(
         (default_store().make(key, build) / TOLD).read_text("utf-8")
     )
     return found
+
+
+def _compared(
+    original: Session, made: Session, samples: Samples, progress: Progress
+) -> dict[str, Any] | None:
+    """How alike they answer; inputs go by their order, and outputs by name where there are
+    several. None where they have other outputs."""
+    takes = [[t.name for t in one.signature.inputs] for one in (original, made)]
+    gives = [[t.name for t in one.signature.outputs] for one in (original, made)]
+    if len(gives[0]) == len(gives[1]) == 1:
+        names = {gives[0][0]: gives[1][0]}
+    elif set(gives[0]) == set(gives[1]):
+        names = {name: name for name in gives[0]}
+    else:
+        return None
+    meter = AgreementMeter()
+    for i in range(len(samples)):
+        feed = samples.feed(i)
+        wanted = original.run({one: feed[own] for one, own in zip(*takes, strict=True)})
+        given = made.run(feed)
+        meter.add(wanted, {one: given[own] for one, own in names.items()})
+        progress("comparing answers", i + 1, len(samples))
+    return meter.result().to_json()
 
 
 def _digest(path: Path) -> str:
