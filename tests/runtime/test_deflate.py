@@ -206,7 +206,6 @@ def flipped(data: bytes, at: int) -> bytes:
 FORGERIES: Mapping[str, tuple[bytes, int, str]] = {
     "truncated": (PACKED[:-100], len(MODEL), "is truncated"),
     "without its check sum": (PACKED[:-4], len(MODEL), "is truncated"),
-    "empty": (zlib.compress(b""), len(MODEL), "8 bytes never inflate to"),
     "followed by others": (PACKED + b"more", len(MODEL), "followed by other bytes"),
     "followed by many": (PACKED + bytes(2 * BLOCK), len(MODEL), "followed by other bytes"),
     "twice": (PACKED + PACKED, len(MODEL), "followed by other bytes"),
@@ -234,6 +233,15 @@ def test_forged_payloads_are_refused_in_words(forgery: str, tmp_path: Path) -> N
     found = check(path)
     assert not found.ok
     assert found.payloads[0].problem is not None
+
+
+def test_a_size_that_nothing_inflates_to_is_refused_with_the_manifest(tmp_path: Path) -> None:
+    inflated = Inflated(len(MODEL), hashlib.sha256(MODEL).hexdigest())
+    payload = Payload(any_engine().name, "onnx+deflate", "a", "float32", {}, inflated)
+    path = written(tmp_path / "forged.edl", MODEL, payload=(payload, zlib.compress(b"")))
+    for reader in (edgedl.open, find_artifact, load_model, check):
+        with pytest.raises(BadBundle, match="8 bytes never inflate to"):
+            reader(path)
 
 
 def rewritten(bundle: Path, path: Path, change: Callable[[Any], None], version: int = 2) -> Path:

@@ -58,7 +58,7 @@ def test_words_alone_and_nothing_at_all() -> None:
         ({"augment": {"name": "gain", "low": 2}}, ("augment", 0, "high"), "below `low`"),
         ({"ema": 2}, ("ema",), "`ema` is 2"),
         ({"clip": 0}, ("clip",), "`clip` is 0"),
-        ({"epochs": 0}, ("epochs",), "`epochs` is 0"),
+        ({"epochs": -1}, ("epochs",), "`epochs` is -1"),
         ({"precision": "fp16"}, ("precision",), "`precision` is `fp16`"),
         ({"track": ["wandb"]}, ("track", 0), "is `wandb`"),
     ],
