@@ -127,10 +127,10 @@ def test_what_cannot_be_is_told_before_anything_is_trained(tmp_path: Path) -> No
         return caught.value.message, caught.value.where
 
     here = f"{tmp_path / 'a.yaml'}:4"
-    message, where = told("shrink: [{name: prune, macs: 0.5, keep: [head]}]\n")
-    assert (message, where) == ("`keep` names `head`, and the network has no such layer", here)
+    message, where = told("shrink: [{name: prune, macs: 0.5, keep: [tail]}]\n")
+    assert (message, where) == ("`keep` names `tail`, and the network has no such layer", here)
     message, where = told("shrink: [{name: prune, macs: 0.01, least: 40}]\n")
-    assert ("even with the fewest" in message, where) == (True, here)
+    assert ("the cheapest widths" in message, where) == (True, here)
     message, where = told("shrink: [{name: cluster, keep: ['*']}]\n")
     assert ("no layer with weights is left" in message, where) == (True, here)
     message, where = told("shrink: [cluster, {name: prune, macs: 0.5}]\n")

@@ -285,7 +285,9 @@ def test_quantized_files_are_refused(tmp_path: Path) -> None:
     ]
     weights = {"s": np.float32(0.1).reshape(()), "z": np.uint8(3).reshape(())}
     path = graph(nodes, {"x": ["n", 4]}, ["y"], weights, tmp_path / "g.onnx")
-    with pytest.raises(Unsupported, match="quantized: operator `QuantizeLinear` of node `codes`"):
+    with pytest.raises(
+        Unsupported, match="quantized already, by operator `QuantizeLinear` of node `codes`"
+    ):
         brought(path)
 
 
