@@ -300,7 +300,8 @@ def _against(line: Line, before: _State, after: _State) -> Mapping[str, Any]:
             [before.bundle, after.bundle], threads=threads, seconds=SECONDS,
             progress=line.progress,
         ).to_json()  # fmt: skip
-        (folder / TOLD).write_text(json.dumps(found["pairs"][0]), encoding="utf-8")
+        pair = {key: found["pairs"][0][key] for key in ("ratio", "low", "high", "verdict")}
+        (folder / TOLD).write_text(json.dumps(pair), encoding="utf-8")
 
     folder = default_store().make(key, build)
     found: Mapping[str, Any] = json.loads((folder / TOLD).read_text(encoding="utf-8"))
