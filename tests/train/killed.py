@@ -26,7 +26,7 @@ from edgedl.train.checkpoint import read
 from edgedl.train.fit import fit
 from tests.train.small import images, rows_of, settings
 
-COMMON: dict[str, Any] = {"epochs": 3, "batch": 8, "clip": 1.0, "checkpoint_seconds": 3.0}
+COMMON: dict[str, Any] = {"epochs": 3, "batch": 8, "clip": 1.0, "checkpoint_seconds": 2.0}
 KINDS: dict[str, dict[str, Any]] = {
     "adamw": {
         "ema": 0.95,
