@@ -120,10 +120,11 @@ def _is_plain(value: Any) -> bool:
 
 
 def _attributes(kind: type[Any]) -> dict[str, str]:
-    """What the docstring's `Attributes:` say of each field."""
-    _, _, text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")
+    """What the docstring's `Attributes:` say of each field, or those of the classes above it."""
     found: dict[str, str] = {}
-    for names, words in ATTRIBUTE.findall(text):
-        for name in names.split(", "):
-            found[name] = " ".join(words.split())
+    for one in reversed(kind.__mro__):
+        _, _, text = inspect.cleandoc(one.__doc__ or "").partition("Attributes:\n")
+        for names, words in ATTRIBUTE.findall(text):
+            for name in names.split(", "):
+                found[name] = " ".join(words.split())
     return found

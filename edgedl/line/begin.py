@@ -236,13 +236,20 @@ def _check_steps(recipe: Recipe) -> None:
         if step.name == "distil" and recipe.distil is None:
             error = BadValue("nobody is named who teaches", hint="distil: {teacher: large.yaml}")
             raise recipe.located(error, "shrink", place)
-        training = [one.name for one in recipe.shrink[place + 1 :] if one.tune.epochs != 0]
+        training = [one.name for one in recipe.shrink[place + 1 :] if one.epochs != 0]
         if step.name == "cluster" and training:
             error = BadValue(
                 f"`{training[0]}` behind `cluster` would train the palettes away",
                 hint="`cluster` last, or `epochs: 0` for what stands behind it",
             )
             raise recipe.located(error, "shrink", place)
+    if recipe.distil is not None and recipe.distil.origin == "itself" and not recipe.shrink:
+        error = BadValue(
+            "`itself` teaches what stands behind training, and nothing does",
+            keys=("teacher",),
+            hint="a step under `shrink:`, or another teacher; for int8, `qat: {distil: 0.5}`",
+        )
+        raise recipe.located(error, "distil")
     if recipe.qat is not None and recipe.compress is None:
         error = BadValue(
             "`qat` trains what `compress` makes, and there is none", hint="compress: {}"

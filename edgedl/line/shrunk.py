@@ -214,11 +214,10 @@ def _taken(
 def settings_of(settings: Fit, step: Step) -> Fit:
     """The training behind a step: the recipe's, shorter and at a lower rate where it says nothing
     else, its schedule shortened alike."""
-    tune, schedule = step.tune, settings.schedule
-    epochs = tune.epochs
+    epochs, schedule = step.epochs, settings.schedule
     if epochs is None:
         epochs = max(1, round(settings.epochs * EPOCHS_SHARE))
-    rate = settings.optimizer.lr * RATE_SHARE if tune.lr is None else tune.lr
+    rate = settings.optimizer.lr * RATE_SHARE if step.lr is None else step.lr
     share = min(1.0, epochs / max(1, settings.epochs))
     if not isinstance(schedule, OneCycle):
         schedule = replace(schedule, warmup_epochs=schedule.warmup_epochs * share)

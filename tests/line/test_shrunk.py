@@ -104,6 +104,8 @@ def test_what_steps_need_of_one_another_is_told_with_its_line(tmp_path: Path) ->
 
     here = f"{tmp_path / 'a.yaml'}:4"
     assert told("shrink: [distil]\n") == ("nobody is named who teaches", here)
+    message, where = told("distil: {teacher: itself}\n")
+    assert ("nothing does" in message, where) == (True, here)
     message, where = told("distil: {teacher: gone.yaml}\n")
     assert (message.split(":")[-1], where) == (" no such file", here)
     assert told("shrink: [{name: prune, mac: 0.5}]\n")[1] == here

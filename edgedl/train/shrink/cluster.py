@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from edgedl.train.bounds import within
-from edgedl.train.shrink.step import Change, Ground, Tune
+from edgedl.train.shrink.step import Change, Ground, Training
 from edgedl.train.shrink.weights import (
     RECURRENT,
     TRANSPOSED,
@@ -27,7 +27,7 @@ BEGINNINGS, DRAWN_FROM, STEPS = 4, 1 << 16, 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cluster:
+class Cluster(Training):
     """Gives each weight the nearest colour of its tensor's palette, and trains the colours.
 
     Han et al., Deep Compression, ICLR 2016. Where a weight is zero, it stays so: zero is a colour
@@ -50,12 +50,10 @@ class Cluster:
     colours: int = 16
     scale: Literal["channel", "tensor"] = "channel"
     keep: tuple[str, ...] = ()
-    epochs: int | None = None
-    lr: float | None = None
 
     def __post_init__(self) -> None:
         within(self, 2, 256, "colours")
-        _ = self.tune
+        super().__post_init__()
 
     @property
     def promise(self) -> Literal["bytes"]:
@@ -71,11 +69,6 @@ class Cluster:
     def is_priced(self) -> bool:
         """Never."""
         return False
-
-    @property
-    def tune(self) -> Tune:
-        """The training of the colours."""
-        return Tune(epochs=self.epochs, lr=self.lr)
 
     def check(self, network: nn.Module, ground: Ground) -> None:  # noqa: ARG002
         """That there are such layers."""

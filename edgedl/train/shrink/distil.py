@@ -5,27 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from edgedl.train.shrink.step import Change, Ground, Tune
+from edgedl.train.shrink.step import Change, Ground, Training
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distil:
+class Distil(Training):
     """Changes nothing: the training behind it is what it does, taught as the recipe's `distil:`
     says, as is all training of the recipe.
-
-    Attributes:
-        epochs, lr: of that training; None: as `Tune` has it.
     """
 
     name: Literal["distil"] = "distil"
-    epochs: int | None = None
-    lr: float | None = None
-
-    def __post_init__(self) -> None:
-        _ = self.tune
 
     @property
     def promise(self) -> Literal["accuracy"]:
@@ -41,11 +33,6 @@ class Distil:
     def is_priced(self) -> bool:
         """Never."""
         return False
-
-    @property
-    def tune(self) -> Tune:
-        """The training behind it."""
-        return Tune(epochs=self.epochs, lr=self.lr)
 
     def check(self, network: nn.Module, ground: Ground) -> None:
         """Nothing."""

@@ -14,7 +14,7 @@ from edgedl.core.errors import BadValue, NoGain, Unsupported
 from edgedl.core.layers import LayerShape, Price
 from edgedl.train.bounds import above, within
 from edgedl.train.shrink.layer_shapes import KINDS, called_shapes
-from edgedl.train.shrink.step import Change, Ground, Tune
+from edgedl.train.shrink.step import Change, Ground, Training
 from edgedl.train.shrink.weights import layers_of, release, shared_weights
 from edgedl.train.shrink.widths import Prices, macs
 
@@ -27,7 +27,7 @@ NOISE = 1e-11
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowRank:
+class LowRank(Training):
     """Makes two layers of one: a dense layer two of the same, a convolution one of as many places
     to fewer channels and one of 1 x 1 from there.
 
@@ -51,8 +51,6 @@ class LowRank:
     latency: float | None = None
     rank: float | None = None
     keep: tuple[str, ...] = ()
-    epochs: int | None = None
-    lr: float | None = None
 
     def __post_init__(self) -> None:
         given = [n for n in ("energy", "latency", "rank") if getattr(self, n) is not None]
@@ -65,7 +63,7 @@ class LowRank:
         for one in given:
             above(self, 0, one)
             within(self, 0, 1, one)
-        _ = self.tune
+        super().__post_init__()
 
     @property
     def promise(self) -> Literal["speed"]:
@@ -81,11 +79,6 @@ class LowRank:
     def is_priced(self) -> bool:
         """Each layer is."""
         return True
-
-    @property
-    def tune(self) -> Tune:
-        """The training of the factors."""
-        return Tune(epochs=self.epochs, lr=self.lr)
 
     def check(self, network: nn.Module, ground: Ground) -> None:  # noqa: ARG002
         """That there are such layers."""

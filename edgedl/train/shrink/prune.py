@@ -18,7 +18,7 @@ from edgedl.train.shrink.cutting import apply_cut, proved, tried
 from edgedl.train.shrink.ground import drawn
 from edgedl.train.shrink.groups import Structure, groups_of
 from edgedl.train.shrink.scores import Score, scores_of
-from edgedl.train.shrink.step import Change, Ground, Tune
+from edgedl.train.shrink.step import Change, Ground, Training
 from edgedl.train.shrink.widths import (
     Prices,
     best_widths,
@@ -32,7 +32,7 @@ SAMPLES, BATCH = 512, 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prune:
+class Prune(Training):
     """Cuts channels, chosen by their scores and by what they cost, out of a network.
 
     One of `latency`, `macs` and `ratio` says how much stays.
@@ -48,7 +48,6 @@ class Prune:
         keep: names of layers, with `*` and `?`, whose channels all stay.
         round_to: widths are multiples of it; None: of 1, 4 or 8 by their size.
         least: channels that stay of each group.
-        epochs, lr: of the training behind each round.
     """
 
     name: Literal["prune"] = "prune"
@@ -61,8 +60,6 @@ class Prune:
     keep: tuple[str, ...] = ()
     round_to: int | None = None
     least: int = 4
-    epochs: int | None = None
-    lr: float | None = None
 
     def __post_init__(self) -> None:
         asked = [n for n in ("latency", "macs", "ratio") if getattr(self, n) is not None]
@@ -76,7 +73,7 @@ class Prune:
         above(self, 0, *asked)
         within(self, 0, 1, *asked)
         at_least(self, 1, "rounds", "least", *(["round_to"] if self.round_to is not None else []))
-        Tune(epochs=self.epochs, lr=self.lr)
+        super().__post_init__()
 
     @property
     def promise(self) -> Literal["speed"]:
@@ -87,11 +84,6 @@ class Prune:
     def is_priced(self) -> bool:
         """By latency alone."""
         return self.latency is not None
-
-    @property
-    def tune(self) -> Tune:
-        """The training behind each round."""
-        return Tune(epochs=self.epochs, lr=self.lr)
 
     @property
     def share(self) -> float:

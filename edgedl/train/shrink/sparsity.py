@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from edgedl.core.errors import BadValue, Unsupported
 from edgedl.train.bounds import above, least
 from edgedl.train.shrink.ground import drawn
-from edgedl.train.shrink.step import Change, Ground, Tune
+from edgedl.train.shrink.step import Change, Ground, Training
 from edgedl.train.shrink.weights import (
     RECURRENT,
     TRANSPOSED,
@@ -32,7 +32,7 @@ BATCHES, BATCH = 16, 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sparsity:
+class Sparsity(Training):
     """Sets the weights of least score to zero, in rounds, each followed by training.
 
     What it promises is bytes, and a payload that is deflated where it ships keeps that. Nothing
@@ -64,8 +64,6 @@ class Sparsity:
     block: tuple[int, int] = (1, 4)
     keep: tuple[str, ...] = ()
     rounds: int = 3
-    epochs: int | None = None
-    lr: float | None = None
 
     def __post_init__(self) -> None:
         above(self, 0, "share")
@@ -86,7 +84,7 @@ class Sparsity:
             raise BadValue(
                 f"a block of {self.block[0]} x {self.block[1]}", keys=("block",), hint="1 or more"
             )
-        _ = self.tune
+        super().__post_init__()
 
     @property
     def promise(self) -> Literal["bytes"]:
@@ -97,11 +95,6 @@ class Sparsity:
     def is_priced(self) -> bool:
         """Never."""
         return False
-
-    @property
-    def tune(self) -> Tune:
-        """The training behind each round."""
-        return Tune(epochs=self.epochs, lr=self.lr)
 
     def share_of(self, round_: int) -> float:
         """The share of zeros in this round, counted from 0."""

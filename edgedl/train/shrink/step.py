@@ -19,8 +19,9 @@ Change = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tune:
-    """The training that follows a step; what is None is as the recipe's `train:` has it.
+class Training:
+    """What every step says of the training that follows each of its rounds; what is None is as the
+    recipe's `train:` has it.
 
     Attributes:
         epochs: None: a third of the recipe's, at least 1.
@@ -59,7 +60,7 @@ class Ground:
 
 
 class Step(Protocol):
-    """One step, a frozen dataclass whose fields are its settings in the recipe.
+    """One step, a frozen dataclass whose fields are its settings in the recipe; a `Training`.
 
     `check` raises, before anything is trained, what `decide` would whatever was learned. `decide`
     looks and gives plain data; `apply` does it in place, the same each time it is called
@@ -83,7 +84,9 @@ class Step(Protocol):
     @property
     def rounds(self) -> int: ...
     @property
-    def tune(self) -> Tune: ...
+    def epochs(self) -> int | None: ...
+    @property
+    def lr(self) -> float | None: ...
     def check(self, network: nn.Module, ground: Ground) -> None: ...
     def decide(self, network: nn.Module, ground: Ground, round_: int) -> Change: ...
     def apply(self, network: nn.Module, change: Change) -> None: ...

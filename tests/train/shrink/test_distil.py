@@ -11,7 +11,7 @@ from edgedl.core.fields import from_plain
 from edgedl.core.registry import load
 from edgedl.train.shrink import STEPS
 from edgedl.train.shrink.distil import Distil
-from edgedl.train.shrink.step import Ground, Step, Tune
+from edgedl.train.shrink.step import Ground, Step
 from tests.train.small import convolutional, images, same, weights
 
 
@@ -19,7 +19,7 @@ def test_it_changes_nothing(tmp_path: Path) -> None:
     step: Step = from_plain(Distil, {"name": "distil", "epochs": 3, "lr": 0.01})
     assert load(STEPS["distil"], "a step") is Distil
     assert (step.name, step.promise, step.rounds) == ("distil", "accuracy", 1)
-    assert step.tune == Tune(epochs=3, lr=0.01)
+    assert (step.epochs, step.lr) == (3, 0.01)
     network = convolutional()
     before = weights(network)
     ground = Ground(images(4), lambda o, y: o.sum(), None)
@@ -31,7 +31,7 @@ def test_it_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_what_it_trains_by_is_checked() -> None:
-    assert Distil().tune == Tune()
+    assert (Distil().epochs, Distil().lr) == (None, None)
     with pytest.raises(BadValue, match="`lr` is 0"):
         Distil(lr=0.0)
     with pytest.raises(BadValue, match="`epochs` is -1"):

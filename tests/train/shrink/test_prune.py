@@ -26,7 +26,7 @@ from edgedl.train.shrink import STEPS
 from edgedl.train.shrink.ground import ground_of
 from edgedl.train.shrink.groups import groups_of
 from edgedl.train.shrink.prune import Prune
-from edgedl.train.shrink.step import Ground, Step, Tune
+from edgedl.train.shrink.step import Ground, Step
 from edgedl.train.shrink.widths import macs
 
 SIGNATURE = Signature((Input("x", "float32", ("batch", 2, 8, 8)),), ())
@@ -72,7 +72,7 @@ def test_it_is_a_step_of_recipes() -> None:
     found: Callable[..., Step] = resolve(STEPS, "prune", kind="step", group="edgedl.steps")
     made = found(latency=0.5, epochs=3, lr=0.01, rounds=2)
     assert (made.name, made.promise, made.rounds) == ("prune", "speed", 2)
-    assert made.tune == Tune(epochs=3, lr=0.01)
+    assert (made.epochs, made.lr) == (3, 0.01)
 
 
 @pytest.mark.parametrize("score", ["l1", "l2", "bn", "taylor", "activation"])
