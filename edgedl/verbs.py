@@ -13,14 +13,9 @@ from edgedl.benchmark.answers import answered
 from edgedl.benchmark.bench import bench as run_bench
 from edgedl.benchmark.bench import number_twins
 from edgedl.benchmark.gate import Against, Gated, gate, read_baseline
-from edgedl.benchmark.machine import (
-    INT8_FLAGS,
-    energy_counters,
-    library_differences,
-    processor_of,
-    this_machine,
-)
+from edgedl.benchmark.machine import INT8_FLAGS, energy_counters, processor_of, this_machine
 from edgedl.benchmark.result import BenchReport
+from edgedl.benchmark.unlike import library_differences
 from edgedl.core.errors import BadOption, BadSamples, EdgeError
 from edgedl.core.model import Model
 from edgedl.core.progress import Progress, silent

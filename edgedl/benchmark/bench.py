@@ -19,6 +19,7 @@ from edgedl.benchmark.compare import Comparison, verdicts
 from edgedl.benchmark.contest import Contestant, Cores, contest
 from edgedl.benchmark.cores import idle_cores
 from edgedl.benchmark.feeds import common_signature, timing_feeds
+from edgedl.benchmark.jetson import clock_doubt, find_jetson
 from edgedl.benchmark.machine import this_machine
 from edgedl.benchmark.measure import Feed
 from edgedl.benchmark.metrics import metric_of
@@ -125,6 +126,7 @@ def bench(
     seen = replace(watch.conditions, clock_step_s=watch.clock_step_s())
     problem = "; ".join([*problems, *([reason] if (reason := invalid(seen)) else [])]) or None
     notes += doubts(seen, threads)
+    notes += [doubt] if (doubt := clock_doubt(find_jetson())) else []
     lasted = {n: a for n, a in zip(called, artifacts, strict=True) if n not in failures}
     answers: Mapping[str, Answered] = {}
     if samples is not None:

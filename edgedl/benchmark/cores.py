@@ -8,17 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgedl.benchmark.machine import (
-    CPU,
-    ROOT,
-    clocks_mhz,
-    core_deltas,
-    core_list,
-    core_ticks,
-    number,
-    text,
-    thread_siblings,
-)
+from edgedl.benchmark.kernel_files import CPU, ROOT, core_list, number, text
+from edgedl.benchmark.machine import clocks_mhz, core_deltas, core_ticks, thread_siblings
 
 READ_S = 0.2
 SAME_CAPACITY = 0.9

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from edgedl.benchmark.compare import LEAST_FLOOR
-from edgedl.benchmark.machine import unlike
 from edgedl.benchmark.result import FORMAT_VERSION, BenchReport
+from edgedl.benchmark.unlike import unlike
 from edgedl.core.errors import BadOption, EdgeError, Unsupported
 from edgedl.core.stats import Interval, student_quantile
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from edgedl.benchmark.jetson import Jetson, find_jetson, power_mode
+from edgedl.benchmark.kernel_files import CPU, ROOT, core_list, number, text
 from edgedl.core.memory import available_bytes, total_bytes
 from edgedl.core.registry import version
 from edgedl.core.target import ISA_VARIABLE, PROCESSORS, Processor
@@ -26,8 +28,6 @@ ISA_FLAGS = (
 )  # fmt: skip
 LIBRARIES = ("numpy", "onnxruntime", "openvino", "onnx", "onnx-ir", "onnxscript", "torch")
 INT8_FLAGS = frozenset({"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"})
-ROOT = Path("/")
-CPU = "sys/devices/system/cpu"
 SENSOR_IS_OFF_MC = -100_000
 
 
@@ -64,6 +64,7 @@ class Machine:
     python: str
     libraries: dict[str, str]
     isa_cap: str | None = None
+    jetson: Jetson | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -120,6 +121,7 @@ def this_machine(root: Path = ROOT) -> Machine:
         python=platform.python_version(),
         libraries={name: v for name in LIBRARIES if (v := version(name))},
         isa_cap=os.environ.get(ISA_VARIABLE),
+        jetson=find_jetson(root),
     )
 
 
@@ -129,32 +131,6 @@ def processor_of(target: str | None) -> Processor | None:
         return PROCESSORS[target or ""]
     cap = os.environ.get(ISA_VARIABLE)
     return next((one for one in PROCESSORS.values() if cap and one.cap == cap), None)
-
-
-def text(path: Path) -> str:
-    """A file of the kernel, stripped; empty where it cannot be read."""
-    try:
-        return path.read_text(errors="replace").strip().strip("\0")
-    except OSError:
-        return ""
-
-
-def number(path: Path) -> int | None:
-    """A file that holds one whole number; None where it cannot be read or holds something else."""
-    try:
-        return int(text(path))
-    except ValueError:
-        return None
-
-
-def core_list(listing: str) -> tuple[int, ...]:
-    """The numbers in a list of the kernel's, such as `0-3,8`."""
-    cores: list[int] = []
-    for part in listing.split(","):
-        first, _, last = part.strip().partition("-")
-        if first:
-            cores.extend(range(int(first), int(last or first) + 1))
-    return tuple(cores)
 
 
 def _field(cpuinfo: str, names: str) -> str:
@@ -185,17 +161,6 @@ def _gpus(root: Path) -> tuple[str, ...]:
 
     nvml = Nvml.find(root)
     return () if isinstance(nvml, str) else nvml.names
-
-
-def power_mode(root: Path = ROOT) -> str | None:
-    """A Jetson's power mode by name, as nvpmodel keeps it, or its number where it has no name."""
-    status = re.search(r"pmode:(\d+)", text(root / "var/lib/nvpmodel/status"))
-    if status is None:
-        return None
-    mode = int(status[1])
-    listing = text(root / "etc/nvpmodel.conf")
-    name = re.search(rf"^<\s*POWER_MODEL\s+ID={mode}\s+NAME=(\S+)", listing, re.MULTILINE)
-    return name[1] if name else str(mode)
 
 
 def core_ticks(root: Path = ROOT) -> dict[int, Ticks]:
@@ -357,49 +322,3 @@ def energy_counters(root: Path = ROOT) -> tuple[str, ...]:
 
     meters, _ = find_meters(root)
     return tuple(f"{meter.name} ({', '.join(meter.rails)})" for meter in meters)
-
-
-DECISIVE = {
-    "processor": "processor",
-    "architecture": "architecture",
-    "usable_cores": "usable cores",
-    "governor": "clock governor",
-    "turbo": "turbo",
-    "power_mode": "power mode",
-}
-
-
-def unlike(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[str, ...]:
-    """Why results of two machines, given as JSON documents, must not be compared as a pair.
-
-    What either document does not know is not held against them.
-    """
-    sentences = [
-        f"{words}: {a[key]} against {b[key]}"
-        for key, words in DECISIVE.items()
-        if a.get(key) is not None and b.get(key) is not None and a[key] != b[key]
-    ]
-    if "quota_cores" in a and "quota_cores" in b and a["quota_cores"] != b["quota_cores"]:
-        both = (a["quota_cores"], b["quota_cores"])
-        words = " against ".join("none" if q is None else f"{q:g} cores" for q in both)
-        sentences.append(f"quota: {words}")
-    caps = [one["isa_cap"] or "none" for one in (a, b) if "isa_cap" in one]
-    if len(set(caps)) > 1:
-        sentences.append(f"instruction set cap: {caps[0]} against {caps[1]}")
-    if a.get("isa") and b.get("isa") and set(a["isa"]) != set(b["isa"]):
-        one = " ".join(flag for flag in a["isa"] if flag not in b["isa"]) or "none"
-        two = " ".join(flag for flag in b["isa"] if flag not in a["isa"]) or "none"
-        sentences.append(f"instruction sets: {one} more against {two} more")
-    if a.get("gpus") and b.get("gpus") and sorted(a["gpus"]) != sorted(b["gpus"]):
-        sentences.append(f"GPUs: {', '.join(a['gpus'])} against {', '.join(b['gpus'])}")
-    return tuple(sentences)
-
-
-def library_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[str, ...]:
-    """The libraries that two machines, given as JSON documents, both have in unlike versions."""
-    one, two = a.get("libraries") or {}, b.get("libraries") or {}
-    return tuple(
-        f"{name}: {one[name]} against {two[name]}"
-        for name in one
-        if name in two and one[name] != two[name]
-    )

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from edgedl.benchmark.machine import ROOT, number, text
+from edgedl.benchmark.kernel_files import ROOT, number, text
 from edgedl.benchmark.nvml import Nvml
 from edgedl.benchmark.watch import Background
 from edgedl.core.errors import Unsupported

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from edgedl.benchmark.energy import energy_per_call
+from edgedl.benchmark.jetson import power_mode
 from edgedl.benchmark.load import highest_rate, offered_load
-from edgedl.benchmark.machine import power_mode
 from edgedl.benchmark.measure import Feed, measure
 from edgedl.benchmark.meters import find_meters
 from edgedl.benchmark.profile import Profile, profile, slowest

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgedl.benchmark.machine import ROOT
+from edgedl.benchmark.kernel_files import ROOT
 
 NOT_SUPPORTED, NO_PERMISSION, INSUFFICIENT_SIZE = 3, 4, 7
 WORDS = {NOT_SUPPORTED: "this GPU does not support it", NO_PERMISSION: "no permission"}

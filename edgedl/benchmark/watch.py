@@ -15,19 +15,16 @@ from threading import Event, Thread
 from types import TracebackType
 from typing import Any
 
+from edgedl.benchmark.kernel_files import CPU, ROOT, number, text
 from edgedl.benchmark.machine import (
-    CPU,
-    ROOT,
     Ticks,
     clocks_mhz,
     core_deltas,
     core_ticks,
     critical_temperatures,
     family_ticks,
-    number,
     quota_stops,
     temperatures,
-    text,
 )
 
 PERIOD_S = 0.5

@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
 from edgedl.cli.options import json_option, print_json
 from edgedl.core.units import format_bytes
 from edgedl.report.table import table
+
+
+def jetson_rows(jetson: Mapping[str, Any]) -> list[list[str]]:
+    """What a Jetson says of itself; what it does not say is left out."""
+    system = f"L4T {jetson['l4t']}" if jetson["l4t"] else "an L4T that does not say which"
+    if jetson["jetpack"]:
+        system += f", JetPack {jetson['jetpack']}"
+    mode = jetson["power_mode"] or "unknown: no /var/lib/nvpmodel/status"
+    rows = [["jetson", f"{jetson['module']}, {system}"], ["power mode", mode]]
+    locked = {True: "locked", False: "not locked: `sudo jetson_clocks`", None: "lock unknown"}
+    clocks = locked[jetson["clocks_locked"]]
+    if jetson["gpu_mhz"] is not None:
+        least, most = jetson["gpu_least_mhz"], jetson["gpu_most_mhz"]
+        span = "" if least is None or most is None else f" of {least:.0f} to {most:.0f}"
+        clocks = f"GPU {jetson['gpu_mhz']:.0f} MHz{span}, {clocks}"
+    rows.append(["clocks", clocks])
+    if jetson["swap_bytes"]:
+        free, whole = jetson["swap_free_bytes"], format_bytes(jetson["swap_bytes"])
+        rows.append(["swap", whole if free is None else f"{format_bytes(free)} free of {whole}"])
+    elif jetson["swap_bytes"] == 0:
+        rows.append(["swap", "none: building an engine may run out of memory"])
+    return rows
 
 
 @click.command()
@@ -28,7 +53,10 @@ def command(as_json: bool) -> None:
     if machine["memory_bytes"] is not None and machine["available_bytes"] is not None:
         free = format_bytes(machine["available_bytes"])
         memory = f"{free} free of {format_bytes(machine['memory_bytes'])}"
-        rows.append(["memory", memory])
+        shared = "" if machine["jetson"] is None else ", which the GPU shares"
+        rows.append(["memory", memory + shared])
+    if machine["jetson"] is not None:
+        rows += jetson_rows(machine["jetson"])
     rows.append(["python", f"{machine['python']} on {machine['system']}"])
     for engine in found["engines"]:
         if engine["version"] is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +18,12 @@ from edgedl.core.registry import load, version
 from edgedl.core.runs import alone, run_folder
 from edgedl.core.samples import Samples
 from edgedl.core.store import atomic_write, default_store, key_of
-from edgedl.core.target import target_of
 from edgedl.inputs import split
 from edgedl.line.begin import Line, code_of
 from edgedl.line.form import Form
-from edgedl.line.keep import BUNDLE, PLAN, TOLD, keep_plan, kept
+from edgedl.line.keep import BUNDLE, PLAN, TOLD, kept
+from edgedl.line.shipped import bundled, engines_of, judge_of
 from edgedl.line.trained import deciding
-from edgedl.runtime import engine, installed_engines
 from edgedl.runtime import open as open_bundle
 from edgedl.search.memory import machine_parts
 from edgedl.train.settings import Fit, OfNetwork, OwnLoss
@@ -236,12 +235,9 @@ def _shipped(
     told: list[str],
 ) -> Path:
     """The folder of the bundle with what training found, proven and timed as any other."""
-    recipe, asked = line.recipe, line.recipe.compress
+    asked = line.recipe.compress
     assert asked is not None
-    judged = line.judged_by if form.test.labels is not None else None
     metric = _metric(line, form)
-    engines = {name: engine(name).version for name in installed_engines()
-               if name in target_of(asked.target).engines}  # fmt: skip
     key = key_of(
         stage="qat, compress",
         trained=trained,
@@ -249,26 +245,15 @@ def _shipped(
         test=form.test.digest,
         processing=None if form.processing is None else form.processing.to_json(),
         settings=to_plain(asked),
-        metric=[judged, line.judged_by_code],
+        metric=[judge_of(line, form), line.judged_by_code],
         machine=machine_parts(),
-        versions={"edgedl": edgedl.__version__, **engines},
+        versions={"edgedl": edgedl.__version__, **engines_of(asked)},
     )
 
     def build(folder: Path) -> None:
         (folder / PLAN).write_text(ground.text(found.scales), encoding="utf-8")
         Constants(found.constants).write(folder / TUNED)
-        compress = load("edgedl.pipeline:compress", "compressing")
-        made = compress(
-            model, calibration, folder / BUNDLE, plan=folder / PLAN, target=asked.target,
-            test=form.test, validation=form.choice, preprocess=form.processing,
-            max_drop=asked.parsed_max_drop(), max_latency_ms=asked.parsed_max_latency(),
-            max_bytes=asked.parsed_max_bytes(), metric=judged, threads=asked.threads,
-            effort=asked.effort, seed=recipe.seed, progress=line.progress,
-        )  # fmt: skip
-        made = replace(made, output=Path(BUNDLE))
-        said = {**made.to_json(), "text": made.text(), "broken": list(made.broken)}
-        (folder / TOLD).write_text(json.dumps(said), encoding="utf-8")
-        keep_plan(made, folder)
+        bundled(line, form, model, calibration, asked, folder, plan=folder / PLAN)
         if metric is not None:
             figures = {
                 "planned_on_engine": _on_engine(line, form, before / BUNDLE, metric),

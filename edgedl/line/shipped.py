@@ -25,6 +25,7 @@ from edgedl.line.form import Form
 from edgedl.line.keep import BUNDLE, TOLD, keep_plan, kept
 from edgedl.line.spent import remember
 from edgedl.recipe import Compress
+from edgedl.report.compressed import Compressed
 from edgedl.runtime import any_engine, engine, installed_engines
 from edgedl.search.memory import machine_parts
 
@@ -88,8 +89,7 @@ def exported(line: Line, form: Form, trained: str) -> Path:
 
 def _tested(line: Line, form: Form, model: Path) -> str:
     """The float model's figure on the test samples, in words; empty where there is none."""
-    judged = line.judged_by if form.test.labels is not None else None
-    metric = metric_for(form.test, judged, form.boxes)
+    metric = metric_for(form.test, judge_of(line, form), form.boxes)
     if metric is None or not has_truth(metric, form.test):
         return ""
     with any_engine().open_model(model, settings={}, threads=1) as session:
@@ -106,9 +106,6 @@ def compressed(line: Line, form: Form, model: Path, asked: Compress) -> Path:
     recipe = line.recipe
     size = min(asked.calibration, len(form.train))
     [calibration] = form.train.split([size], recipe.seed)
-    judged = line.judged_by if form.test.labels is not None else None
-    engines = {name: engine(name).version for name in installed_engines()
-               if name in target_of(asked.target).engines}  # fmt: skip
     key = key_of(
         stage="compress",
         keeps=["plan"],
@@ -118,9 +115,9 @@ def compressed(line: Line, form: Form, model: Path, asked: Compress) -> Path:
         validation=None if form.choice is None else form.choice.digest,
         processing=None if form.processing is None else form.processing.to_json(),
         settings=to_plain(asked),
-        metric=[judged, line.judged_by_code],
+        metric=[judge_of(line, form), line.judged_by_code],
         machine=machine_parts(),
-        versions={"edgedl": edgedl.__version__, **engines},
+        versions={"edgedl": edgedl.__version__, **engines_of(asked)},
     )
 
     if form.choice is None:
@@ -129,20 +126,8 @@ def compressed(line: Line, form: Form, model: Path, asked: Compress) -> Path:
         )
 
     def build(folder: Path) -> None:
-        compress = load("edgedl.pipeline:compress", "compressing")
-        found = compress(
-            model, calibration, folder / BUNDLE, ask=asked.precision, target=asked.target,
-            test=form.test, validation=form.choice, preprocess=form.processing,
-            max_drop=asked.parsed_max_drop(), max_latency_ms=asked.parsed_max_latency(),
-            max_bytes=asked.parsed_max_bytes(), metric=judged, threads=asked.threads,
-            effort=asked.effort, seed=recipe.seed, progress=line.progress,
-        )  # fmt: skip
-        # not the folder that it is made in, which is gone once it is kept
-        found = replace(found, output=Path(BUNDLE))
+        found = bundled(line, form, model, calibration, asked, folder, ask=asked.precision)
         remember(asked, found.baseline_bytes, found.seconds)
-        told = {**found.to_json(), "text": found.text(), "broken": list(found.broken)}
-        (folder / TOLD).write_text(json.dumps(told), encoding="utf-8")
-        keep_plan(found, folder)
 
     with line.stage("compress") as told:
         folder = kept(key, build, told)
@@ -152,6 +137,47 @@ def compressed(line: Line, form: Form, model: Path, asked: Compress) -> Path:
             f" {found['speedup']['ratio']:.2f}x the speed of float32"
         )
     return folder
+
+
+def bundled(
+    line: Line,
+    form: Form,
+    model: Path,
+    calibration: Samples,
+    asked: Compress,
+    folder: Path,
+    **way: Any,
+) -> Compressed:
+    """What `compress` says of a model, kept in the folder with its bundle and its plan.
+
+    Args:
+        way: how it is to be compressed: `ask`, a precision, or `plan`, a file.
+    """
+    compress = load("edgedl.pipeline:compress", "compressing")
+    made: Compressed = compress(
+        model, calibration, folder / BUNDLE, target=asked.target, test=form.test,
+        validation=form.choice, preprocess=form.processing, max_drop=asked.parsed_max_drop(),
+        max_latency_ms=asked.parsed_max_latency(), max_bytes=asked.parsed_max_bytes(),
+        metric=judge_of(line, form), threads=asked.threads, effort=asked.effort,
+        seed=line.recipe.seed, progress=line.progress, **way,
+    )  # fmt: skip
+    # not the folder that it is made in, which is gone once it is kept
+    found = replace(made, output=Path(BUNDLE))
+    told = {**found.to_json(), "text": found.text(), "broken": list(found.broken)}
+    (folder / TOLD).write_text(json.dumps(told), encoding="utf-8")
+    keep_plan(found, folder)
+    return found
+
+
+def judge_of(line: Line, form: Form) -> str | None:
+    """The metric of the test samples; None where they have no labels."""
+    return line.judged_by if form.test.labels is not None else None
+
+
+def engines_of(asked: Compress) -> dict[str, str]:
+    """The versions of the target's engines that are installed, by name."""
+    wanted = target_of(asked.target).engines
+    return {name: engine(name).version for name in installed_engines() if name in wanted}
 
 
 def timed(line: Line, form: Form, model: Path, bundle: Path) -> Mapping[str, Any]:

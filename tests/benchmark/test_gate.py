@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from edgedl.benchmark.gate import gate, read_baseline, unpaired_ratio
-from edgedl.benchmark.machine import library_differences
+from edgedl.benchmark.unlike import library_differences
 from edgedl.core.errors import BadOption, EdgeError, Unsupported
 from edgedl.report.gated import markdown
 

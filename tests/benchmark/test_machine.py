@@ -8,22 +8,21 @@ from typing import Any
 
 import pytest
 
+from edgedl.benchmark.jetson import power_mode
+from edgedl.benchmark.kernel_files import core_list
 from edgedl.benchmark.machine import (
     cgroup_folders,
     clocks_mhz,
-    core_list,
     critical_temperatures,
     energy_counters,
     family_ticks,
-    library_differences,
-    power_mode,
     quota_cores,
     quota_stops,
     temperatures,
     this_machine,
     thread_siblings,
-    unlike,
 )
+from edgedl.benchmark.unlike import library_differences, unlike
 from tests.benchmark import trees
 
 

@@ -165,6 +165,15 @@ def jetson_orin(root: Path) -> Path:
         "etc/nvpmodel.conf": "# < POWER_MODEL ID=2 NAME=OLD >\n< POWER_MODEL ID=0 NAME=MAXN >\n"
         "CPU_ONLINE CORE_0 1\n< POWER_MODEL ID=2 NAME=15W >\n< PM_CONFIG DEFAULT=2 >",
         "var/lib/nvpmodel/status": "pmode:0002",
+        "etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic,"
+        " EABI: aarch64, DATE: Wed Jan  8 01:49:37 UTC 2025",
+        "proc/meminfo": "MemTotal:       16000000 kB\nSwapTotal:       8000000 kB\n"
+        "SwapFree:        7000000 kB\n",
+        **_under(
+            "sys/class/devfreq/17000000.gpu",
+            {"cur_freq": 306000000, "min_freq": 306000000, "max_freq": 918000000},
+        ),
+        "sys/class/devfreq/15340000.vic/cur_freq": 115200000,
         "sys/class/hwmon/hwmon0/name": "pwmfan",
         **_under("sys/class/hwmon/hwmon1", ina),
         "sys/class/hwmon/hwmon2/name": "soctherm_oc",

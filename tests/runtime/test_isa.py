@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edgedl.benchmark.machine import this_machine, unlike
+from edgedl.benchmark.machine import this_machine
+from edgedl.benchmark.unlike import unlike
 from edgedl.core.target import ISA_CAPS, ISA_VARIABLE
 from edgedl.runtime import installed_engines
 from tests.models import conv_net, saved
