@@ -119,13 +119,12 @@ def load_model(path: str | Path) -> Model:
     if not is_bundle(path):
         return open_model(path)
     bundle = open_bundle(path)
-    payload = bundle.payloads[0]
-    contents = payload.inflated or bundle.parts[payload.part]
+    payload = bundle.onnx
 
     def unpack(folder: Path) -> None:
         (folder / UNPACKED).write_bytes(bundle.payload_bytes(payload))
 
-    folder = default_store().make(key_of(part=contents.sha256), unpack)
+    folder = default_store().make(key_of(part=bundle.digest(payload)), unpack)
     return replace(open_model(folder / UNPACKED), history=bundle.history())
 
 

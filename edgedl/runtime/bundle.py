@@ -5,70 +5,41 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import os
+import stat
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgedl.core.errors import BadBundle, BadOption, BadValue, Missing, nearest
 from edgedl.core.model import Signature, Step
 from edgedl.core.store import atomic_write
-from edgedl.runtime.deflate import (
-    DEFLATED,
-    PLAIN,
-    Format,
-    Inflated,
-    deflate,
-    document_of,
-    inflate,
-    of_document,
-)
-from edgedl.runtime.golden import Golden, pack, unpack
+from edgedl.runtime.deflate import document_of, inflate, of_document
+from edgedl.runtime.golden import Golden, pack, parts_of, unpack
 from edgedl.runtime.layout import (
     AGAIN,
-    DEFLATING,
     HEADER,
     MAGIC,
-    VERSION,
     Part,
     aligned,
     checked,
+    is_whole,
     padded_bytes,
 )
+from edgedl.runtime.limits import LIMITS
+from edgedl.runtime.payload import COMPILED, FORMATS, version_of
+from edgedl.runtime.payload import Payload as Payload
+from edgedl.runtime.payload import stored as stored
 
 if TYPE_CHECKING:
     from edgedl.runtime.process import Processing
 
 SUFFIX = ".edl"
 PROCESSING = "about/processing"
-
-
-@dataclass(frozen=True)
-class Payload:
-    """A model for one engine: the part that holds it, its format, and how to open it.
-
-    Attributes:
-        inflated: what the part holds, where it is deflated.
-    """
-
-    engine: str
-    format: Format
-    part: str
-    precision: str
-    settings: Mapping[str, Any]
-    inflated: Inflated | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        more = {} if self.inflated is None else {"inflated": self.inflated.to_json()}
-        return {
-            "engine": self.engine,
-            "format": self.format,
-            "part": self.part,
-            "precision": self.precision,
-            "settings": dict(self.settings),
-            **more,
-        }
+# Larger parts may be left to be checked when they are read.
+MOST_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +51,7 @@ class Bundle:
         signature: inputs and outputs.
         payloads: models by engine, the best first.
         notes: what was measured when it was made, as plain JSON.
+        unchecked: names of the parts that are still to be checked when they are read.
     """
 
     path: Path
@@ -89,13 +61,22 @@ class Bundle:
     notes: Mapping[str, Any]
     golden_index: Mapping[str, Any]
     data: memoryview
+    unchecked: set[str] = field(default_factory=set)
 
     def read(self, name: str) -> bytes:
-        """The contents of a part, as they lie there; of a payload's, `payload_bytes`."""
+        """The contents of a part, as they lie there; of a payload's, `payload_bytes`.
+
+        Raises:
+            BadBundle: they were altered.
+        """
         return self._view(name).tobytes()
 
     def _view(self, name: str) -> memoryview:
         part = self.parts[name]
+        if name in self.unchecked:
+            if not is_whole(part, self.data):
+                raise BadBundle(f"part `{name}` was altered", where=str(self.path), hint=AGAIN)
+            self.unchecked.discard(name)
         return self.data[part.offset : part.offset + part.bytes]
 
     def payload_bytes(self, payload: Payload) -> bytes:
@@ -105,14 +86,14 @@ class Bundle:
             BadBundle: it does not inflate to what the manifest says, or its format is of a later
                 kind.
         """
-        if payload.format == PLAIN:
-            return self.read(payload.part)
-        if payload.inflated is None:
+        if payload.format not in FORMATS:
             raise BadBundle(
                 f"a payload of the format {payload.format!r} is not known here",
                 where=str(self.path),
                 hint="pip install --upgrade edgedl",
             )
+        if payload.inflated is None:
+            return self.read(payload.part)
         try:
             return inflate(self._view(payload.part), payload.inflated)
         except ValueError as error:
@@ -125,23 +106,53 @@ class Bundle:
         """Size of the file."""
         return len(self.data)
 
+    @property
+    def onnx(self) -> Payload:
+        """The first payload that is an ONNX model.
+
+        Raises:
+            BadBundle: it holds none.
+        """
+        for payload in self.payloads:
+            if payload.is_onnx or payload.format not in FORMATS:
+                return payload
+        raise BadBundle(
+            "it holds no ONNX model, only what was compiled for one machine",
+            where=str(self.path),
+            hint="make it again with `edgedl compress`",
+        )
+
+    def digest(self, payload: Payload) -> str:
+        """SHA-256, in hex, of what an engine is given of a payload."""
+        found = payload.inflated or self.parts[payload.part]
+        return found.sha256
+
+    def of_engine(self, engine: str | None) -> tuple[Payload, ...]:
+        """The payloads of this engine, or all, in order.
+
+        Raises:
+            BadOption: there is none for the engine.
+        """
+        found = tuple(one for one in self.payloads if one.engine == (engine or one.engine))
+        if not found:
+            raise BadOption(
+                f"the bundle has no payload for `{engine}`",
+                where=str(self.path),
+                hint=nearest(str(engine), {one.engine for one in self.payloads}),
+            )
+        return found
+
     def payload(self, engine: str | None, installed: Sequence[str]) -> Payload:
-        """The payload of this engine, or the first whose engine is installed.
+        """The ONNX payload of this engine, or the first whose engine is installed.
 
         Raises:
             BadOption: the bundle has none for the engine. Missing: none of its engines is here.
         """
-        engines = [payload.engine for payload in self.payloads]
-        if engine is not None and engine not in engines:
-            raise BadOption(
-                f"the bundle has no payload for `{engine}`",
-                where=str(self.path),
-                hint=nearest(engine, engines),
-            )
-        for payload in self.payloads:
-            if payload.engine == (engine or payload.engine) and payload.engine in installed:
+        found = self.of_engine(engine)
+        for payload in found:
+            if payload.engine in installed and payload.format != COMPILED:
                 return payload
-        wanted = engine or engines[0]
+        wanted = engine or found[0].engine
         raise Missing(
             f"the bundle needs the engine `{wanted}`, which is not installed",
             where=str(self.path),
@@ -181,24 +192,19 @@ class Bundle:
         except (KeyError, TypeError, ValueError, RecursionError, zlib.error) as error:
             raise BadBundle("its names are damaged", where=str(self.path), hint=AGAIN) from error
 
-    def golden(self) -> Golden:
-        """Golden inputs and answers."""
-        contents = {name: self.read(name) for name in self.parts if name.startswith("golden/")}
+    def golden(self, most: int | None = None) -> Golden:
+        """Golden inputs and answers; the first `most` of them.
+
+        Raises:
+            BadBundle: they are damaged, or pass a limit.
+        """
         try:
-            return unpack(self.golden_index, contents)
+            names = parts_of(self.golden_index, most)
+            return unpack(self.golden_index, {name: self.read(name) for name in names}, most)
         except (AttributeError, KeyError, TypeError, ValueError, EOFError, zlib.error) as error:
             raise BadBundle(
                 "its golden samples are damaged", where=str(self.path), hint=AGAIN
             ) from error
-
-
-def stored(payload: Payload, data: bytes) -> tuple[Payload, bytes]:
-    """A payload and its bytes as they are to lie in a file: deflated where that saves enough."""
-    found = deflate(data) if payload.format == PLAIN else None
-    if found is None:
-        return payload, data
-    packed, inflated = found
-    return replace(payload, format=DEFLATED, inflated=inflated), packed
 
 
 def find_bundle(path: str | Path) -> Path:
@@ -224,60 +230,67 @@ def is_bundle(path: str | Path) -> bool:
         return path.suffix == SUFFIX
 
 
-def open_bundle(path: str | Path) -> Bundle:
+def open_bundle(path: str | Path, *, sparing: bool = False) -> Bundle:
     """The bundle at `path`, with every byte of it checked before anything is believed.
 
+    Args:
+        sparing: check parts of more than 256 KiB, which payloads are, only when they are read, so
+            that one that is not taken costs nothing.
+
     Raises:
-        BadBundle: the file is missing, no bundle, of a later format, truncated or altered.
+        BadBundle: the file is missing, no bundle, of a later format, too large, truncated or
+            altered.
     """
     path = find_bundle(path)
     where = str(path)
+    data = _mapped(path)
+    version, manifest, parts = checked(data, where, MOST_AT_ONCE if sparing else None)
     try:
+        bundle = Bundle(
+            path,
+            Signature.from_json(manifest["signature"]),
+            _payloads(manifest["payloads"], parts),
+            parts,
+            dict(manifest["notes"]),
+            dict(manifest["golden"]),
+            data,
+            {p.name for p in parts.values() if sparing and p.bytes > MOST_AT_ONCE},
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BadBundle(f"its manifest lacks {error}", where=where, hint=AGAIN) from error
+    if not bundle.payloads:
+        raise BadBundle("it holds no model", where=where, hint=AGAIN)
+    if version != version_of(bundle.payloads):
+        raise BadBundle("its header was altered", where=where, hint=AGAIN)
+    return bundle
+
+
+def _payloads(documents: Sequence[Any], parts: Mapping[str, Part]) -> tuple[Payload, ...]:
+    if len(documents) > LIMITS.payloads:
+        raise ValueError(f"a sound number of payloads: {len(documents)}, {LIMITS.payloads} at most")
+    return tuple(Payload.from_json(one, parts) for one in documents)
+
+
+def _mapped(path: Path) -> memoryview:
+    """A regular file's bytes, memory-mapped."""
+    where = str(path)
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise BadBundle("is no file", where=where, hint="`edgedl compress` makes one")
         with path.open("rb") as file:
-            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            size = os.fstat(file.fileno()).st_size
+            if size > LIMITS.file_bytes:
+                raise BadBundle(
+                    f"of {size} bytes, a bundle has {LIMITS.file_bytes} at most", where=where,
+                    hint="`edgedl compress` makes one",
+                )  # fmt: skip
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except FileNotFoundError as error:
         raise BadBundle("no such file", where=where, hint="`edgedl compress` makes one") from error
     except ValueError as error:
         raise BadBundle("the file is empty", where=where, hint=AGAIN) from error
     except OSError as error:
         raise BadBundle(f"cannot be read ({error.strerror})", where=where) from error
-    version, manifest, parts = checked(data, where)
-    try:
-        bundle = Bundle(
-            path,
-            Signature.from_json(manifest["signature"]),
-            tuple(_payload(p, parts) for p in manifest["payloads"]),
-            parts,
-            dict(manifest["notes"]),
-            dict(manifest["golden"]),
-            data,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadBundle(f"its manifest lacks {error}", where=where, hint=AGAIN) from error
-    if not bundle.payloads:
-        raise BadBundle("it holds no model", where=where, hint=AGAIN)
-    if version != _version(bundle.payloads):
-        raise BadBundle("its header was altered", where=where, hint=AGAIN)
-    return bundle
-
-
-def _payload(document: Mapping[str, Any], parts: Mapping[str, Part]) -> Payload:
-    """A payload of the manifest, whose part is there."""
-    stored = parts[document["part"]].bytes
-    format_ = document["format"]
-    return Payload(
-        document["engine"],
-        format_,
-        document["part"],
-        document["precision"],
-        dict(document["settings"]),
-        Inflated.from_json(document["inflated"], stored) if format_ == DEFLATED else None,
-    )
-
-
-def _version(payloads: Sequence[Payload]) -> int:
-    """The earliest version whose readers know these payloads."""
-    return DEFLATING if any(one.format == DEFLATED for one in payloads) else VERSION
 
 
 def write_bundle(
@@ -343,7 +356,7 @@ def bundle_blocks(
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
     text = _with_places(manifest, contents, digests)
     length = padded_bytes(HEADER.size + len(text), *map(len, contents.values()))
-    version = _version([payload for payload, _ in payloads])
+    version = version_of([payload for payload, _ in payloads])
     header = HEADER.pack(MAGIC, version, 0, length, len(text), hashlib.sha256(text).digest())
     return (header + text, *contents.values())
 

@@ -17,12 +17,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from edgedl.runtime.limits import LIMITS, strict_json
+
 Format = Literal["onnx", "onnx+deflate"]
 PLAIN: Format = "onnx"
 DEFLATED: Format = "onnx+deflate"
-MOST_DOCUMENT_BYTES = 64 << 20
-# One ONNX file holds no more.
-MOST_PAYLOAD_BYTES = (1 << 31) - 1
+MOST_DOCUMENT_BYTES = LIMITS.document_bytes
+MOST_PAYLOAD_BYTES = LIMITS.payload_bytes
 MOST_LEFT = 0.75
 # More than the manifest says of a deflated payload, with its padding.
 LEAST_SAVED = 256
@@ -136,4 +137,4 @@ def of_document(data: bytes) -> Any:
     text = unpacker.decompress(data, MOST_DOCUMENT_BYTES)
     if unpacker.unconsumed_tail:
         raise ValueError("a document is too large")
-    return json.loads(text)
+    return strict_json(text)

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from edgedl.core.errors import Unsupported
+from edgedl.runtime.limits import LIMITS
 
 LEVELS = 255
 MOST_ANSWER_ELEMENTS = 1024
-MOST_ARRAY_BYTES = 1 << 30
+# Deflate's own limit, and what its frame may add to a few bytes.
+MOST_RATIO, FRAME = 1032, 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,12 +88,14 @@ def _encode(array: np.ndarray) -> tuple[dict[str, Any], bytes]:
 
 def _decode(head: Mapping[str, Any], data: bytes) -> np.ndarray:
     dtype = np.dtype(str(head["dtype"]))
-    shape = tuple(int(size) for size in head["shape"])
+    shape = _shape(head["shape"])
     coded = "step" in head
     stored = np.dtype(np.uint8) if coded else dtype
     length = math.prod(shape) * stored.itemsize
-    if dtype.hasobject or min(shape, default=0) < 0 or length > MOST_ARRAY_BYTES:
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize > LIMITS.array_bytes:
         raise ValueError("an array is not sound")
+    if length > MOST_RATIO * (len(data) + FRAME):
+        raise ValueError("an array is larger than its bytes can hold")
     unpacker = zlib.decompressobj()
     raw = unpacker.decompress(data, length + 1)
     if len(raw) != length:
@@ -125,27 +129,56 @@ def pack(golden: Golden) -> tuple[dict[str, Any], dict[str, bytes]]:
     return {"samples": samples, "tolerance": golden.tolerance}, parts
 
 
-def unpack(index: Mapping[str, Any], parts: Mapping[str, bytes]) -> Golden:
-    """Golden samples from the manifest's index and the parts.
+def unpack(index: Mapping[str, Any], parts: Mapping[str, bytes], most: int | None = None) -> Golden:
+    """Golden samples from the manifest's index and their parts; the first `most` of them.
 
     Raises:
-        KeyError, TypeError, ValueError, EOFError, zlib.error: they do not fit one another.
+        KeyError, TypeError, ValueError, EOFError, zlib.error: they do not fit one another, or pass
+            a limit.
     """
     inputs: list[dict[str, np.ndarray]] = []
     answers: list[dict[str, Answer]] = []
     samples: Sequence[Mapping[str, Any]] = index["samples"]
-    for sample in samples:
+    if len(samples) > LIMITS.golden_samples:
+        raise ValueError(f"{len(samples)} golden samples, {LIMITS.golden_samples} at most")
+    for sample in samples[:most]:
         inputs.append(
             {n: _decode(head, parts[head["part"]]) for n, head in sample["inputs"].items()}
         )
-        answers.append(
-            {
-                name: Answer(
-                    tuple(int(size) for size in entry["shape"]),
-                    max(1, int(entry["stride"])),
-                    np.load(io.BytesIO(parts[entry["part"]]), allow_pickle=False),
-                )
-                for name, entry in sample["answers"].items()
-            }
-        )
+        answers.append({n: _answer(entry, parts) for n, entry in sample["answers"].items()})
     return Golden(tuple(inputs), tuple(answers), float(index["tolerance"]))
+
+
+def parts_of(index: Mapping[str, Any], most: int | None = None) -> tuple[str, ...]:
+    """The names of the parts that `unpack` reads.
+
+    Raises:
+        AttributeError, KeyError, TypeError: the index is not sound.
+    """
+    sides = [sample[side] for sample in index["samples"][:most] for side in ("inputs", "answers")]
+    return tuple(entry["part"] for side in sides for entry in side.values())
+
+
+def _answer(entry: Mapping[str, Any], parts: Mapping[str, bytes]) -> Answer:
+    values = _values(parts[entry["part"]])
+    return Answer(_shape(entry["shape"]), max(1, int(entry["stride"])), values)
+
+
+def _shape(sizes: Sequence[Any]) -> tuple[int, ...]:
+    shape = tuple(int(size) for size in sizes)
+    if len(shape) > LIMITS.array_dimensions or min(shape, default=0) < 0:
+        raise ValueError("a shape is not sound")
+    return shape
+
+
+def _values(data: bytes) -> np.ndarray:
+    """An array of NumPy's format 1.0, whose header claims no more than is there."""
+    file = io.BytesIO(data)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("an answer of another version of NumPy's format")
+    sizes, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    rest = data[file.tell() :]
+    count = math.prod(_shape(sizes))
+    if dtype.hasobject or not dtype.itemsize or count * dtype.itemsize != len(rest):
+        raise ValueError("an answer's length does not fit its shape")
+    return np.frombuffer(rest, dtype).reshape(sizes, order="F" if fortran else "C")

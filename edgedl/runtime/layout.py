@@ -1,9 +1,10 @@
-"""The layout of the one file that ships, format versions 1 and 2, and the check of every byte.
+"""The layout of the one file that ships, format versions 1 to 3, and the check of every byte.
 
-Layout, little-endian:
+`FORMAT.md` beside this file has every key. Layout, little-endian:
 
     0    8   magic, 89 45 44 4C 0D 0A 1A 0A
-    8    4   format version, 2 where a payload is deflated, else 1
+    8    4   format version: 3 where a payload needs more than its engine, or is compiled or to be
+             built; else 2 where one is deflated, else 1
     12   4   reserved, 0
     16   8   length of the whole file
     24   8   length of the manifest
@@ -24,20 +25,18 @@ there as a zlib stream (RFC 1950), and its `inflated` says `bytes` and `sha256` 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import struct
 from dataclasses import dataclass
 from typing import Any
 
 from edgedl.core.errors import BadBundle
-from edgedl.runtime.deflate import MOST_DOCUMENT_BYTES
+from edgedl.runtime.limits import LIMITS, manifest_of
 
 MAGIC = b"\x89EDL\r\n\x1a\n"
-VERSION, DEFLATING = 1, 2
+VERSION, DEFLATING, COMPILING = 1, 2, 3
 HEADER = struct.Struct("<8sIIQQ32s")
 ALIGN = 64
-MOST_PARTS = 4096
 PART_NAME = re.compile(r"[A-Za-z0-9_\-]+(?:[./][A-Za-z0-9_\-]+)*")
 AGAIN = "copy it again from where it was made, or make it again with `edgedl compress`"
 
@@ -52,8 +51,14 @@ class Part:
     sha256: str
 
 
-def checked(data: memoryview, where: str) -> tuple[int, dict[str, Any], dict[str, Part]]:
+def checked(
+    data: memoryview, where: str, most: int | None = None
+) -> tuple[int, dict[str, Any], dict[str, Part]]:
     """The format version, the manifest and the parts of a file, every byte of it checked.
+
+    Args:
+        most: the size of a part up to which its digest is compared here; for larger ones,
+            `is_whole` does it later.
 
     Raises:
         BadBundle: it is no bundle, of a later format, truncated or altered.
@@ -61,9 +66,9 @@ def checked(data: memoryview, where: str) -> tuple[int, dict[str, Any], dict[str
     if len(data) < HEADER.size or bytes(data[: len(MAGIC)]) != MAGIC:
         raise BadBundle("not an edgedl bundle", where=where, hint="`edgedl compress` makes one")
     _, version, reserved, length, manifest_length, digest = HEADER.unpack_from(data)
-    if version not in (VERSION, DEFLATING):
+    if version not in (VERSION, DEFLATING, COMPILING):
         raise BadBundle(
-            f"format version {version} is not known here, only {VERSION} and {DEFLATING}",
+            f"format version {version} is not known here, only {VERSION} to {COMPILING}",
             where=where,
             hint="pip install --upgrade edgedl",
         )
@@ -71,23 +76,24 @@ def checked(data: memoryview, where: str) -> tuple[int, dict[str, Any], dict[str
         raise BadBundle(
             f"{len(data)} bytes long, but says {length}: truncated", where=where, hint=AGAIN
         )
-    if reserved or manifest_length > min(MOST_DOCUMENT_BYTES, len(data) - HEADER.size):
+    if reserved or manifest_length > min(LIMITS.manifest_bytes, len(data) - HEADER.size):
         raise BadBundle("its header is damaged", where=where, hint=AGAIN)
     end = HEADER.size + manifest_length
     text = data[HEADER.size : end]
     if hashlib.sha256(text).digest() != digest:
         raise BadBundle("its manifest was altered", where=where, hint=AGAIN)
     try:
-        manifest = json.loads(bytes(text))
+        manifest = manifest_of(bytes(text))
         entries = [Part(p["name"], p["offset"], p["bytes"], p["sha256"]) for p in manifest["parts"]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadBundle("its manifest cannot be read", where=where, hint=AGAIN) from error
     parts: dict[str, Part] = {}
-    if len(entries) > MOST_PARTS:
+    if len(entries) > LIMITS.parts:
         raise BadBundle(f"it claims {len(entries)} parts", where=where, hint=AGAIN)
     for part in entries:
         if (
             not isinstance(part.name, str)
+            or len(part.name) > LIMITS.name_chars
             or not PART_NAME.fullmatch(part.name)
             or part.name in parts
         ):
@@ -103,13 +109,19 @@ def checked(data: memoryview, where: str) -> tuple[int, dict[str, Any], dict[str
             )
         _zeros(data, end, part.offset, where)
         end = part.offset + part.bytes
-        if hashlib.sha256(data[part.offset : end]).hexdigest() != part.sha256:
+        if (most is None or part.bytes <= most) and not is_whole(part, data):
             raise BadBundle(f"part `{part.name}` was altered", where=where, hint=AGAIN)
         parts[part.name] = part
     if aligned(end) != len(data):
         raise BadBundle("bytes follow its last part", where=where, hint=AGAIN)
     _zeros(data, end, len(data), where)
     return version, manifest, parts
+
+
+def is_whole(part: Part, data: memoryview) -> bool:
+    """Whether a part's bytes are those that the manifest names."""
+    lying = data[part.offset : part.offset + part.bytes]
+    return hashlib.sha256(lying).hexdigest() == part.sha256
 
 
 def padded_bytes(*blocks: int) -> int:

@@ -151,10 +151,10 @@ def test_forged_manifests_are_refused(tmp_path: Path) -> None:
 
 def test_a_later_format_says_upgrade(bundle: Path, tmp_path: Path) -> None:
     later = bytearray(bundle.read_bytes())
-    later[8] = 3
+    later[8] = 4
     (tmp_path / "later.edl").write_bytes(later)
     with pytest.raises(
-        BadBundle, match="format version 3 is not known here, only 1 and 2"
+        BadBundle, match="format version 4 is not known here, only 1 to 3"
     ) as caught:
         open_bundle(tmp_path / "later.edl")
     assert "upgrade" in str(caught.value.hint)
