@@ -54,6 +54,10 @@ class BadBundle(EdgeError):
     """The bundle is damaged, or was not written by edgedl."""
 
 
+class NoPayload(EdgeError):
+    """None of a bundle's payloads opens on this machine, each for its own reason."""
+
+
 class BadOption(EdgeError):
     """The command was called in a way that it does not understand."""
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from edgedl.core.errors import Missing
+from edgedl.core.errors import BadOption, Missing, nearest
 from edgedl.core.registry import installed, resolve
 from edgedl.runtime.bundle import open_bundle
 from edgedl.runtime.session import Operator, Session
 
 if TYPE_CHECKING:
+    from edgedl.runtime.opening import GoldenCheck, OpenedSession
     from edgedl.runtime.process import Processing
 
 ENGINES = {
@@ -58,6 +59,30 @@ class Engine(Protocol):
         `runs` of them where there are more than one."""
 
 
+@runtime_checkable
+class Compiler(Engine, Protocol):
+    """An engine whose compiled form of a model can be kept, for this machine and version alone."""
+
+    def open_and_compile(
+        self, model: bytes, *, settings: Mapping[str, Any], threads: int | None = None
+    ) -> tuple[Session, bytes]:
+        """A session on an ONNX model, and what was compiled for it; empty where that cannot be
+        kept.
+
+        Raises:
+            EngineFailed: the engine refuses the model. OSError: no room for a passing file.
+        """
+
+    def open_compiled(
+        self, data: memoryview, *, settings: Mapping[str, Any], threads: int | None = None
+    ) -> Session:
+        """A session on what was compiled, which answers as the model does.
+
+        Raises:
+            EngineFailed: the engine refuses it.
+        """
+
+
 def engine(name: str) -> Engine:
     """The engine of this name.
 
@@ -98,23 +123,48 @@ def processing(path: str | Path) -> Processing | None:
 
 
 def open(  # noqa: A001
-    path: str | Path, *, threads: int | None = None, engine_name: str | None = None
-) -> Session:
-    """A session on the bundle at `path`; it never writes to disk.
+    path: str | Path,
+    *,
+    threads: int | None = None,
+    engine_name: str | None = None,
+    golden: GoldenCheck = "first",
+    cache: str | Path | None = None,
+    apart: bool = False,
+) -> OpenedSession:
+    """A session on the bundle at `path`.
+
+    It is of the first payload, in the manifest's order, that opens on this machine and gives its
+    golden answers. The session's `opened` says which that is, and why those before it were skipped.
+
+    It never writes to disk, but to a cache that the argument or `$EDGEDL_CACHE` names. Every byte
+    is checked but those of payloads that are not taken.
 
     Args:
         path: a bundle.
         threads: processor threads for one call; the engine's own choice where None.
-        engine_name: take the payload of this engine; the bundle's first that can be opened here
-            where None.
+        engine_name: take a payload of this engine, and no other.
+        golden: compare the `first` golden answer, `all` or `none`. Where the cache holds a model
+            that was compared when it was kept, `first` does not compare it again.
+        cache: a folder for what engines compile, `edgedl.runtime.cache.Cache`, which opens faster
+            the next time. Where it cannot be written, one RuntimeWarning says so, and the session
+            is none the worse.
+        apart: try each payload in a process of its own first, so that an engine that crashes there
+            is skipped; it takes as long as starting Python and opening once more.
 
     Raises:
         BadBundle: the file is damaged or is no bundle.
+        BadOption: the bundle has no payload for this engine, or `golden` is none of its words.
         Missing: no engine of the bundle's is installed.
         EngineFailed: the engine refuses the model.
+        WrongAnswers: its answers are further from the golden ones than the bundle allows.
+        Unsupported: it was compiled for another machine or version.
+        NoPayload: none opens, for reasons of several kinds; the message names each.
     """
-    bundle = open_bundle(path)
-    payload = bundle.payload(engine_name, installed_engines())
-    chosen = engine(payload.engine)
-    data = bundle.payload_bytes(payload)
-    return chosen.open_model(data, settings=payload.settings, threads=threads)
+    from edgedl.runtime.cache import cache_of
+    from edgedl.runtime.opening import GOLDEN_CHECKS, Way, open_first
+
+    if golden not in GOLDEN_CHECKS:
+        raise BadOption(f"no golden check `{golden}`", hint=nearest(str(golden), GOLDEN_CHECKS))
+    bundle = open_bundle(path, sparing=True)
+    way = Way(threads, golden, cache_of(cache), apart)
+    return open_first(bundle, bundle.of_engine(engine_name), way)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from edgedl.core.errors import EdgeError
-from edgedl.runtime import engine, installed_engines
+from edgedl.core.errors import EdgeError, Missing, Unsupported
 from edgedl.runtime.bundle import Bundle, open_bundle
 from edgedl.runtime.golden import Golden
+from edgedl.runtime.opening import engine_of, open_payload, refuse_unfit
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class CheckResult:
 
 
 def check(path: str | Path, *, threads: int | None = None) -> CheckResult:
-    """Check digests, then run the golden samples through every payload whose engine is here.
+    """Check digests, then run the golden samples through every payload that may open here.
 
     Raises:
         BadBundle: the file is damaged or is no bundle.
@@ -62,23 +63,24 @@ def check(path: str | Path, *, threads: int | None = None) -> CheckResult:
 
 def _check_payload(bundle: Bundle, i: int, golden: Golden, threads: int | None) -> PayloadCheck:
     payload = bundle.payloads[i]
-    problem: str | None
-    if payload.engine not in installed_engines():
-        problem = f"pip install 'edgedl[{payload.engine}]' to check it"
-        return PayloadCheck(payload.engine, payload.precision, None, problem, skipped=True)
+    told = partial(PayloadCheck, payload.engine, payload.precision)
     try:
-        with engine(payload.engine).open_model(
-            bundle.payload_bytes(payload), settings=payload.settings, threads=threads
-        ) as session:
+        refuse_unfit(payload, engine_of(payload))
+    except Missing as absent:
+        return told(None, f"{absent.hint} to check it", skipped=True)
+    except Unsupported as unfit:
+        return told(None, unfit.message, skipped=True)
+    try:
+        with open_payload(bundle, payload, threads) as session:
             error = max(
                 (golden.error(i, session.run(feed)) for i, feed in enumerate(golden.inputs)),
                 default=0.0,
             )
     except EdgeError as failure:
-        return PayloadCheck(payload.engine, payload.precision, None, str(failure))
+        return told(None, str(failure))
     problem = None
     if not error <= golden.tolerance:
         problem = (
             f"its answers are {error:.2g} away from the golden ones, {golden.tolerance:.2g} allowed"
         )
-    return PayloadCheck(payload.engine, payload.precision, error, problem)
+    return told(error, problem)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import struct
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -28,6 +30,8 @@ BODIES = frozenset({"If", "Loop", "TensorIterator"})
 NO_WORK = frozenset({"Input", "Output", "Const", "Parameter", "Result", "Constant", "Reshape"})
 WARM_CALLS = 10
 MICROSECOND = timedelta(microseconds=1)
+# In front of what it exported: how long the names of its inputs and outputs are, then these.
+NAMES, ALIGN = struct.Struct("<Q"), 64
 
 
 @cache
@@ -112,6 +116,26 @@ class OpenVinoSession:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class _Imported(OpenVinoSession):
+    """A session whose weights lie in memory of ours, which lives as long as it does."""
+
+    def __init__(self, held: object, *words: Any) -> None:
+        self._held = held
+        super().__init__(*words)
+
+
+def _config(settings: Mapping[str, Any], threads: int | None, *, profiled: bool) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "PERF_COUNT": profiled,
+        "INFERENCE_PRECISION_HINT": settings.get("precision", "f32"),
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+    }
+    if threads:
+        config["INFERENCE_NUM_THREADS"] = threads
+    return config
 
 
 def _reason(error: Exception) -> str:
@@ -208,14 +232,7 @@ class OpenVinoEngine:
         *,
         profiled: bool,
     ) -> OpenVinoSession:
-        config: dict[str, Any] = {
-            "PERF_COUNT": profiled,
-            "INFERENCE_PRECISION_HINT": settings.get("precision", "f32"),
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
-        }
-        if threads:
-            config["INFERENCE_NUM_THREADS"] = threads
+        config = _config(settings, threads, profiled=profiled)
         source = str(model) if isinstance(model, Path) else model
         try:
             graph = _core().read_model(source)
@@ -227,6 +244,39 @@ class OpenVinoEngine:
             raise
         except Exception as error:
             raise EngineFailed(f"openvino refuses the model: {_reason(error)}") from error
+
+    def open_and_compile(
+        self, model: bytes, *, settings: Mapping[str, Any], threads: int | None = None
+    ) -> tuple[OpenVinoSession, bytes]:
+        session = self.open_model(model, settings=settings, threads=threads)
+        assert session.compiled is not None
+        try:
+            exported = session.compiled.export_model()
+        except Exception:
+            return session, b""
+        blob = exported if isinstance(exported, bytes) else exported.getvalue()
+        ports = (session.signature.inputs, session.signature.outputs)
+        names = json.dumps([[tensor.name for tensor in some] for some in ports]).encode()
+        size = -(-(NAMES.size + len(names)) // ALIGN) * ALIGN
+        return session, (NAMES.pack(len(names)) + names).ljust(size, b" ") + blob
+
+    def open_compiled(
+        self, data: memoryview, *, settings: Mapping[str, Any], threads: int | None = None
+    ) -> OpenVinoSession:
+        try:
+            [length] = NAMES.unpack_from(data)
+            inputs, outputs = json.loads(bytes(data[NAMES.size : NAMES.size + length]))
+            blob = np.frombuffer(data[-(-(NAMES.size + length) // ALIGN) * ALIGN :], np.uint8)
+            config = _config(settings, threads, profiled=False)
+            blob = blob if blob.flags.writeable else blob.copy()
+            try:
+                held = openvino.Tensor(blob, shared_memory=True)
+                compiled = _core().import_model(held, DEVICE, config)
+            except TypeError:  # a version that takes bytes alone
+                held, compiled = None, _core().import_model(blob.tobytes(), DEVICE, config)
+            return _Imported((blob, held), compiled, (inputs, outputs))
+        except Exception as error:
+            raise EngineFailed(f"openvino refuses its own model: {_reason(error)}") from error
 
     def operators(
         self,

@@ -7,7 +7,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import numpy as np
@@ -79,11 +79,14 @@ def _closed(*_: Any) -> Any:
     raise closed()
 
 
-def _options(threads: int | None) -> onnxruntime.SessionOptions:
+def _options(
+    threads: int | None, settings: Mapping[str, Any] = MappingProxyType({})
+) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = FATAL_ONLY
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
+    options.enable_mem_pattern = settings.get("memory_pattern", True)
     return options
 
 
@@ -256,6 +259,10 @@ class ReusingSession(OrtSession):
         return list(arrays.values())
 
 
+def _of_kind(settings: Mapping[str, Any]) -> type[OrtSession]:
+    return ReusingSession if settings.get("reuse_outputs") else OrtSession
+
+
 class OrtEngine:
     """onnxruntime on the processor.
 
@@ -274,13 +281,38 @@ class OrtEngine:
     def open_model(
         self, model: bytes | str | Path, *, settings: Mapping[str, Any], threads: int | None = None
     ) -> OrtSession:
-        def options() -> onnxruntime.SessionOptions:
-            made = _options(threads)
-            made.enable_mem_pattern = settings.get("memory_pattern", True)
-            return made
+        return _of_kind(settings)(_engine(model, lambda: _options(threads, settings), settings))
 
-        kind = ReusingSession if settings.get("reuse_outputs") else OrtSession
-        return kind(_engine(model, options, settings))
+    def open_and_compile(
+        self, model: bytes, *, settings: Mapping[str, Any], threads: int | None = None
+    ) -> tuple[OrtSession, bytes]:
+        """A model whose stored weights are expanded is not compiled: it would be four times as
+        large."""
+        if len(model) >= LEAST_EXPANDED_BYTES and expand(model)[1]:
+            return self.open_model(model, settings=settings, threads=threads), b""
+        with tempfile.TemporaryDirectory() as folder:
+            optimized = Path(folder) / "optimized.onnx"
+
+            def options() -> onnxruntime.SessionOptions:
+                made = _options(threads, settings)
+                made.optimized_model_filepath = str(optimized)
+                return made
+
+            session = _of_kind(settings)(_engine(model, options, settings))
+            return session, optimized.read_bytes()
+
+    def open_compiled(
+        self, data: memoryview, *, settings: Mapping[str, Any], threads: int | None = None
+    ) -> OrtSession:
+        options = _options(threads, settings)
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            opened = onnxruntime.InferenceSession(
+                bytes(data), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise EngineFailed(f"onnxruntime refuses its own model: {_reason(error)}") from error
+        return _of_kind(settings)(opened)
 
     def operators(
         self,
