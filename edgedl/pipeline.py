@@ -192,8 +192,9 @@ def compress(
     def keep(trial: Trial, **more: Any) -> Shipped:
         nonlocal shipped
         shipped = ship(
-            trial, groups.report, Path(output), threads, {**notes, **more}, processing, shipped
-        )
+            trial, groups.report, Path(output), threads, {**notes, **more}, processing, shipped,
+            fallbacks="unconfirmed" not in more,
+        )  # fmt: skip
         return shipped
 
     search = find(backends, ways, feeds, seed, partial(keep, unconfirmed=True))

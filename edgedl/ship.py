@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import numpy as np
 
 from edgedl.backends import backend
 from edgedl.benchmark.machine import this_machine
-from edgedl.core.errors import Unsupported, WrongAnswers
+from edgedl.core.errors import EngineFailed, Unsupported, WrongAnswers
 from edgedl.core.model import Model
 from edgedl.core.samples import Samples
 from edgedl.core.store import atomic_write
 from edgedl.passes.graph import to_ship
-from edgedl.runtime import engine
+from edgedl.runtime import engine, installed_engines
+from edgedl.runtime.apart import tried_apart
 from edgedl.runtime.bundle import Payload, bundle_blocks, stored, write_bundle
 from edgedl.runtime.check import check
 from edgedl.runtime.golden import Answer, Golden, coarse
@@ -39,13 +41,15 @@ PRODUCTS = (
 @dataclass(frozen=True, eq=False)
 class Shipped:
     """What was written: the candidate, its payload and the bytes of that one's part, its golden
-    answers, and the operators that the engine really runs, timed."""
+    answers, the operators that the engine really runs, timed, and the payloads of other engines
+    that share its part; None where these were not looked for."""
 
     candidate: str
     payload: Payload
     part: bytes
     golden: Golden
     operators: tuple[Operator, ...]
+    fallbacks: tuple[Payload, ...] | None = None
 
 
 def ship(
@@ -56,13 +60,21 @@ def ship(
     notes: Mapping[str, Any],
     processing: Processing | None = None,
     before: Shipped | None = None,
+    *,
+    fallbacks: bool = True,
 ) -> Shipped:
     """Write the winner's bundle, open it again, and check its golden answers.
 
     What stood at `output` is replaced by a bundle that was proven, or not at all.
 
+    Behind the winner's payload stands one for each other engine that is installed and opens the
+    very same ONNX file within the tolerance of the golden answers, all of them, in a process of its
+    own. It names the same part, so that it takes some hundred bytes of the manifest and no more.
+    An engine that refuses the file, answers otherwise or is not installed gets none.
+
     Args:
         before: what was written last; where it was the same candidate, only the notes are new.
+        fallbacks: look for these other engines.
 
     Raises:
         EdgeError: the file cannot be written. WrongAnswers: the bundle answers otherwise.
@@ -77,17 +89,23 @@ def ship(
         settings = shipped_settings(chosen.settings, names)
         compiled = backend(chosen.engine).compile(data, chosen.precision, settings)
         payload, part = stored(compiled, data)
+    others = same.fallbacks if same is not None else None
     with atomic_write(output) as work:
-        write_bundle(
+        write = partial(
+            write_bundle,
             work,
             signature=chosen.model.signature,
-            payloads=[(payload, part)],
             golden=golden,
             history=chosen.model.history,
             notes=notes,
             names=names,
             processing=processing,
         )
+        if others is None and fallbacks:
+            likely = _likely(payload)
+            write(payloads=[(one, part) for one in (payload, *likely)])
+            others = tuple(one for i, one in enumerate(likely, 1) if _answers_apart(work, i))
+        write(payloads=[(one, part) for one in (payload, *(others or ()))])
         proof = check(work, threads=threads)
         if not proof.ok:
             raise WrongAnswers(
@@ -96,11 +114,34 @@ def ship(
                 hint="please report this, with the model",
             )
     if same is not None:
-        return same
+        return same if same.fallbacks == others else replace(same, fallbacks=others)
     run = engine(payload.engine).operators(
         data, golden.inputs[0], settings=payload.settings, threads=threads, runs=PROFILE_RUNS
     )
-    return Shipped(key, payload, part, golden, tuple(run))
+    return Shipped(key, payload, part, golden, tuple(run), others)
+
+
+def _likely(payload: Payload) -> tuple[Payload, ...]:
+    """The same part for the other engines that are installed, in settings that compute it in the
+    payload's own precision, or else in float32."""
+    found = []
+    for name in installed_engines():
+        if name != payload.engine:
+            other = backend(name)
+            able = payload.precision == "int8" or payload.precision in other.floats()
+            precision = payload.precision if able else "float32"
+            settings = dict(other.settings(precision))
+            found.append(replace(payload, engine=name, precision=precision, settings=settings))
+    return tuple(found)
+
+
+def _answers_apart(bundle: Path, place: int) -> bool:
+    """Whether a payload opens, and gives all golden answers, in a process of its own."""
+    try:
+        tried_apart(bundle, place, threads=1, golden="all")
+    except EngineFailed:
+        return False
+    return True
 
 
 def _answers(winner: Trial, samples: Samples, threads: int) -> Golden:
@@ -118,7 +159,8 @@ def bundle_sizes(
 
     The bundle is put together as `ship` does it, with `answer`, the float model's to one sample, in
     place of the candidate's own: what is stored of an answer depends on its shape alone. Figures
-    that are not known before the last timing are taken to be as long as figures get.
+    that are not known before the last timing are taken to be as long as figures get, and every
+    other engine to open the model.
     """
     found: dict[str, int] = {}
     longest = dict.fromkeys(("ratio", "low", "high"), LONGEST_FIGURE)
@@ -134,10 +176,11 @@ def bundle_sizes(
             return model.bytes
         part = f"models/{candidate.engine}.onnx"
         settings = shipped_settings(candidate.settings, names)
-        payload = Payload(candidate.engine, "onnx", part, candidate.precision, settings)
+        plain = Payload(candidate.engine, "onnx", part, candidate.precision, settings)
+        payload, lying = stored(plain, data)
         blocks = bundle_blocks(
             signature=model.signature,
-            payloads=[stored(payload, data)],
+            payloads=[(one, lying) for one in (payload, *_likely(payload))],
             golden=_golden(model, samples, lambda _: answer, LONGEST_FIGURE),
             history=model.history,
             notes={**notes, "speedup": longest, "machine": machine},

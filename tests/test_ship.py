@@ -66,7 +66,8 @@ def test_the_size_of_a_bundle_is_known_before_it_is_written(
         trial = Trial(candidate, PERFECT, 0.0)
         ship(trial, given, out, 1, {**notes, **late}, processing)
         real = out.stat().st_size
-        assert real <= size_of(candidate) <= real + 128
+        # Another engine may refuse what it was taken to open, and some hundred bytes are saved.
+        assert real <= size_of(candidate) <= real + 128 + 192
         # What the choice says of a limit is what the file will say.
         limits = Limits(max_bytes=size_of(candidate), bundle_bytes=size_of)
         assert limits.broken_by(trial, 1.0) == () == limits.broken(0.0, 1.0, real)
