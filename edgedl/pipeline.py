@@ -38,6 +38,7 @@ from edgedl.passes.program import digest_of_weights
 from edgedl.passes.ranges import usual_method
 from edgedl.report.compressed import Choice, Compressed
 from edgedl.runtime import ENGINES, installed_engines
+from edgedl.runtime.postprocess import Postprocess
 from edgedl.runtime.process import Processing
 from edgedl.search.candidates import (
     Ask,
@@ -273,11 +274,14 @@ def _named(
 ) -> Processing:
     """With the names of the samples' classes as labels, where they are as many as the model's."""
     after = processing.postprocess
-    if after is None or after.labels or after.output is None:
+    axis = getattr(after, "axis", None)
+    if after is None or axis is None or after.labels or after.output is None:
         return processing
-    if answers[after.output].shape[after.axis] != len(samples.classes):
+    if answers[after.output].shape[axis] != len(samples.classes):
         return processing
-    return replace(processing, postprocess=replace(after, labels=samples.classes))
+    # whatever has an axis of classes has names for them
+    named: Postprocess = replace(after, labels=samples.classes)  # type: ignore[type-var]
+    return replace(processing, postprocess=named)
 
 
 def _untried(processing: Processing, samples: Samples) -> list[str]:

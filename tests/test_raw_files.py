@@ -22,8 +22,8 @@ from edgedl.runtime import installed_engines
 from edgedl.runtime.bundle import Payload, open_bundle, write_bundle
 from edgedl.runtime.golden import Answer, Golden
 from edgedl.runtime.image import Image, Resize
-from edgedl.runtime.postprocess import Guess, Postprocess
 from edgedl.runtime.process import Processing
+from edgedl.runtime.scores import Guess, TopK
 from edgedl.runtime.sound import Sound
 from edgedl.yamls import read_yaml
 from tests.models import answers, conv_net, gemm_net, saved
@@ -78,9 +78,8 @@ def test_the_bundle_does_to_a_photo_what_was_done_to_the_samples(
         resize=Resize(shorter=10), crop=(8, 8), scale=1 / 255, mean=(0.5,) * 3, std=(0.25,) * 3,
         input="x",
     )  # fmt: skip
-    assert processing.postprocess == Postprocess(
-        "top-k", "logits", k=2, activation="softmax", labels=CLASSES
-    )
+    wanted = TopK("logits", k=2, activation="softmax", labels=CLASSES)
+    assert processing.postprocess == wanted
     feed = processing.before(place / "photos" / "cat" / "3.jpg")
     with edgedl.open(bundle, threads=1) as session:
         best, second = processing.after(session.run(feed))
@@ -321,7 +320,7 @@ def test_the_settings_in_the_readme_are_read(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(textwrap.dedent(block))
     found = read_yaml(tmp_path / "spec.yaml").read(Processing.from_json)
     assert found.preprocess.shape == (1, 3, 224, 224)
-    assert found.postprocess == Postprocess("top-k", activation="softmax")
+    assert found.postprocess == TopK(activation="softmax")
 
 
 def test_a_bundle_without_is_read_as_before(tmp_path: Path) -> None:
@@ -378,18 +377,18 @@ sound = Processing(Sound(rate=8000, length=10, input="x"))
 assert sound.before(sys.argv[1])["x"].shape == (1, 10)
 frame = np.zeros((8, 9, 3), np.uint8)
 assert Image(crop=(8, 8)).apply(frame).shape == (1, 3, 8, 8)
-for work in (lambda: Image().decode("a.jpg"), lambda: Image(resize=Resize(shorter=3)).apply(frame)):
-    try:
-        work()
-    except edgedl.EdgeError as error:
-        print(error.hint)
+assert Image(resize=Resize(shorter=4)).apply(frame).shape == (1, 3, 4, 4)
+try:
+    Image().decode("a.jpg")
+except edgedl.EdgeError as error:
+    print(error.hint)
 """
 
 
-def test_a_device_needs_pillow_for_photos_alone(tmp_path: Path) -> None:
+def test_a_device_needs_pillow_for_files_of_photos_alone(tmp_path: Path) -> None:
     path = wav(tmp_path, bytes(40), rate=16_000)
     done = subprocess.run(
         [sys.executable, "-c", BARE, path], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["pip install 'edgedl[images]'"] * 2
+    assert done.stdout.splitlines() == ["pip install 'edgedl[images]'"]

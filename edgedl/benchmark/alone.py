@@ -19,14 +19,13 @@ from edgedl.benchmark.measure import Feed, quiet, warm_up
 from edgedl.benchmark.nvml import gpu_bytes
 from edgedl.benchmark.worker import read_feeds, write_feeds
 from edgedl.core.errors import EdgeError, EngineFailed
-from edgedl.core.fields import from_plain, to_plain
 from edgedl.core.memory import peak_rss_bytes
 from edgedl.core.samples import Arrays
 from edgedl.core.stats import percentiles
 from edgedl.runtime.artifact import Artifact
 from edgedl.runtime.bundle import SUFFIX
 from edgedl.runtime.files import reopen
-from edgedl.runtime.postprocess import Postprocess
+from edgedl.runtime.postprocess import Postprocess, Seen, read, written
 from edgedl.runtime.session import Session
 
 LIMIT_SECONDS = 600
@@ -104,7 +103,7 @@ def alone(
         ]
         more = {
             "samples": None if samples is None else dict(samples),
-            "postprocess": None if postprocess is None else to_plain(postprocess),
+            "postprocess": None if postprocess is None else written(postprocess),
             "modes": dict(modes or {}),
         }
         found = _process(Path(folder), {**job, **more, "starts_only": False})
@@ -183,7 +182,7 @@ def _end_to_end(
     if origin is None:
         return {"end_to_end_ms": None, "stages_ms": None}
     bound = reopen(origin).bind(session.signature)
-    after = None if behind is None else from_plain(Postprocess, behind).apply
+    after = None if behind is None else read(behind).apply
     times: list[tuple[int, ...]] = []
     began = clock()
     while clock() - began < CLOSED_LOOP_NS or len(times) < FEWEST_WAYS:
@@ -195,7 +194,7 @@ def _end_to_end(
         answers = session.run(feed)
         answered = clock()
         if after is not None:
-            after(answers)
+            after(answers, Seen(feed))
         times.append((start, loaded, prepared, answered, clock()))
     spans_ms = np.diff(np.asarray(times), axis=1) / 1e6
     medians = map(float, np.median(spans_ms, axis=0))

@@ -77,7 +77,7 @@ def bench(
         Unsupported: this process may not use as much of the processor as a call needs.
     """
     problems = preflight(threads, anyway=anyway)
-    boxes = None if postprocess is None else postprocess.boxes
+    boxes = getattr(postprocess, "boxes", None)
     if metric is not None:
         metric_of(metric, boxes)
     artifacts = [find_artifact(path, engine) for path in paths]

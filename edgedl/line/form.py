@@ -14,8 +14,9 @@ from edgedl.core.registry import load
 from edgedl.core.samples import Samples
 from edgedl.line.begin import Line
 from edgedl.runtime.boxes import Boxes
-from edgedl.runtime.postprocess import Postprocess
+from edgedl.runtime.detect import Detect
 from edgedl.runtime.process import Processing
+from edgedl.runtime.scores import TopK
 from edgedl.train.data.dataset import Standard, signature_of
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def form_of(line: Line, network: nn.Module) -> Form:
     if boxes is not None and processing is not None:
         processing = replace(
             processing,
-            postprocess=Postprocess(kind="boxes", boxes=boxes),
+            postprocess=Detect(boxes, "picture"),
         )
     if (
         dataset.task == "classification"
@@ -109,7 +110,7 @@ def form_of(line: Line, network: nn.Module) -> Form:
         and processing.postprocess is None
     ):
         names = dataset.test.classes
-        postprocess = Postprocess(kind="top-k", activation="softmax", labels=names)
+        postprocess = TopK(activation="softmax", labels=names)
         processing = replace(processing, postprocess=postprocess)
     samples: Iterable[Samples] = (dataset.train, dataset.validation, dataset.test)
     if (standard := dataset.standard) is not None:

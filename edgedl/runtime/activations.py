@@ -16,3 +16,10 @@ def sigmoid(values: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-x)), float32 of the same shape."""
     half = np.asarray(values, np.float32) / 2
     return np.asarray(np.tanh(half) / 2 + np.float32(0.5))
+
+
+def activated(values: np.ndarray, name: str | None, axis: int = -1) -> np.ndarray:
+    """Scores by `softmax` along an axis, by `sigmoid`, or the values as they are."""
+    if name == "softmax":
+        return softmax(values, axis)
+    return sigmoid(values) if name == "sigmoid" else values

@@ -1,104 +1,123 @@
-"""Outputs to answers: probabilities, the best class, the best few by name, boxes."""
+"""Outputs to answers: a table of kinds, each one frozen dataclass, imported when it is wanted."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from edgedl.core.errors import BadValue, WrongInput, nearest
-from edgedl.runtime.activations import sigmoid, softmax
-from edgedl.runtime.boxes import Boxes
+from edgedl.core.fields import from_plain, to_plain
+from edgedl.core.registry import load
+from edgedl.runtime.place import Place
 
-KINDS = ("softmax", "sigmoid", "argmax", "top-k", "boxes")
+KINDS: Mapping[str, str] = {
+    "softmax": "edgedl.runtime.scores:Softmax",
+    "sigmoid": "edgedl.runtime.scores:Sigmoid",
+    "argmax": "edgedl.runtime.scores:Argmax",
+    "top-k": "edgedl.runtime.scores:TopK",
+    "threshold": "edgedl.runtime.scores:Threshold",
+    "binary": "edgedl.runtime.scores:Binary",
+    "boxes": "edgedl.runtime.detect:Detect",
+    "values": "edgedl.runtime.values:Values",
+    "anomaly": "edgedl.runtime.values:Anomaly",
+    "embedding": "edgedl.runtime.values:Embedding",
+    "ctc": "edgedl.runtime.sequences:Ctc",
+    "tags": "edgedl.runtime.sequences:Tags",
+    "mask": "edgedl.runtime.maps:Mask",
+    "keypoints": "edgedl.runtime.maps:Keypoints",
+}
+# what bundles of 0.1 wrote for every kind, and which says nothing where a kind has no such setting
+SAID_NOTHING: Mapping[str, Any] = {
+    "output": None, "axis": -1, "k": 5, "activation": None, "labels": [], "boxes": None,
+}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Guess:
-    """One class that an input may be of: its position, its name where it has one, its score."""
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What the network was given: its feed, and where that lies in the picture that it is of."""
 
-    index: int
-    label: str | None
-    score: float
+    feed: Mapping[str, np.ndarray]
+    place: Place | None = None
 
 
-@dataclass(frozen=True)
-class Postprocess:
-    """What turns an output into an answer.
+class Postprocess(Protocol):
+    """What turns the outputs of one sample into an answer.
 
-    Attributes:
-        kind: `softmax` and `sigmoid` give float32 of the output's shape, `argmax` int64 without
-            the axis, `top-k` a tuple of guesses, the best first, for the one sample of a call,
-            `boxes` what was detected in it.
-        output: the output that is taken; the first where None.
-        axis: that of the classes.
-        k: how many guesses; all where there are fewer classes.
-        activation: for `top-k`, what makes scores of the output's values, which are taken as they
-            are where it is None.
-        labels: the names of the classes in order, or none.
-        boxes: for `boxes`, how the outputs hold them.
+    A frozen dataclass, whose fields are its settings; a kind is one class and a line in `KINDS`.
     """
 
-    kind: Literal["softmax", "sigmoid", "argmax", "top-k", "boxes"]
-    output: str | None = None
-    axis: int = -1
-    k: int = 5
-    activation: Literal["softmax", "sigmoid"] | None = None
-    labels: tuple[str, ...] = ()
-    boxes: Boxes | None = None
+    kind: ClassVar[str]
 
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise BadValue(f"`k` is {self.k}", keys=("k",), hint="1 or more")
-        if self.kind != "top-k" and self.activation is not None:
-            message = f"`activation` goes with `top-k`, not with `{self.kind}`"
-            raise BadValue(message, keys=("activation",), hint="leave it out")
-        if self.kind == "top-k" and self.axis != -1:
-            message = "`top-k` takes the last axis"
-            raise BadValue(message, keys=("axis",), hint="leave `axis` out")
-        if (self.kind == "boxes") != (self.boxes is not None):
-            message = "`kind: boxes` and `boxes: {format: ...}` go together"
-            raise BadValue(message, keys=("boxes",), hint="give both, or none")
-        if len(set(self.labels)) != len(self.labels):
-            raise BadValue("two labels have one name", keys=("labels",), hint="name them apart")
+    @property
+    def output(self) -> str | None:
+        """The output that is taken; the first where None."""
 
-    def apply(self, outputs: Mapping[str, np.ndarray]) -> Any:
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes in order, or none."""
+
+    def apply(self, outputs: Mapping[str, np.ndarray], seen: Seen | None = None) -> Any:
         """The answer that a session's outputs are.
 
         Raises:
-            WrongInput: there is no such output or axis, or `top-k` meets several samples, or
-                another number of classes than of labels, or no boxes are in the outputs.
+            WrongInput: the outputs are not such as the kind takes.
         """
-        if self.boxes is not None:
-            return self.boxes.decode(outputs)
-        name = self.output or next(iter(outputs), "")
-        if name not in outputs:
-            raise WrongInput(f"`{name}` is not an output", hint=nearest(name, outputs))
-        values = outputs[name]
-        if not -values.ndim <= self.axis < values.ndim:
-            message = f"output `{name}` of shape {values.shape} has no axis {self.axis}"
-            raise WrongInput(message, hint="`axis` counts from 0, or from the end below 0")
-        if self.kind == "softmax":
-            return softmax(values, self.axis)
-        if self.kind == "sigmoid":
-            return sigmoid(values)
-        if self.kind == "argmax":
-            return np.argmax(values, self.axis)
-        return self._guesses(name, values)
 
-    def _guesses(self, name: str, values: np.ndarray) -> tuple[Guess, ...]:
-        if values.size != values.shape[-1] or (self.labels and values.size != len(self.labels)):
-            wanted = f"{len(self.labels)} classes" if self.labels else "one row of classes"
-            raise WrongInput(
-                f"output `{name}` has shape {values.shape}, not {wanted}",
-                hint="top-k takes one sample at a time, and a label for each of its classes",
-            )
-        scores = values.reshape(-1)
-        if self.activation is not None:
-            scores = softmax(scores) if self.activation == "softmax" else sigmoid(scores)
-        best = np.argsort(-scores, kind="stable")[: self.k]
-        return tuple(
-            Guess(int(i), self.labels[i] if self.labels else None, float(scores[i])) for i in best
-        )
+
+def read(document: Any) -> Postprocess:
+    """The post-processing that a document describes: its `kind`, and that kind's settings.
+
+    Raises:
+        BadValue: there is no such kind, a key is unknown or missing, or a value is impossible.
+    """
+    if not isinstance(document, Mapping):
+        raise BadValue("no post-processing in it", hint="`{kind: top-k}`")
+    kind = document.get("kind")
+    if kind is None:
+        raise BadValue("the document lacks `kind`", hint=f"one of {', '.join(KINDS)}")
+    if not isinstance(kind, str) or kind not in KINDS:
+        message = f"unknown kind of post-processing `{kind}`"
+        raise BadValue(message, keys=("kind",), hint=nearest(str(kind), KINDS))
+    found = kind_of(kind)
+    known = {field.name for field in fields(found)}
+    settings = {
+        key: value
+        for key, value in document.items()
+        if key != "kind" and (key in known or not _says_nothing(key, value))
+    }
+    after: Postprocess = from_plain(found, settings, also=("kind",))
+    return after
+
+
+def kind_of(name: str) -> type[Any]:
+    """The class of a kind that `KINDS` knows."""
+    found: type[Any] = load(KINDS[name], f"post-processing of kind `{name}`")
+    return found
+
+
+def written(after: Postprocess) -> dict[str, Any]:
+    """What `read` reads, every setting named."""
+    return {"kind": after.kind, **to_plain(after)}
+
+
+def taken(outputs: Mapping[str, np.ndarray], name: str | None) -> np.ndarray:
+    """The output of this name, or the first.
+
+    Raises:
+        WrongInput: there is none.
+    """
+    name = name or next(iter(outputs), "")
+    if name not in outputs:
+        raise WrongInput(f"`{name}` is not an output", hint=nearest(name, outputs))
+    return outputs[name]
+
+
+def _says_nothing(key: Any, value: Any) -> bool:
+    return (
+        key in SAID_NOTHING
+        and type(value) is type(SAID_NOTHING[key])
+        and (value == SAID_NOTHING[key])
+    )

@@ -6,21 +6,18 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
 from edgedl.core.errors import BadSamples, BadValue, nearest
 from edgedl.core.fields import from_plain, to_plain
 from edgedl.core.model import Signature, Tensor
-from edgedl.runtime.boxes import Boxes
-from edgedl.runtime.features import Features
-from edgedl.runtime.image import Image
-from edgedl.runtime.postprocess import Postprocess
-from edgedl.runtime.series import Series
-from edgedl.runtime.sound import Sound
-from edgedl.runtime.table import Table
-from edgedl.runtime.text import Text
+from edgedl.core.registry import load
+from edgedl.runtime.postprocess import Postprocess, Seen, read, written
+
+if TYPE_CHECKING:
+    from edgedl.runtime.boxes import Boxes
 
 
 class Preprocess(Protocol):
@@ -63,13 +60,13 @@ class Preprocess(Protocol):
         """
 
 
-KINDS: Mapping[str, type[Any]] = {
-    "image": Image,
-    "sound": Sound,
-    "features": Features,
-    "series": Series,
-    "table": Table,
-    "text": Text,
+KINDS: Mapping[str, str] = {
+    "image": "edgedl.runtime.image:Image",
+    "sound": "edgedl.runtime.sound:Sound",
+    "features": "edgedl.runtime.features:Features",
+    "series": "edgedl.runtime.series:Series",
+    "table": "edgedl.runtime.table:Table",
+    "text": "edgedl.runtime.text:Text",
 }
 LAYOUTS = (
     *("nchw", "nhwc", "nhw", "chw", "hwc", "hw", "nt", "nct", "ntc", "t", "ct", "tc"),
@@ -92,16 +89,42 @@ class Processing:
         Raises:
             BadSamples: it is missing or damaged, cannot become an input, or nobody has said which.
         """
+        return self.feed(self.contents(raw))
+
+    def contents(self, raw: Any) -> Any:
+        """What a file holds, given by its path; anything else as it is."""
+        is_text = self.preprocess.kind == "text" and isinstance(raw, str)
+        if isinstance(raw, (str, os.PathLike)) and not is_text:
+            return self.preprocess.decode(os.fspath(raw))
+        return raw
+
+    def feed(self, contents: Any) -> dict[str, np.ndarray]:
+        """The feed of a session, of what `contents` gives.
+
+        Raises:
+            BadSamples: it cannot become an input, or nobody has said which.
+        """
         if self.preprocess.input is None:
             raise BadSamples("which input is it for?", hint="`.bind(session.signature)` finds it")
-        is_text = isinstance(self.preprocess, Text) and isinstance(raw, str)
-        if isinstance(raw, (str, os.PathLike)) and not is_text:
-            raw = self.preprocess.decode(os.fspath(raw))
-        return {self.preprocess.input: self.preprocess.apply(raw)}
+        return {self.preprocess.input: self.preprocess.apply(contents)}
 
-    def after(self, outputs: Mapping[str, np.ndarray]) -> Any:
-        """The answer that a session's outputs are; the outputs where nothing stands behind."""
-        return outputs if self.postprocess is None else self.postprocess.apply(outputs)
+    def seen(self, contents: Any, feed: Mapping[str, np.ndarray]) -> Seen:
+        """What the post-processing may want to know of the input beside the outputs."""
+        in_picture = getattr(self.postprocess, "of", None) == "picture"
+        place = getattr(self.preprocess, "place", None) if in_picture else None
+        return Seen(feed, None if place is None else place(contents.shape[:2]))
+
+    def after(self, outputs: Mapping[str, np.ndarray], seen: Seen | None = None) -> Any:
+        """The answer that a session's outputs are; the outputs where nothing stands behind.
+
+        Args:
+            seen: what the outputs are of: an anomaly is found by comparing with it, and what lies
+                in a picture is found by where the input lies there.
+
+        Raises:
+            WrongInput: the outputs are not such as the post-processing takes.
+        """
+        return outputs if self.postprocess is None else self.postprocess.apply(outputs, seen)
 
     def bind(self, signature: Signature) -> Processing:
         """The same for a model, its input and its output named.
@@ -116,21 +139,23 @@ class Processing:
             return Processing(preprocess)
         outputs = [tensor.name for tensor in signature.outputs]
         output = self.postprocess.output or outputs[0]
-        if output not in outputs:
-            hint = nearest(output, outputs)
-            raise BadSamples(f"the model has no output `{output}` to post-process", hint=hint)
-        return Processing(preprocess, replace(self.postprocess, output=output))
+        for wanted in (output, *(self.boxes.outputs if self.boxes else ())):
+            if wanted not in outputs:
+                hint = nearest(wanted, outputs)
+                raise BadSamples(f"the model has no output `{wanted}` to post-process", hint=hint)
+        # and so has every kind of post-processing
+        return Processing(preprocess, replace(self.postprocess, output=output))  # type: ignore[type-var]
 
     @property
     def boxes(self) -> Boxes | None:
         """How the outputs hold boxes, where they do."""
-        return None if self.postprocess is None else self.postprocess.boxes
+        return getattr(self.postprocess, "boxes", None)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON: the pre-processing's settings, and `postprocess` beside them."""
         after = self.postprocess
         document = {"kind": self.preprocess.kind, **to_plain(self.preprocess)}
-        return {**document, "postprocess": None if after is None else to_plain(after)}
+        return {**document, "postprocess": None if after is None else written(after)}
 
     @classmethod
     def from_json(cls, document: Any) -> Processing:
@@ -149,12 +174,13 @@ class Processing:
         if not isinstance(kind, str) or kind not in KINDS:
             message = f"unknown kind of pre-processing `{kind}`"
             raise BadValue(message, keys=("kind",), hint=nearest(str(kind), KINDS))
-        before: Preprocess = from_plain(KINDS[kind], settings, also=("kind", "postprocess"))
+        found = load(KINDS[kind], f"pre-processing of kind `{kind}`")
+        before: Preprocess = from_plain(found, settings, also=("kind", "postprocess"))
         after = document.get("postprocess")
         if after is None:
             return cls(before)
         try:
-            return cls(before, from_plain(Postprocess, after))
+            return cls(before, read(after))
         except BadValue as error:
             raise error.under(("postprocess",)) from None
 

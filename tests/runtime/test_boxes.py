@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from edgedl.core.errors import BadValue, WrongInput
 from edgedl.runtime.boxes import Boxes, overlaps, suppress
-from edgedl.runtime.postprocess import Postprocess
+from edgedl.runtime.detect import Detect
+from edgedl.runtime.place import Place
+from edgedl.runtime.postprocess import Seen
 
 WANTED = [40, 40, 60, 80]
 FAR = -20.0
@@ -126,7 +128,7 @@ FORMATS = [final, three, yolo, yolo_with_objectness, yolox, yolo_v3, yolo_v5, ss
 @pytest.mark.parametrize("make", FORMATS, ids=lambda make: make.__name__)
 def test_by_hand(make: Any) -> None:
     said, outputs = make()
-    found = Postprocess("boxes", boxes=said).apply(outputs)
+    found = Detect(said).apply(outputs)
     assert found.boxes == pytest.approx(np.array([WANTED]), abs=1e-2)
     assert found.scores == pytest.approx(np.array([0.9]), abs=1e-5)
     assert found.classes.tolist() == [1]
@@ -218,7 +220,53 @@ def test_outputs_that_hold_none(said: Boxes, shapes: list[tuple[int, ...]]) -> N
     assert caught.value.hint
 
 
-def test_the_kind_and_its_settings_go_together() -> None:
-    for settings in ({"kind": "boxes"}, {"kind": "argmax", "boxes": Boxes()}):
-        with pytest.raises(BadValue, match="go together"):
-            Postprocess(**settings)  # type: ignore[arg-type]
+SHIFTED = Place((100, 200), (50, 100), (80, 100), (15, 0))
+
+
+def test_boxes_in_the_picture() -> None:
+    said, outputs = final()
+    found = Detect(said, "picture").apply(outputs, Seen({}, SHIFTED))
+    left, top, right, bottom = WANTED
+    wanted = [left * 2, (top - 15) * 2, right * 2, (bottom - 15) * 2]
+    assert found.boxes == pytest.approx(np.clip([wanted], 0, [200, 100, 200, 100]), abs=1e-2)
+    inside = Detect(said).apply(outputs, Seen({}, SHIFTED))
+    assert inside.boxes == pytest.approx(np.array([WANTED]), abs=1e-2)
+
+
+DETECTIONS = st.lists(
+    st.tuples(
+        *[st.integers(0, 30)] * 2, *[st.integers(0, 12)] * 2, st.integers(0, 9), st.booleans()
+    ),
+    max_size=30,
+)
+
+
+@given(DETECTIONS, st.sampled_from([0.0, 0.3, 0.5, 0.9]))
+@settings(deadline=None)
+def test_what_is_kept_never_overlaps_and_what_is_left_out_does(
+    found: list[tuple[Any, ...]], overlap: float
+) -> None:
+    rows = [[x, y, x + w, y + h, score / 10, kind] for x, y, w, h, score, kind in found]
+    table = np.array(rows, np.float32).reshape(-1, 6)
+    said = Boxes("final", overlap=overlap, threshold=0.15, most=1000)
+    kept = said.decode({"y": table[None]})
+    assert (np.diff(kept.scores) <= 0).all()
+    assert (kept.scores >= 0.15).all()
+    for i in range(len(kept.boxes)):
+        for j in range(i):
+            if kept.classes[i] == kept.classes[j]:
+                assert shared(kept.boxes[i], kept.boxes[j]) <= overlap + 1e-6
+    for row in table[table[:, 4] >= 0.15]:
+        mine = [box for box, kind, score in zip(kept.boxes, kept.classes, kept.scores, strict=True)
+                if kind == row[5] and score >= row[4]]  # fmt: skip
+        assert any(np.array_equal(box, row[:4]) or shared(box, row[:4]) > overlap - 1e-6
+                   for box in mine)  # fmt: skip
+
+
+def shared(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two boxes, by the definition."""
+    wide = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    tall = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    both = wide * tall
+    union = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both
+    return both / union if union > 0 else 0.0

@@ -18,8 +18,8 @@ from edgedl.core.model import Signature, Tensor
 from edgedl.core.samples import open_npz
 from edgedl.runtime.files import open_files, reopen
 from edgedl.runtime.image import Image, Resize
-from edgedl.runtime.postprocess import Postprocess
 from edgedl.runtime.process import Processing
+from edgedl.runtime.scores import Softmax, TopK
 from edgedl.runtime.sound import Sound
 from tests.photos import photo
 from tests.sounds import wav
@@ -84,13 +84,13 @@ def test_one_class_and_an_empty_class(tmp_path: Path) -> None:
 
 def test_labels_of_the_post_processing_number_the_folders(tmp_path: Path) -> None:
     folder = classes(tmp_path, cat=1, dog=1)
-    after = Postprocess("top-k", labels=("dog", "bird", "cat"))
+    after = TopK(labels=("dog", "bird", "cat"))
     found = open_files(folder, Processing(PROCESSING.preprocess, after))
     assert found.chosen_labels is not None
     assert found.chosen_labels.tolist() == [2, 0]
     assert found.classes == ("dog", "bird", "cat")
     with pytest.raises(BadSamples, match="`cat` is none of the 2 labels") as caught:
-        after = Postprocess("top-k", labels=("dog", "cats"))
+        after = TopK(labels=("dog", "cats"))
         open_files(folder, Processing(PROCESSING.preprocess, after))
     assert "did you mean `cats`?" in (caught.value.hint or "")
 
@@ -175,6 +175,7 @@ from edgedl.core.model import Signature, Tensor
 from edgedl.runtime.files import open_files
 from edgedl.runtime.image import Image, Resize
 from edgedl.runtime.process import Processing
+from edgedl.runtime.scores import Softmax, TopK
 folder, opened = sys.argv[1], []
 sys.addaudithook(
     lambda event, values: opened.append(str(values[0]))
@@ -223,7 +224,7 @@ def test_digest_is_of_the_contents_and_of_what_is_made_of_them(tmp_path: Path) -
     photo(tmp_path / "there" / "a", SMALL, "0.png")
     others.append(open_files(tmp_path / "there", PROCESSING))
     assert len({here.digest, *(other.digest for other in others)}) == 5
-    behind = Processing(PROCESSING.preprocess, Postprocess("softmax"))
+    behind = Processing(PROCESSING.preprocess, Softmax())
     assert open_files(tmp_path / "here", behind).digest == here.digest
 
 

@@ -39,11 +39,35 @@ def test_normalising_by_hand() -> None:
     assert Image(mean=(1.0,), std=(2.0,)).apply(pixels).reshape(-1).tolist() == [-0.5, 25.0, 127.0]
 
 
-def test_values_are_rounded_once_from_double_precision() -> None:
-    image = Image(color="gray", scale=1 / 255, mean=(0.1307,), std=(0.3081,))
-    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    wanted = ((np.arange(256) * (1 / 255) - 0.1307) / 0.3081).astype(np.float32)
-    assert np.array_equal(image.apply(values).reshape(-1), wanted)
+EVERY = np.arange(256, dtype=np.uint8)
+FORMULAS = {
+    "deviations": {"scale": 1 / 255, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)},
+    "one for all": {"scale": 1 / 255, "mean": (0.1307,), "std": (0.3081,)},
+    "as they are": {},
+    "large": {"mean": (127.5,), "std": (1e-3,)},
+    "small": {"scale": 1e-9, "mean": (1e-7,)},
+    "turned round": {"std": (-1.0, 3.0, 7.0)},
+}
+
+
+@pytest.mark.parametrize("formula", FORMULAS.values(), ids=FORMULAS)
+@pytest.mark.parametrize("layout", ["nchw", "nhwc", "chw", "hwc"])
+def test_every_value_comes_within_a_millionth_of_double_precision(
+    formula: dict[str, Any], layout: Any
+) -> None:
+    image = Image(layout=layout, **formula)
+    pixels = np.stack([EVERY, EVERY[::-1], np.roll(EVERY, 99)], axis=1).reshape(16, 16, 3)
+    mean, std = (np.array(formula.get(k, d)) for k, d in (("mean", (0.0,)), ("std", (1.0,))))
+    wanted = (pixels.astype(np.float64) * formula.get("scale", 1.0) - mean) / std
+    found = image.apply(pixels)
+    assert found.dtype == np.float32
+    found = found.reshape(found.shape[-3:])
+    wanted = wanted if layout.endswith("hwc") else wanted.transpose(2, 0, 1)
+    # a float32 of 2**17, as there are among the large ones, lies half of 2**-6 from its number
+    allowed = 1e-6 + np.spacing(np.abs(wanted).astype(np.float32)) / 2
+    assert (np.abs(found - wanted) <= allowed).all()
+    assert image.apply(pixels, out := np.empty_like(image.apply(pixels))) is out
+    assert np.array_equal(out.reshape(found.shape), found)
 
 
 @pytest.mark.parametrize(

@@ -15,16 +15,21 @@ from hypothesis import strategies as st
 from edgedl.core.errors import BadSamples, BadValue
 from edgedl.core.model import Signature, Tensor
 from edgedl.runtime.boxes import Boxes
+from edgedl.runtime.detect import Detect
 from edgedl.runtime.features import Features
 from edgedl.runtime.files import open_files
 from edgedl.runtime.image import CHANNELS, LAYOUTS, Image, Resize
+from edgedl.runtime.maps import Keypoints, Mask
 from edgedl.runtime.postprocess import KINDS as ANSWERS
-from edgedl.runtime.postprocess import Postprocess
+from edgedl.runtime.postprocess import kind_of, read, written
 from edgedl.runtime.process import KINDS, Processing, input_of
+from edgedl.runtime.scores import Argmax, Binary, Sigmoid, Softmax, Threshold, TopK
+from edgedl.runtime.sequences import Ctc, Tags
 from edgedl.runtime.series import Series
 from edgedl.runtime.sound import Sound
 from edgedl.runtime.table import Column, Table
 from edgedl.runtime.text import Text
+from edgedl.runtime.values import Anomaly, Embedding, Values
 from edgedl.yamls import read_yaml
 
 SIDES = st.integers(1, 2000)
@@ -81,22 +86,24 @@ BOXES = st.builds(
     background=st.none() | st.integers(0, 90),
     threshold=NUMBERS,
 )
-AFTER = (
-    st.builds(
-        Postprocess,
-        kind=st.sampled_from([kind for kind in ANSWERS if kind not in ("top-k", "boxes")]),
-        output=NAMES,
-        axis=st.integers(-4, 4),
-        labels=st.lists(st.text(), unique=True, max_size=4).map(tuple),
-    )
-    | st.builds(
-        Postprocess,
-        kind=st.just("top-k"),
-        k=st.integers(1, 99),
-        activation=st.sampled_from([None, "softmax", "sigmoid"]),
-    )
-    | st.builds(Postprocess, kind=st.just("boxes"), boxes=BOXES)
-)
+ACTIVATIONS = st.sampled_from([None, "softmax", "sigmoid"])
+LABELS = st.lists(st.text(), unique=True, max_size=4).map(tuple)
+AFTER = st.one_of(
+    *(st.builds(one, output=NAMES, axis=st.integers(-4, 4), labels=LABELS)
+      for one in (Softmax, Sigmoid, Argmax)),
+    st.builds(TopK, k=st.integers(1, 99), activation=ACTIVATIONS, labels=LABELS),
+    st.builds(Threshold, st.tuples(NUMBERS), activation=ACTIVATIONS, labels=LABELS),
+    st.builds(Binary, NUMBERS, labels=st.sampled_from([(), ("no", "yes")])),
+    st.builds(Detect, BOXES, st.sampled_from(["input", "picture"]), labels=LABELS),
+    st.builds(Values, NAMES, units=st.just(("m",)), scale=st.tuples(NUMBERS), low=st.just(0.0)),
+    st.builds(Anomaly, NUMBERS, st.sampled_from(["input", "value"]), input=NAMES),
+    st.builds(Embedding, NAMES, st.integers(-4, 4)),
+    st.builds(Ctc, NAMES, labels=st.just(("-", "a", "b")), blank=st.integers(-3, 2)),
+    st.builds(Tags, st.just(("O", "B-x", "I-x")), outside=st.just("O"),
+              spans=st.sampled_from(["each", "bio"]), padding=st.none() | st.integers(0, 9)),
+    st.builds(Mask, NAMES, st.sampled_from(["chw", "hwc"]), outside=st.integers(-1, 255)),
+    st.builds(Keypoints, NAMES, stride=st.integers(1, 9), threshold=st.none() | NUMBERS),
+)  # fmt: skip
 FEATURES = st.builds(
     Features,
     rate=st.integers(8_000, 48_000),
@@ -234,7 +241,7 @@ EXACT = Image(resize=Resize(exactly=(8, 9)))
     [takes(1, 3, 8, 9), takes("n", 3, "h", "w"), takes(None, 3, 8, 9)],
 )
 def test_bound_to_a_model_that_it_fits(signature: Signature) -> None:
-    bound = Processing(EXACT, Postprocess("softmax")).bind(signature)
+    bound = Processing(EXACT, Softmax()).bind(signature)
     assert bound.preprocess.input == "x"
     assert bound.postprocess is not None
     assert bound.postprocess.output == "y"
@@ -304,7 +311,7 @@ def test_a_layout_of_a_new_kind_that_would_fit() -> None:
 
 def test_an_output_that_is_not_there() -> None:
     with pytest.raises(BadSamples, match="no output `z`") as caught:
-        Processing(EXACT, Postprocess("softmax", "z")).bind(takes(1, 3, 8, 9))
+        Processing(EXACT, Softmax("z")).bind(takes(1, 3, 8, 9))
     assert caught.value.hint == "known: y"
 
 
@@ -316,3 +323,59 @@ def test_before_it_is_bound_nobody_knows_the_input() -> None:
 def test_without_post_processing_the_outputs_are_the_answer() -> None:
     outputs = {"y": np.zeros(2)}
     assert Processing(Image()).after(outputs) is outputs
+
+
+def test_the_table_of_kinds_says_what_they_say() -> None:
+    found = {kind_of(name) for name in ANSWERS}
+    assert {one.kind for one in found} == set(ANSWERS)
+
+
+# as bundles of 0.1 hold it, with every setting of every kind
+OF_OLD = {"output": "y", "axis": -1, "k": 5, "activation": None, "labels": [], "boxes": None}
+
+
+@pytest.mark.parametrize(
+    ("document", "wanted"),
+    [
+        ({**OF_OLD, "kind": "softmax", "axis": 1}, Softmax("y", 1)),
+        ({**OF_OLD, "kind": "sigmoid", "labels": ["a"]}, Sigmoid("y", labels=("a",))),
+        ({**OF_OLD, "kind": "argmax"}, Argmax("y")),
+        ({**OF_OLD, "kind": "top-k", "k": 2, "activation": "softmax"}, TopK("y", 2, "softmax")),
+        ({**OF_OLD, "kind": "boxes", "boxes": {"format": "yolo"}},
+         Detect(Boxes("yolo"), output="y")),
+    ],
+)  # fmt: skip
+def test_what_bundles_of_0_1_hold_is_read(document: dict[str, Any], wanted: Any) -> None:
+    assert read(document) == wanted
+    assert read(written(wanted)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("document", "keys", "says", "hints"),
+    [
+        (
+            {"kind": "argmax", "activation": "softmax"},
+            ("activation",),
+            "unknown key",
+            "known: axis",
+        ),
+        ({"kind": "softmax", "k": 3}, ("k",), "unknown key `k`", "known"),
+        ({"kind": "top-k", "axis": 1}, ("axis",), "unknown key `axis`", "known"),
+        ({"kind": "boxes"}, (), "lacks `boxes`", "add `boxes: ...`"),
+        ({"kind": "argmax", "boxes": {"format": "yolo"}}, ("boxes",), "unknown key", "known"),
+        ({"kind": "treshold"}, ("kind",), "`treshold`", "did you mean `threshold`?"),
+        ({"kind": "ctc", "blnk": 3}, ("blnk",), "unknown key `blnk`", "did you mean `blank`?"),
+        ({"kind": "anomaly"}, (), "lacks `threshold`", "add `threshold: ...`"),
+        ({"kind": "mask", "of": "pictures"}, ("of",), "`pictures`", "did you mean `picture`?"),
+        ({"kind": "tags", "labels": ["a"], "spans": "bio"}, ("labels",), "neither begins", "B-"),
+        ({"k": 3}, (), "lacks `kind`", "one of softmax"),
+        ([], (), "no post-processing", "kind: top-k"),
+    ],
+)
+def test_a_post_processing_that_is_none(
+    document: Any, keys: tuple[str, ...], says: str, hints: str
+) -> None:
+    with pytest.raises(BadValue, match=re.escape(says)) as caught:
+        read(document)
+    assert caught.value.keys == keys
+    assert hints in (caught.value.hint or "")

@@ -17,8 +17,8 @@ from edgedl.core.samples import Samples
 from edgedl.runtime.features import Features
 from edgedl.runtime.files import Files, open_files
 from edgedl.runtime.image import Image
-from edgedl.runtime.postprocess import Postprocess
 from edgedl.runtime.process import Preprocess, Processing
+from edgedl.runtime.scores import Argmax
 from edgedl.runtime.sound import Sound
 from edgedl.train.data.dataset import Found, Prepared, Task
 from edgedl.train.data.labels import anomalies
@@ -140,7 +140,7 @@ def _opened(folder: Path, before: Preprocess, classes: tuple[str, ...]) -> Sampl
     if not folder.is_dir():
         message = "is no folder" if folder.exists() else "no such folder"
         raise BadSamples(message, where=str(folder), hint=HINT)
-    after = Postprocess("argmax", labels=classes) if classes else None
+    after = Argmax(labels=classes) if classes else None
     return open_files(folder, Processing(before, after))
 
 
