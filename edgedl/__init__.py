@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 VERBS = {
     "open": "edgedl.runtime:open",
     "processing": "edgedl.runtime:processing",
+    "answering": "edgedl.runtime.answering:answering",
     "check": "edgedl.runtime.check:check",
     "make": "edgedl.line.make:make",
     "shrink": "edgedl.line.brought:shrink",
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from edgedl.pipeline import compress as compress
     from edgedl.runtime import open as open  # noqa: A004
     from edgedl.runtime import processing as processing
+    from edgedl.runtime.answering import answering as answering
     from edgedl.runtime.check import check as check
     from edgedl.verbs import bench as bench
     from edgedl.verbs import diagnose as diagnose

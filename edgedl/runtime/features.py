@@ -182,7 +182,7 @@ class Features:
         """
         return self._sound.decode(path)
 
-    def apply(self, raw: Recording) -> np.ndarray:
+    def apply(self, raw: Recording | np.ndarray) -> np.ndarray:
         """The model's input, of a recording as `decode` gives it, or as a microphone does.
 
         Raises:

@@ -22,6 +22,7 @@ MOST_PIXELS = 1 << 26
 MOST_BETWEEN = 1 << 28
 ORIENTATION = 0x0112
 NEAR = 1e-6
+LUMA = (19595, 38470, 7471)
 BLOCK = 1 << 16
 
 
@@ -319,6 +320,24 @@ class Image:
         top, left = rows.start + down, columns.start + right
         found[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
         return found
+
+
+def recolored(pixels: np.ndarray, given: str, wanted: str) -> np.ndarray:
+    """Pixels in another order of channels; gray is ITU-R 601 luma, in the whole numbers that files
+    are decoded with.
+
+    Raises:
+        BadSamples: the array is not of the given order.
+    """
+    pixels = pixels[:, :, None] if given == "gray" and pixels.ndim == 2 else pixels
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != CHANNELS[given]:
+        message = f"{pixels.dtype} of shape {pixels.shape} is no picture in `{given}`"
+        hint = f"uint8 of shape (height, width, {CHANNELS[given]})"
+        raise BadSamples(message, hint=hint)
+    if wanted == "gray":
+        weights = np.array(LUMA if given == "rgb" else LUMA[::-1], np.uint32)
+        return np.asarray((pixels @ weights + 0x8000 >> 16)[:, :, None], np.uint8)
+    return np.repeat(pixels, 3, axis=2) if given == "gray" else pixels[:, :, ::-1]
 
 
 def check_sides(name: str, sides: Any) -> None:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -21,6 +21,7 @@ CROSSINGS = 32
 ROLLOFF = 0.91
 KAISER_BETA = 9.0
 TAP_STEPS = 1 << 26
+PCM_BITS = {"float32": 0, "float64": 0, "float16": 0, "uint8": 8, "int16": 16, "int32": 32}
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,12 +93,16 @@ class Sound:
             seconds = (self.length + 2 * CROSSINGS / ROLLOFF) / self.rate + 2 * CROSSINGS / 1_000
         return Recording(*read_wav(path, seconds))
 
-    def apply(self, raw: Recording) -> np.ndarray:
+    def apply(self, raw: Recording | np.ndarray) -> np.ndarray:
         """The model's input, of a recording as `decode` gives it, or as a microphone does.
+
+        Args:
+            raw: a recording, or what `recorded` makes one of.
 
         Raises:
             BadSamples: its values are not of one axis, there are none, they or its rate are none.
         """
+        raw = recorded(raw, self.rate)
         if raw.values.ndim != 1 or not raw.values.size or not GIVEN[0] <= raw.rate <= GIVEN[1]:
             message = f"{raw.values.shape} at {raw.rate} frames a second is no recording"
             raise BadSamples(message, hint="one channel, float32 of shape (frames,)")
@@ -116,6 +121,30 @@ class Sound:
         with np.errstate(over="ignore", invalid="ignore"):
             found = (values.astype(np.float64) * self.scale - self.mean) / self.std
             return found.astype(np.float32)
+
+
+def recorded(raw: Any, rate: int) -> Recording:
+    """An array of sound as a recording at this rate; a recording stays as it is.
+
+    Args:
+        raw: of shape [frames] or [frames, channels]: floats from -1 to 1, or whole numbers as WAV
+            files have them, uint8, int16 or int32.
+
+    Raises:
+        BadSamples: it is no such array.
+    """
+    if isinstance(raw, Recording):
+        return raw
+    kind = raw.dtype.name if isinstance(raw, np.ndarray) else None
+    if kind not in PCM_BITS or raw.ndim not in (1, 2) or not raw.size:
+        said = type(raw).__name__ if kind is None else f"{kind} of shape {raw.shape}"
+        hint = "floats, int16, int32 or uint8 of shape (frames,) or (frames, channels)"
+        raise BadSamples(f"{said} is no recording", hint=hint)
+    values = raw if raw.ndim == 1 else raw.astype(np.float64).mean(axis=1)
+    if bits := PCM_BITS[kind]:
+        middle = 128 if kind == "uint8" else 0
+        values = (values.astype(np.float64) - middle) / (1 << bits - 1)
+    return Recording(values.astype(np.float32), rate)
 
 
 def resample(values: np.ndarray, given: int, wanted: int) -> np.ndarray:
