@@ -43,7 +43,12 @@ OWNERS = {
     "onnxscript": {"passes"},
     "google": {"passes"},
     "onnxruntime": {"runtime.ort", "backends.ort"},
-    "openvino": {"runtime.openvino", "runtime.openvino_kernels", "backends.openvino"},
+    "openvino": {
+        "runtime.openvino",
+        "runtime.openvino_kernels",
+        "runtime.openvino_request",
+        "backends.openvino",
+    },
     "tensorrt": {"runtime.tensorrt", "backends.tensorrt"},
     "torch": {"train", "export"},
     "safetensors": {"train.checkpoint"},

@@ -77,7 +77,15 @@ class EngineFailed(EdgeError):
 
 
 class WrongInput(EdgeError):
-    """The arrays given to a session are not those of its signature."""
+    """The arrays given to a session are not those of its signature, or it is closed."""
+
+
+class Late(EdgeError):
+    """The answer did not come within its deadline; the session answers the next call."""
+
+
+class Busy(EdgeError):
+    """As many calls wait already as may wait; the same call may do later."""
 
 
 class WrongAnswers(EdgeError):

@@ -6,21 +6,26 @@ import json
 import os
 import struct
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from time import monotonic
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import openvino
 
-from edgedl.core.errors import EngineFailed
+from edgedl.core.errors import EdgeError, EngineFailed, WrongInput
 from edgedl.core.model import Dimension, Signature, Tensor
 from edgedl.core.target import ISA_CAPS, ISA_VARIABLE
+from edgedl.runtime import forks
+from edgedl.runtime.alarm import LONGEST_WAIT_S, ends_at, late
 from edgedl.runtime.openvino_kernels import prefer_direct
-from edgedl.runtime.session import InputCheck, Operator, Session, closed
+from edgedl.runtime.openvino_request import Request, Turn
+from edgedl.runtime.session import InputCheck, Operator, OutputCheck, closed, same_shapes
 
 DEVICE = "CPU"
 PRECISIONS = {"f32": "float32", "bf16": "bf16", "f16": "float16"}
@@ -40,49 +45,132 @@ def _core() -> openvino.Core:
 
 
 class OpenVinoSession:
-    """One compiled model with one infer request; threads take turns.
+    """One compiled model, with as many infer requests as calls run at once; others wait.
 
     Args:
         names: of inputs and outputs, as the model has them: an output whose last operator compiling
             removed bears the names of what stood before it as well.
+        at_once: infer requests.
     """
 
     def __init__(
-        self, compiled: openvino.CompiledModel, names: tuple[Sequence[str], Sequence[str]]
+        self,
+        compiled: openvino.CompiledModel,
+        names: tuple[Sequence[str], Sequence[str]],
+        at_once: int = 1,
     ) -> None:
         self.signature = Signature(
             tuple(map(_tensor, compiled.inputs, names[0])),
             tuple(map(_tensor, compiled.outputs, names[1])),
         )
         self.compiled: openvino.CompiledModel | None = compiled
-        self._request: openvino.InferRequest | None = compiled.create_infer_request()
-        self._names = [tensor.name for tensor in self.signature.inputs]
         self._outputs = [tensor.name for tensor in self.signature.outputs]
         self._check = InputCheck(self.signature)
-        self._lock = threading.Lock()
+        self._check_outputs = OutputCheck(self.signature)
+        self._fixed = all(
+            t.shape is not None and t.shape and all(isinstance(d, int) and d for d in t.shape)
+            for t in self.signature.outputs
+        )
+        inputs = [tensor.name for tensor in self.signature.inputs]
+        self._turns = [Turn(compiled, inputs, self._outputs) for _ in range(at_once)]
+        # Turns that no call has; when the session is closed, what makes the error in their place.
+        self._free: SimpleQueue[Turn | Callable[[], WrongInput]] = SimpleQueue()
+        for turn in self._turns:
+            self._free.put(turn)
+        self._closing = threading.Lock()
+        self._shut = False
+        forks.watch(self)
 
-    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        self._check(inputs)
-        with self._lock:
-            request = self._request
-            if request is None:
-                raise closed()
-            try:
-                for index, name in enumerate(self._names):
-                    array = inputs[name]
-                    flags = array.flags
-                    if not (flags.c_contiguous and flags.writeable):
-                        array = np.array(array, order="C")
-                    request.set_input_tensor(
-                        index, openvino.Tensor(array, shared_memory=array.ndim > 0)
-                    )
-                request.infer(share_inputs=True, share_outputs=True)
-                return {
-                    name: request.get_output_tensor(index).data.copy()
-                    for index, name in enumerate(self._outputs)
-                }
-            except Exception as error:
-                raise EngineFailed(f"openvino failed: {_reason(error)}") from error
+    def run(
+        self, inputs: Mapping[str, np.ndarray], deadline_ms: float | None = None
+    ) -> dict[str, np.ndarray]:
+        feed = self._check(inputs)
+        if deadline_ms is not None:
+            return self._run_until(feed, deadline_ms)
+        turn = self._free.get()
+        try:
+            if self._shut or not isinstance(turn, Turn):
+                raise _refusal(turn)
+            own = turn.own
+            own.finish()
+            own.bind(feed)
+            return dict(zip(self._outputs, own.run(), strict=True))
+        except EdgeError:
+            raise
+        except Exception as error:
+            raise EngineFailed(f"openvino failed: {_reason(error)}") from error
+        finally:
+            self._free.put(turn)
+
+    def run_into(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        outputs: Mapping[str, np.ndarray],
+        deadline_ms: float | None = None,
+    ) -> None:
+        feed = self._check(inputs)
+        self._check_outputs(outputs)
+        if deadline_ms is not None or not self._fixed:
+            self._check_outputs.apart(feed, outputs)
+            found = self.run(feed, deadline_ms)
+            same_shapes(found, outputs)
+            for name, array in found.items():
+                outputs[name][...] = array
+            return
+        turn = self._free.get()
+        try:
+            if self._shut or not isinstance(turn, Turn):
+                raise _refusal(turn)
+            into = turn.into
+            if into.bind(feed) | into.bind_outputs(outputs):
+                self._apart(into, feed, outputs)
+            into.run_only()
+        except EdgeError:
+            raise
+        except Exception as error:
+            raise EngineFailed(f"openvino failed: {_reason(error)}") from error
+        finally:
+            self._free.put(turn)
+
+    def _apart(
+        self,
+        into: Request,
+        feed: Mapping[str, np.ndarray],
+        outputs: Mapping[str, np.ndarray],
+    ) -> None:
+        try:
+            self._check_outputs.apart(feed, outputs)
+        except WrongInput:
+            into.forget()
+            raise
+
+    def _run_until(
+        self, feed: Mapping[str, np.ndarray], deadline_ms: float
+    ) -> dict[str, np.ndarray]:
+        ends = ends_at(deadline_ms)
+        if deadline_ms <= 0:
+            raise late(deadline_ms)
+        try:
+            turn = self._free.get(timeout=min(max(ends - monotonic(), 0), LONGEST_WAIT_S))
+        except Empty:
+            raise late(deadline_ms) from None
+        try:
+            if self._shut or not isinstance(turn, Turn):
+                raise _refusal(turn)
+            own = turn.own
+            if not own.finish(ends):
+                raise late(deadline_ms)
+            own.bind(feed)
+            found = own.run_until(ends)
+            if found is None:
+                raise late(deadline_ms)
+            return dict(zip(self._outputs, found, strict=True))
+        except EdgeError:
+            raise
+        except Exception as error:
+            raise EngineFailed(f"openvino failed: {_reason(error)}") from error
+        finally:
+            self._free.put(turn)
 
     def executed(self) -> dict[str, tuple[float, str]]:
         """Operators by name: the mean whole microseconds of all calls so far, and the kernel.
@@ -90,23 +178,39 @@ class OpenVinoSession:
         What was worked out while the model was compiled is not among them. All times are 0 where
         it was not compiled with `PERF_COUNT`.
         """
-        with self._lock:
-            if self._request is None:
-                raise closed()
+        turn = self._free.get()
+        try:
+            if self._shut or not isinstance(turn, Turn):
+                raise _refusal(turn)
             found: dict[str, tuple[float, str]] = {}
-            for node in self._request.get_profiling_info():
+            for node in turn.own.request.get_profiling_info():
                 mean = node.real_time / MICROSECOND
                 # What was fused into another operator may stand here under the other's name.
                 if mean >= found.get(node.node_name, (0.0, ""))[0]:
                     found[node.node_name] = mean, node.exec_type
             return found
+        finally:
+            self._free.put(turn)
 
     def close(self) -> None:
-        with self._lock:
-            self._request = None
+        with self._closing:
+            self._shut = True
+            for _ in range(len(self._turns)):
+                turn = self._free.get()
+                assert isinstance(turn, Turn)
+                turn.own.finish()
+            if self._turns:
+                self._turns.clear()
+                self._free.put(closed)
             self.compiled = None
 
-    def __enter__(self) -> Session:
+    def forked(self) -> None:
+        forks.KEPT.append((self.compiled, self._turns, self._free))
+        self.compiled, self._turns, self._free = None, [], SimpleQueue()
+        self._free.put(forks.of_another_process)
+        self._closing = threading.Lock()
+
+    def __enter__(self) -> OpenVinoSession:
         return self
 
     def __exit__(
@@ -127,15 +231,20 @@ class _Imported(OpenVinoSession):
 
 
 def _config(settings: Mapping[str, Any], threads: int | None, *, profiled: bool) -> dict[str, Any]:
+    at_once = settings.get("at_once", 1)
     config: dict[str, Any] = {
         "PERF_COUNT": profiled,
         "INFERENCE_PRECISION_HINT": settings.get("precision", "f32"),
         "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": 1,
+        "NUM_STREAMS": at_once,
     }
     if threads:
-        config["INFERENCE_NUM_THREADS"] = threads
+        config["INFERENCE_NUM_THREADS"] = threads * at_once
     return config
+
+
+def _refusal(turn: Turn | Callable[[], WrongInput]) -> WrongInput:
+    return closed() if isinstance(turn, Turn) else turn()
 
 
 def _reason(error: Exception) -> str:
@@ -204,6 +313,8 @@ class OpenVinoEngine:
     `settings["precision"]` (`f32`, `bf16` or `f16`; `f32` where it is absent) is what float
     operators compute in: the plugin's own default may be lower, and is never used by accident.
     `settings["other_kernels"]` names convolutions that take the plugin's direct kernels.
+    `settings["at_once"]` is how many calls run at once, 1 where it is absent, each with as many
+    processor threads as `threads` says.
     """
 
     name = "openvino"
@@ -232,6 +343,7 @@ class OpenVinoEngine:
         *,
         profiled: bool,
     ) -> OpenVinoSession:
+        at_once = settings.get("at_once", 1)
         config = _config(settings, threads, profiled=profiled)
         source = str(model) if isinstance(model, Path) else model
         try:
@@ -239,7 +351,8 @@ class OpenVinoEngine:
             prefer_direct(_core(), graph, frozenset(settings.get("other_kernels", ())))
             ports = (graph.inputs, graph.outputs)
             inputs, outputs = ([port.any_name for port in some] for some in ports)
-            return OpenVinoSession(_core().compile_model(graph, DEVICE, config), (inputs, outputs))
+            compiled = _core().compile_model(graph, DEVICE, config)
+            return OpenVinoSession(compiled, (inputs, outputs), at_once)
         except EngineFailed:
             raise
         except Exception as error:
@@ -274,7 +387,7 @@ class OpenVinoEngine:
                 compiled = _core().import_model(held, DEVICE, config)
             except TypeError:  # a version that takes bytes alone
                 held, compiled = None, _core().import_model(blob.tobytes(), DEVICE, config)
-            return _Imported((blob, held), compiled, (inputs, outputs))
+            return _Imported((blob, held), compiled, (inputs, outputs), settings.get("at_once", 1))
         except Exception as error:
             raise EngineFailed(f"openvino refuses its own model: {_reason(error)}") from error
 

@@ -1,0 +1,111 @@
+"""Deadlines of calls: until when, what is said of one that passed, and who stops the engine."""
+
+from __future__ import annotations
+
+import math
+import threading
+import weakref
+from collections.abc import Callable
+from time import monotonic
+
+from edgedl.core.errors import Late, WrongInput
+from edgedl.runtime.session import closed
+
+LONGEST_WAIT_S = 1e6
+
+
+def ends_at(deadline_ms: float) -> float:
+    """The `time.monotonic` at which a call that begins now is late; past where it is 0 or less.
+
+    Raises:
+        WrongInput: it is no number.
+    """
+    if not isinstance(deadline_ms, (int, float)) or math.isnan(deadline_ms):
+        raise WrongInput(
+            f"a deadline of {deadline_ms!r}", hint="deadline_ms=20.0, milliseconds from now on"
+        )
+    return monotonic() + deadline_ms / 1e3
+
+
+def late(deadline_ms: float) -> Late:
+    """What a call raises whose deadline passed."""
+    return Late(f"no answer within {deadline_ms:g} ms", hint="give it more, or a smaller model")
+
+
+class _Bells:
+    """What the alarm and its thread share, so that the thread does not keep the alarm alive."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.bells: dict[object, tuple[float, Callable[[], None]]] = {}
+        self.wakes = math.inf
+        self.closed = False
+        self.thread: threading.Thread | None = None
+
+
+class Alarm:
+    """Calls a function at its time, from one thread that is begun with the first of them.
+
+    The thread ends when the alarm is closed or no longer used, and at the end of the interpreter.
+    """
+
+    def __init__(self) -> None:
+        self._renew()
+
+    def _renew(self) -> None:
+        self._of = _Bells()
+        self._end = weakref.finalize(self, _close, self._of)
+
+    def set(self, ends: float, ring: Callable[[], None]) -> object:
+        """Have `ring` called at `ends` of `time.monotonic`; the token takes that back.
+
+        Raises:
+            WrongInput: the alarm is closed.
+        """
+        of, token = self._of, object()
+        with of.changed:
+            if of.closed:
+                raise closed()
+            of.bells[token] = ends, ring
+            if of.thread is None:
+                name = "edgedl deadlines"
+                of.thread = threading.Thread(target=_watch, args=(of,), name=name, daemon=True)
+                of.thread.start()
+            elif ends < of.wakes:
+                of.changed.notify()
+        return token
+
+    def take_back(self, token: object) -> None:
+        """What was set does not ring any more; `ring` has returned where it had begun."""
+        of = self._of
+        with of.changed:
+            of.bells.pop(token, None)
+
+    def close(self) -> None:
+        """End the thread; nothing rings any more."""
+        self._end()
+
+    def forked(self) -> None:
+        """In a forked child there is no thread to wait for."""
+        self._end.detach()
+        self._renew()
+
+
+def _watch(of: _Bells) -> None:
+    with of.changed:
+        while not of.closed:
+            now = monotonic()
+            for token, (ends, ring) in list(of.bells.items()):
+                if ends <= now:
+                    del of.bells[token]
+                    ring()
+            of.wakes = min((ends for ends, _ in of.bells.values()), default=math.inf)
+            of.changed.wait(min(of.wakes - now, LONGEST_WAIT_S))
+
+
+def _close(of: _Bells) -> None:
+    with of.changed:
+        of.closed = True
+        of.changed.notify()
+    if of.thread is not None and of.thread is not threading.current_thread():
+        of.thread.join()
