@@ -19,6 +19,7 @@ VERBS = {
     "diagnose": "edgedl.verbs:diagnose",
     "run": "edgedl.verbs:run",
     "doctor": "edgedl.verbs:doctor",
+    "serve": "edgedl.service.run:serve",
     "EdgeError": "edgedl.core.errors:EdgeError",
 }
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from edgedl.runtime import processing as processing
     from edgedl.runtime.answering import answering as answering
     from edgedl.runtime.check import check as check
+    from edgedl.service.run import serve as serve
     from edgedl.verbs import bench as bench
     from edgedl.verbs import diagnose as diagnose
     from edgedl.verbs import doctor as doctor

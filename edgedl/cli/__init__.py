@@ -24,6 +24,7 @@ COMMANDS = {
     "eval": "Accuracy of models on labelled samples.",
     "run": "Run a bundle on samples and save its answers.",
     "diagnose": "Why a compressed model answers worse than its float model, and what mends it.",
+    "serve": "Answer requests over HTTP by the Open Inference Protocol.",
     "check": "Check a bundle's digests and its golden answers on this machine.",
 }
 

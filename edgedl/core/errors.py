@@ -88,6 +88,34 @@ class Busy(EdgeError):
     """As many calls wait already as may wait; the same call may do later."""
 
 
+class BadRequest(EdgeError):
+    """What came to the service is not a request of its protocol, or not one that its model takes."""
+
+
+class TooLarge(BadRequest):
+    """The body of a request is larger than the service takes."""
+
+
+class TooSlow(EdgeError):
+    """The body of a request did not arrive in time."""
+
+
+class Busy(EdgeError):
+    """The service holds as many requests as it may; in `retry_s` seconds there may be room."""
+
+    def __init__(self, message: str, *, retry_s: float, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_s = retry_s
+
+
+class TooLate(EdgeError):
+    """The answer was not there by the time that the request gave."""
+
+
+class GoingDown(EdgeError):
+    """The service finishes what it has, and takes nothing new."""
+
+
 class WrongAnswers(EdgeError):
     """A model answers differently from what it promised."""
 

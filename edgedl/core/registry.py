@@ -22,6 +22,8 @@ EXTRAS = {
     "torch": "train",
     "safetensors": "train",
     "matplotlib": "plot",
+    "starlette": "serve",
+    "uvicorn": "serve",
 }
 
 
