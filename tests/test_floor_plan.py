@@ -51,6 +51,7 @@ OWNERS = {
         "backends.openvino",
     },
     "tensorrt": {"runtime.tensorrt", "backends.tensorrt"},
+    "tensorrt_rtx": {"runtime.tensorrt", "backends.tensorrt"},
     "torch": {"train", "export"},
     "safetensors": {"train.checkpoint"},
     "click": {"cli"},

@@ -19,6 +19,7 @@ EXTRAS = {
     "tokenizers": "text",
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
+    "tensorrt_rtx": "tensorrt-rtx",
     "torch": "train",
     "safetensors": "train",
     "matplotlib": "plot",

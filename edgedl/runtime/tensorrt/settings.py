@@ -1,0 +1,227 @@
+"""How an engine is to be built: plain values that travel in a bundle, beside the portable model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from edgedl.core.errors import BadOption, BadValue, WrongInput, nearest
+from edgedl.core.fields import from_plain, to_plain
+
+Shape = tuple[int, ...]
+Hardware = Literal["same", "same_compute_capability", "ampere_plus"]
+Tiling = Literal["none", "fast", "moderate", "full"]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The least, the usual and the largest shape of one input; its values where it is a shape."""
+
+    input: str
+    least: Shape
+    usual: Shape
+    most: Shape
+
+    def __post_init__(self) -> None:
+        if not len(self.least) == len(self.usual) == len(self.most):
+            raise BadValue(
+                f"the shapes of `{self.input}` have unlike ranks: {_written(self.least)},"
+                f" {_written(self.usual)}, {_written(self.most)}",
+                hint="a least, a usual and a largest size for each of its axes",
+            )
+        for low, usual, high in zip(self.least, self.usual, self.most, strict=True):
+            if not 0 <= low <= usual <= high:
+                raise BadValue(
+                    f"the sizes of `{self.input}` do not grow: {low}, {usual}, {high}",
+                    hint="least first, then usual, then most",
+                )
+
+    def holds(self, shape: Sequence[int]) -> bool:
+        """Whether a shape lies within."""
+        return len(shape) == len(self.least) and all(
+            low <= size <= high
+            for low, size, high in zip(self.least, shape, self.most, strict=True)
+        )
+
+    def __str__(self) -> str:
+        return f"{self.input}={_written(self.least)} to {_written(self.most)}"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Shapes that one set of kernels serves, by input; inputs of fixed shape need none."""
+
+    inputs: tuple[Bounds, ...]
+
+    def __post_init__(self) -> None:
+        names = [bounds.input for bounds in self.inputs]
+        for name in names:
+            if names.count(name) > 1:
+                raise BadValue(f"`{name}` has two bounds in one profile", hint="one an input")
+
+    def bounds(self, name: str) -> Bounds | None:
+        """The bounds of an input, where the profile has them."""
+        return next((bounds for bounds in self.inputs if bounds.input == name), None)
+
+    def holds(self, shapes: Mapping[str, Sequence[int]]) -> bool:
+        """Whether shapes by input all lie within."""
+        return all(bounds.holds(shapes[bounds.input]) for bounds in self.inputs)
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.inputs))
+
+
+@dataclass(frozen=True)
+class Build:
+    """What a builder is told besides the model; precision stands in the model alone.
+
+    Attributes:
+        profiles: shapes to serve where axes are dynamic, the preferred first: buckets.
+        workspace_bytes: the most memory that a kernel may take beside its tensors.
+        version_compatible: a plan that later TensorRT of the same major version opens.
+        hardware: what GPUs the plan runs on: this architecture, any of this compute capability, or
+            Ampere and later.
+        weight_streaming: weights may stay in host memory, and are brought in as they are needed.
+        refit: weights of the plan may be exchanged.
+        sparse: kernels for weights of which two of four neighbours are 0 may be taken.
+        dla_core: the deep-learning accelerator that takes what it can; the GPU takes the rest.
+        compute_capabilities: `SM86` and so on, GPUs that TensorRT-RTX builds for ahead of time.
+        optimization_level: 0 to 5, the builder's effort; its own choice where None.
+        tiling: how long it looks for a schedule that keeps tensors in the cache.
+    """
+
+    profiles: tuple[Profile, ...] = ()
+    workspace_bytes: int | None = None
+    version_compatible: bool = False
+    hardware: Hardware = "same"
+    weight_streaming: bool = False
+    refit: bool = False
+    sparse: bool = False
+    dla_core: int | None = None
+    compute_capabilities: tuple[str, ...] = ()
+    optimization_level: int | None = None
+    tiling: Tiling | None = None
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("workspace_bytes", 1, 1 << 48),
+            ("dla_core", 0, 15),
+            ("optimization_level", 0, 5),
+        ):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise BadValue(
+                    f"{name} is {value}", keys=(name,), hint=f"a number from {low} to {high}"
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        """What differs from a build that nothing was said of, as `build_of` reads it."""
+        return {
+            name: value
+            for name, value in to_plain(self).items()
+            if value != to_plain(getattr(Build(), name))
+        }
+
+    def profile_of(self, shapes: Mapping[str, Sequence[int]]) -> int:
+        """The number of the first profile that holds these shapes of inputs; 0 where there are no
+        profiles.
+
+        Raises:
+            WrongInput: none does.
+        """
+        for number, profile in enumerate(self.profiles):
+            if profile.holds(shapes):
+                return number
+        if not self.profiles:
+            return 0
+        given = ", ".join(f"{name}={_written(shape)}" for name, shape in shapes.items())
+        there = "; ".join(map(str, self.profiles))
+        raise WrongInput(
+            f"the engine was built for other shapes than {given}",
+            hint=f"it takes {there}; a further profile serves others",
+        )
+
+
+def build_of(document: Any) -> Build:
+    """The build in a bundle's settings or a recipe.
+
+    Raises:
+        BadValue: a setting is unknown, or its value is none.
+    """
+    return from_plain(Build, document)
+
+
+def profile_of_text(text: str) -> Bounds:
+    """The bounds in `NAME=1x3x8x8:1x3x224x224:4x3x512x512`, least, usual and most; or in
+    `NAME=1x3x224x224`, which is all three.
+
+    Raises:
+        BadOption: it is not written like that.
+    """
+    name, _, shapes = text.rpartition("=")
+    parts = [part.lower().split("x") for part in shapes.split(":")]
+    numbers = all(size.isdigit() for part in parts for size in part)
+    if not name or len(parts) not in (1, 3) or not numbers:
+        raise BadOption(
+            f"`{text}` is no profile",
+            hint="write it like `input=1x3x224x224:4x3x224x224:8x3x224x224`: least, usual, most",
+        )
+    least, usual, most = (parts * 3)[:3]
+    try:
+        return Bounds(name, _sizes(least), _sizes(usual), _sizes(most))
+    except BadValue as error:
+        raise BadOption(error.message, hint=error.hint) from error
+
+
+def check_profiles(build: Build, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Hold a build's profiles against a network's inputs.
+
+    Args:
+        shapes: by input, -1 for an axis that is dynamic.
+
+    Raises:
+        BadOption: a profile names no input, has another rank, or another size than a fixed one; or
+            an input with a dynamic axis has no bounds.
+    """
+    for profile in build.profiles:
+        for bounds in profile.inputs:
+            if bounds.input not in shapes:
+                raise BadOption(
+                    f"the profile is for `{bounds.input}`, which is not an input",
+                    hint=nearest(bounds.input, shapes),
+                )
+            _check_fits(bounds, shapes[bounds.input])
+    dynamic = [name for name, shape in shapes.items() if -1 in shape]
+    for name in dynamic:
+        if not build.profiles or any(profile.bounds(name) is None for profile in build.profiles):
+            shape = _written(shapes[name])
+            one, most = (shape.replace("?", size) for size in ("8", "32"))
+            raise BadOption(
+                f"input `{name}` has the shape {shape}, whose axes of `?` have no bounds",
+                hint=f"fix them with `--shape {name}={one}`, or give a profile,"
+                f" `--profile {name}={one}:{one}:{most}`",
+            )
+
+
+def _check_fits(bounds: Bounds, shape: Sequence[int]) -> None:
+    if len(bounds.least) != len(shape):
+        raise BadOption(
+            f"the profile gives `{bounds.input}` {len(bounds.least)} axes, the model {len(shape)}",
+            hint=f"the model's shape is {_written(shape)}",
+        )
+    for axis, (size, low, high) in enumerate(zip(shape, bounds.least, bounds.most, strict=True)):
+        if size != -1 and not low == high == size:
+            raise BadOption(
+                f"axis {axis} of `{bounds.input}` is {size} in the model, and {low} to {high} in"
+                " the profile",
+                hint=f"the model's shape is {_written(shape)}; `?` may be bounded",
+            )
+
+
+def _sizes(texts: Sequence[str]) -> Shape:
+    return tuple(map(int, texts))
+
+
+def _written(shape: Sequence[int]) -> str:
+    return "x".join("?" if size == -1 else str(size) for size in shape) or "one value"
