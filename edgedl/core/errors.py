@@ -84,12 +84,8 @@ class Late(EdgeError):
     """The answer did not come within its deadline; the session answers the next call."""
 
 
-class Busy(EdgeError):
-    """As many calls wait already as may wait; the same call may do later."""
-
-
 class BadRequest(EdgeError):
-    """What came to the service is not a request of its protocol, or not one that its model takes."""
+    """What came to the service is no request of its protocol, or none that its model takes."""
 
 
 class TooLarge(BadRequest):
@@ -101,15 +97,13 @@ class TooSlow(EdgeError):
 
 
 class Busy(EdgeError):
-    """The service holds as many requests as it may; in `retry_s` seconds there may be room."""
+    """As many calls wait already as may wait; there may be room in `retry_s` seconds, if known."""
 
-    def __init__(self, message: str, *, retry_s: float, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, retry_s: float | None = None, hint: str | None = None
+    ) -> None:
         super().__init__(message, hint=hint)
         self.retry_s = retry_s
-
-
-class TooLate(EdgeError):
-    """The answer was not there by the time that the request gave."""
 
 
 class GoingDown(EdgeError):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from edgedl.core.errors import Busy, EdgeError, GoingDown, TooLate
+from edgedl.core.errors import Busy, EdgeError, GoingDown, Late
 from edgedl.service.batch import Feed, Ran, Run, answered, failure
 
 REMEMBERED = 64
@@ -140,7 +140,7 @@ class Batcher:
         """A request of `rows` samples, put into the queue; await its `answer`.
 
         Args:
-            deadline: by the clock; after it, the answer is TooLate.
+            deadline: by the clock; after it, the answer is Late.
 
         Raises:
             GoingDown: nothing new is taken. Busy: the queue is full.
@@ -184,7 +184,7 @@ class Batcher:
 
     def _expire(self, job: Job) -> None:
         if job.alive:
-            self._fail(job, TooLate("the answer was not there in time"))
+            self._fail(job, Late("the answer was not there in time"))
 
     def _fail(self, job: Job, error: EdgeError) -> None:
         self._end(job)

@@ -14,8 +14,8 @@ from edgedl.core.errors import (
     EdgeError,
     EngineFailed,
     GoingDown,
+    Late,
     TooLarge,
-    TooLate,
     TooSlow,
     Unsupported,
     WrongInput,
@@ -35,7 +35,7 @@ STATUS: tuple[tuple[type[EdgeError], int], ...] = (
     (Busy, 429),
     (GoingDown, 503),
     (TooSlow, 408),
-    (TooLate, 504),
+    (Late, 504),
     (Unsupported, 406),
     (EngineFailed, 500),
 )
@@ -206,7 +206,7 @@ def _beside(error: EdgeError, headers: Mapping[bytes, bytes]) -> Headers:
     """The headers of a refusal."""
     beside: Headers = []
     if isinstance(error, Busy):
-        beside.append((b"retry-after", str(max(1, math.ceil(error.retry_s))).encode()))
+        beside.append((b"retry-after", str(max(1, math.ceil(error.retry_s or 1))).encode()))
     if b"expect" in headers:  # a client that was not told to go on may never send the body
         beside.append((b"connection", b"close"))
     return beside
