@@ -96,8 +96,7 @@ def form_of(line: Line, network: nn.Module) -> Form:
     """The network itself, or what it says that it is deployed as: a step and its state, boxes."""
     dataset = line.dataset
     module, inputs = _deployed(line, network)
-    boxes = getattr(module, "boxes", None)
-    boxes = boxes if isinstance(boxes, Boxes) else None
+    boxes: Boxes | None = load("edgedl.train.networks.deploy:boxes_of", "exporting")(module)
     processing = dataset.processing
     if boxes is not None and processing is not None:
         processing = replace(

@@ -24,7 +24,6 @@ from edgedl.core.runs import alone, run_folder, tidy_runs
 from edgedl.core.store import atomic_write, default_store, key_of
 from edgedl.line.begin import Line, code_of, users_code
 from edgedl.line.keep import TOLD
-from edgedl.runtime.boxes import Boxes
 from edgedl.train.settings import Fit
 
 if TYPE_CHECKING:
@@ -123,8 +122,8 @@ def fitted(
     store = default_store()
     folder = run_folder(store, key)
     fit = load("edgedl.train.fit:fit", "training")
-    boxes = getattr(network, "boxes", None)
-    metric: Metric | Figure | None = line.metric(boxes if isinstance(boxes, Boxes) else None)
+    boxes = load("edgedl.train.networks.deploy:boxes_of", "training")(network)
+    metric: Metric | Figure | None = line.metric(boxes)
     if guide is not None and metric is None and line.dataset.task == "unlabelled":
         metric = _agreement(line, network, settings, guide)
     with line.stage(stage) as told, alone(folder, store), users_code(line.recipe):

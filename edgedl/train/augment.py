@@ -26,6 +26,7 @@ from edgedl.train.augmentations import (
     Noise,
     Shift,
 )
+from edgedl.train.boxes_moved import flipped_boxes, moved_boxes
 from edgedl.train.losses import IGNORED
 
 IMAGES = "images of shape (channels, height, width)"
@@ -80,16 +81,23 @@ class Batch:
 
 
 def augmented(
-    kinds: Sequence[Augment], batch: Batch, generator: torch.Generator, name: str = "input"
+    kinds: Sequence[Augment],
+    batch: Batch,
+    generator: torch.Generator,
+    name: str = "input",
+    *,
+    has_boxes: bool = False,
 ) -> Batch:
     """The batch with its first input changed, kind after kind.
 
-    What moves things about moves targets along where they are maps of the image's size, or the
-    input itself. What covers or disturbs leaves targets: an autoencoder learns to undo it.
+    What moves things about moves targets along where they are maps of the image's size, the input
+    itself, or boxes. What covers or disturbs leaves targets: an autoencoder learns to undo it.
 
     Args:
         generator: on the batch's device, seeded anew for each batch.
         name: of the first input, for errors.
+        has_boxes: whether targets are boxes in pixels, as `networks.boxes.match` takes them. One
+            whose middle is moved out of the image is no more; of others, what is inside stays.
 
     Raises:
         Unsupported: samples of this shape or type have nothing of the kind.
@@ -98,26 +106,39 @@ def augmented(
         x = batch.inputs[0]
         if not x.is_floating_point() and not isinstance(kind, (Crop, Flip, Shift, Mask, Cutout)):
             raise _unfit(kind, name, x, "real numbers")
+        if has_boxes and isinstance(kind, (Mixup, Cutmix, Shift)):
+            raise Unsupported(
+                f"`{kind.name}` leaves boxes where they were", hint=f"leave `{kind.name}` out"
+            )
         if isinstance(kind, (Mixup, Cutmix)):
             batch = _mixed(kind, batch, generator, name)
             continue
         if isinstance(kind, (Crop, Flip, Cutout)) and x.ndim != 4:
             raise _unfit(kind, name, x, IMAGES)
-        x, targets = _changed(kind, x, batch.targets, generator, name)
+        x, targets = _changed(kind, x, batch.targets, generator, name, has_boxes)
         batch = replace(batch, inputs=(x, *batch.inputs[1:]), targets=targets)
     return batch
 
 
 def _changed(
-    kind: Augment, x: Tensor, targets: Tensor, generator: torch.Generator, name: str
+    kind: Augment,
+    x: Tensor,
+    targets: Tensor,
+    generator: torch.Generator,
+    name: str,
+    has_boxes: bool,
 ) -> tuple[Tensor, Tensor]:
     if isinstance(kind, Crop):
         by = _whole((2, len(x)), 2 * kind.padding + 1, x, generator) - kind.padding
+        if has_boxes:
+            return _moved(x, by[0], by[1]), moved_boxes(targets, by[0], by[1], *x.shape[-2:])
         both = (_moved(one, by[0], by[1]) for one in (x, targets) if _maps(one, x))
         return _pair(both, targets)
     if isinstance(kind, Flip):
         axis = -1 if kind.axis == "horizontal" else -2
         chosen = _reals((len(x),), x, generator) < kind.probability
+        if has_boxes:
+            return _flipped(x, chosen, axis), flipped_boxes(targets, chosen, axis, x.shape[axis])
         both = (_flipped(one, chosen, axis) for one in (x, targets) if _maps(one, x))
         return _pair(both, targets)
     if isinstance(kind, Shift):

@@ -25,6 +25,7 @@ from edgedl.train.checkpoint import load_weights, random_states, restore_random_
 from edgedl.train.distil.guide import Guide
 from edgedl.train.ema import Average
 from edgedl.train.losses import PerSample, check_labels, chosen, loss_of
+from edgedl.train.networks.deploy import boxes_of
 from edgedl.train.optimizers import optimizer_of
 from edgedl.train.processes import Processes, joined
 from edgedl.train.resume import BEST, Place, Run, check_finite, identity_of, make_folder
@@ -203,13 +204,14 @@ def _trained(
         tell = trackers(settings.track, folder, len(place.history))
         write_log(folder / LOG, place.history, metric)
 
+    has_boxes = boxes_of(whole) is not None
     rates = [group["lr"] for group in optimizer.param_groups]
     while not place.is_over(settings):
         epoch = len(place.history)
         turn = epoch if lesson is None else lesson.turn(epoch)
         groups = _groups(seen, labels, settings, seed, turn, processes.count)
         parts = [processes.part(rows) for rows in groups]
-        stream = partial(_stream, seen, settings, seed, turn, processes, prepare)
+        stream = partial(_stream, seen, settings, seed, has_boxes, turn, processes, prepare)
         if lesson is not None:
             lesson.open(seen, turn, parts, stream)
         steps, began, saved = len(groups), clock() - place.seconds, clock()
@@ -310,17 +312,22 @@ def _stream(
     data: Data,
     settings: Fit,
     seed: int,
+    has_boxes: bool,
     turn: int,
     processes: Processes,
     prepare: Callable[[Batch], Batch],
     parts: Sequence[np.ndarray],
     first: int,
 ) -> Iterator[Batch]:
-    """This process's batches of an epoch from one on, changed by chance as epoch `turn` has it."""
+    """This process's batches of an epoch from one on, changed by chance as epoch `turn` has it.
+
+    Args:
+        has_boxes: whether labels are boxes, which move as their images do.
+    """
     for step, batch in enumerate(data.stream(parts[first:]), first):
         if settings.augment:
             dice = _dice(processes.device, seed, turn, step, processes.rank)
-            batch = augmented(settings.augment, batch, dice, data.names[0])
+            batch = augmented(settings.augment, batch, dice, data.names[0], has_boxes=has_boxes)
         batch = prepare(batch)
         yield batch
         del batch  # its memory serves the next one

@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from edgedl.runtime.boxes import Boxes
 from edgedl.train.shapes import TensorShape
 
 # What a network of several outputs calls its answer.
@@ -28,6 +29,12 @@ def deployed(
     """What is exported of a network trained on these inputs, and its inputs: the network itself,
     or what its own `deployed` says."""
     return network.deployed() if isinstance(network, Deployable) else (network, inputs)
+
+
+def boxes_of(network: nn.Module) -> Boxes | None:
+    """How a network's answers hold boxes, by its own `boxes`; None where they hold none."""
+    found = getattr(network, "boxes", None)
+    return found if isinstance(found, Boxes) else None
 
 
 class InUnits(nn.Module):
