@@ -48,6 +48,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
 USUAL: Mapping[str, str | None] = {
     "classification": "top1",
     "regression": "mse",
+    "detection": "detection",
     "reconstruction": None,
     "unlabelled": None,
 }
@@ -83,6 +84,12 @@ class Line:
             boxes: how its outputs hold boxes, where they do.
         """
         name = self.recipe.train.metric or USUAL[self.dataset.task]
+        if name == "detection" and boxes is None:
+            error = BadValue(
+                "the network does not say how its answers hold boxes",
+                hint="network: ssd; one of your own says it by its attribute `boxes`",
+            )
+            raise self.recipe.located(error, "network")
         return None if name is None else metric_of(name, boxes)
 
     @property
@@ -111,7 +118,7 @@ class Line:
     def judged_by_code(self) -> str | None:
         """What tells two versions of the user's own metric apart; None for ours."""
         name = self.judged_by
-        return None if name is None else metric_of(name).key
+        return None if name is None else _code_of_metric(name)
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[list[str]]:
@@ -360,8 +367,16 @@ def code_of(recipe: Recipe) -> dict[str, str]:
     if isinstance(train.loss, OwnLoss):
         found["loss"] = source_digest(train.loss.name)
     if train.metric is not None:
-        found["metric"] = metric_of(train.metric).key
+        found["metric"] = _code_of_metric(train.metric)
     return found
+
+
+def _code_of_metric(name: str) -> str:
+    """A metric's key; its name where it is ours and only a network says how it holds boxes."""
+    try:
+        return metric_of(name).key
+    except BadOption:
+        return name
 
 
 def _model(path: Path) -> Model:

@@ -13,7 +13,13 @@ from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import LABELS, Arrays, from_arrays, map_npz
 from edgedl.runtime.image import Image
 from edgedl.train.data.dataset import Found, Prepared, Task
-from edgedl.train.data.labels import anomalies, check_range, group_numbers, is_regression
+from edgedl.train.data.labels import (
+    anomalies,
+    check_range,
+    group_numbers,
+    is_regression,
+    true_boxes,
+)
 from edgedl.train.data.pixels import normal_image
 from edgedl.train.data.rows import prepared
 from edgedl.train.data.settings import Data
@@ -82,6 +88,7 @@ def from_named(
         groups=groups,
         test=test,
         normal_only=settings.normal is not None,
+        standardize=settings.task != "detection",
     )
 
 
@@ -127,6 +134,9 @@ def _labels(
             message = "no array says what is normal"
             raise BadSamples(message, where=where, hint="`label: NAME`")
         return None, "reconstruction", 0, ()
+    if settings.task == "detection":
+        values, classes = true_boxes(labels, settings.classes, where)
+        return values, "detection", len(classes), classes
     whole = labels.dtype.kind in "iub" and labels.ndim == 1
     task: Task = settings.task or ("classification" if whole else "regression")
     if task == "regression":

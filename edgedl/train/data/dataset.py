@@ -13,7 +13,7 @@ from edgedl.core.samples import Samples, Source
 from edgedl.runtime.process import Processing
 from edgedl.train.shapes import TensorShape
 
-Task = Literal["classification", "regression", "reconstruction", "unlabelled"]
+Task = Literal["classification", "regression", "reconstruction", "unlabelled", "detection"]
 
 
 @dataclass(frozen=True)

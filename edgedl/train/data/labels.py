@@ -141,3 +141,41 @@ def _order(text: str) -> tuple[int, float, str]:
         return 0, float(text), text
     except ValueError:
         return 1, 0.0, text
+
+
+def true_boxes(
+    labels: np.ndarray, classes: tuple[str, ...], where: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Boxes float32 [rows, most, 5], left, top, right, bottom and a class, and the classes' names;
+    rows of class -1 fill up.
+
+    Raises:
+        BadSamples: they have another shape, or one has no size, or none of the classes.
+    """
+    hint = "float32 of shape (rows, most, 5): left, top, right, bottom, class; -1 fills up"
+    if labels.ndim != 3 or labels.shape[2] != 5 or labels.dtype.kind not in "iuf":
+        message = f"labels of type {labels.dtype} and shape {labels.shape} are no boxes"
+        raise BadSamples(message, where=where, hint=hint)
+    boxes = labels.astype(np.float32)
+    numbers = boxes[..., 4]
+    real = numbers != -1
+    if not np.isfinite(boxes[real]).all() or np.isnan(numbers).any():
+        raise BadSamples("a box is not finite", where=where, hint=hint)
+    wrong = real & ((numbers < 0) | (numbers != np.rint(numbers)))
+    if wrong.any():
+        row = int(np.argwhere(wrong)[0, 0])
+        message = f"row {row} has a box of class {numbers[wrong][0]:g}"
+        raise BadSamples(message, where=where, hint="classes are 0, 1, 2 ..., and -1 fills up")
+    flat = real & ((boxes[..., 2] <= boxes[..., 0]) | (boxes[..., 3] <= boxes[..., 1]))
+    if flat.any():
+        row, place = (int(one) for one in np.argwhere(flat)[0])
+        message = f"row {row} has a box without size: {boxes[row, place, :4].tolist()}"
+        raise BadSamples(message, where=where, hint="left < right and top < bottom")
+    if not real.any():
+        raise BadSamples("there is not one box", where=where, hint=hint)
+    count = int(numbers[real].max()) + 1
+    names = classes or tuple(map(str, range(count)))
+    if count > len(names):
+        message = f"a box has the class {count - 1}, and there are {len(names)} classes"
+        raise BadSamples(message, where=where, hint="name them all under `classes`")
+    return boxes, names

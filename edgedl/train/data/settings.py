@@ -10,6 +10,7 @@ from edgedl.core.errors import BadValue
 from edgedl.runtime.features import Features
 from edgedl.runtime.image import Image
 from edgedl.runtime.sound import Sound
+from edgedl.train.data.dataset import Task
 
 SAID_BY_SETS = ("test", "label", "group", "categories", "classes", "normal")
 PLACES = ("set", "folder", "table", "arrays", "text", "series")
@@ -61,7 +62,9 @@ class Data:
         columns: those that are taken; all others where empty.
         categories: columns whose texts are categories.
         classes: their names in order; what is found, sorted, where empty.
-        task: what is learned; of `unlabelled` inputs what another model, the teacher, answers.
+        task: what is learned; of `unlabelled` inputs what another model, the teacher, answers; in
+            `detection`, which goes with `arrays`, labels are boxes: left, top, right, bottom in
+            pixels and a class, float of shape [rows, most, 5], where rows of class -1 fill up.
         normal: the class that a reconstruction is trained on; the others are for the test.
         missing: what becomes of a row with a value that is not there.
         unknown: what becomes of a category that no training row has: none of the known, which the
@@ -91,7 +94,7 @@ class Data:
     columns: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
-    task: Literal["classification", "regression", "reconstruction", "unlabelled"] | None = None
+    task: Task | None = None
     normal: str | None = None
     missing: Literal["drop", "mean", "error"] = "error"
     unknown: Literal["zeros", "warn", "error"] = "warn"
@@ -125,6 +128,9 @@ class Data:
             message = f"`task: unlabelled` does not go with `{given[0]}`"
             hint = "give " + ", or ".join(f"`{name}`" for name in UNLABELLED)
             raise BadValue(message, keys=("task",), hint=hint)
+        if self.task == "detection" and given[0] != "arrays":
+            message = f"`task: detection` does not go with `{given[0]}`"
+            raise BadValue(message, keys=("task",), hint="give `arrays`")
         for name in ("validation", "holdout"):
             if not 0 < getattr(self, name) < 1:
                 message = f"`{name}` is {getattr(self, name):g}"
