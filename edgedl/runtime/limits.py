@@ -73,18 +73,14 @@ def strict_json(text: bytes, most_chars: int | None = None) -> Any:
     document = json.loads(text, parse_constant=_not_finite, object_pairs_hook=_once)
     level = [document]
     for _ in range(LIMITS.nesting + 1):
-        deeper: list[Any] = []
-        for value in level:
-            if isinstance(value, dict):
-                deeper += value.values()
-                _short(value, most_chars)
-            elif isinstance(value, list):
-                deeper += value
-            elif isinstance(value, str):
-                _short((value,), most_chars)
-        if not deeper:
+        _short((value for value in level if isinstance(value, str)), most_chars)
+        inside = [value for value in level if isinstance(value, (dict, list))]
+        if not inside:
             return document
-        level = deeper
+        level = []
+        for value in inside:
+            level += value.values() if isinstance(value, dict) else value
+            _short(value if isinstance(value, dict) else (), most_chars)
     raise ValueError(f"nested deeper than {LIMITS.nesting}")
 
 

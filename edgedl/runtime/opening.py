@@ -153,7 +153,7 @@ def refuse_unfit(payload: Payload, chosen: Engine) -> None:
     """
     reason = payload.needs.unmet(payload.engine, chosen.version, this_processor())
     if reason is not None:
-        raise Unsupported(reason, hint="compile it again on this machine")
+        raise Unsupported(reason, hint="`edgedl compress` on this machine makes one for it")
 
 
 def prove(bundle: Bundle, session: Session, most: int | None) -> int:
