@@ -12,6 +12,7 @@ import struct
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from edgedl.runtime.limits import LIMITS, strict_json
 VARIABLE = "EDGEDL_CACHE"
 SUFFIX, MAKING = ".edlc", ".making-"
 MAGIC = b"\x89EDLC\r\n\x1a"
-# Magic, length of the description, length of what was compiled, SHA-256 of both.
+# Magic, length of the description, length of what was compiled, and the digest of both: SHA-256 of
+# the SHA-256 of each block, so that several cores can work it out.
 HEADER = struct.Struct("<8sQQ32s8x")
-ALIGN = 64
+ALIGN, BLOCK, MOST_CORES = 64, 1 << 21, 4
 MOST_DESCRIPTION_BYTES = 1 << 16
 DEFAULT_LIMIT_BYTES = 2 * 10**9
 STALE_SECONDS = 24 * 3600
@@ -51,7 +53,7 @@ class Cache:
     are larger than `limit_bytes`. Nothing here fails for want of room or of rights: what cannot be
     kept is not kept, and `keep` says why.
 
-    In front of each file's contents stands their SHA-256, which is compared before an engine sees a
+    In front of each file's contents stands their digest, which is compared before an engine sees a
     byte, and the key, so that no file is taken for another. That defends against damage, against
     files cut off by a crash, and against another version's. It does not defend against whoever may
     write the folder with this user's rights, since digests can be written, too; files that belong
@@ -160,9 +162,20 @@ def _written(
 ) -> tuple[bytes, bytes, bytes]:
     text = _text({"key": dict(key), "said": dict(said)})
     described = text.ljust(-(-len(text) // ALIGN) * ALIGN)
-    digest = hashlib.sha256(described)
-    digest.update(data)
-    return HEADER.pack(MAGIC, len(described), len(data), digest.digest()), described, data
+    head = HEADER.pack(MAGIC, len(described), len(data), _digest(described, data))
+    return head, described, data
+
+
+def _digest(described: bytes | memoryview, data: bytes | memoryview) -> bytes:
+    """The digest of what stands behind the header, by as many cores as there are blocks."""
+    view = memoryview(data)
+    blocks = [described, *(view[at : at + BLOCK] for at in range(0, len(view), BLOCK))]
+    if len(blocks) < 4:
+        found = [hashlib.sha256(block).digest() for block in blocks]
+    else:
+        with ThreadPoolExecutor(min(MOST_CORES, os.cpu_count() or 1)) as cores:
+            found = list(cores.map(lambda block: hashlib.sha256(block).digest(), blocks))
+    return hashlib.sha256(b"".join(found)).digest()
 
 
 def _opened(data: memoryview, key: Mapping[str, Any]) -> Kept:
@@ -177,7 +190,7 @@ def _opened(data: memoryview, key: Mapping[str, Any]) -> Kept:
     start = HEADER.size + described
     if magic != MAGIC or described > MOST_DESCRIPTION_BYTES or start + size != len(data):
         raise ValueError("of another kind, or cut off")
-    if size > LIMITS.payload_bytes or hashlib.sha256(data[HEADER.size :]).digest() != digest:
+    if size > LIMITS.payload_bytes or _digest(data[HEADER.size : start], data[start:]) != digest:
         raise ValueError("damaged")
     document = strict_json(bytes(data[HEADER.size : start]))
     if document["key"] != json.loads(_text(key)):

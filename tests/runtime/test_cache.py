@@ -15,7 +15,7 @@ import pytest
 import edgedl
 from edgedl.runtime import ENGINES, installed_engines
 from edgedl.runtime import opening as opening_module
-from edgedl.runtime.cache import HEADER, MAKING, STALE_SECONDS, SUFFIX, Cache
+from edgedl.runtime.cache import BLOCK, HEADER, MAKING, STALE_SECONDS, SUFFIX, Cache
 from edgedl.runtime.opening import Opened
 from tests.runtime.engines import BUILDING, TABLE
 from tests.runtime.shipped import answered, payload, written
@@ -122,6 +122,23 @@ def test_every_damaged_byte_is_noticed(tmp_path: Path) -> None:
     other = {"payload": "b", "threads": 1}
     place.rename(cache._place(other))
     assert cache.find(other) is None
+
+
+def test_a_large_one_is_kept_in_blocks(tmp_path: Path) -> None:
+    cache, data = Cache(tmp_path / "cache"), np.random.default_rng(0).bytes(4 * BLOCK + 5)
+    assert cache.keep(KEY, data, {}) is None
+    found = cache.find(KEY)
+    assert found is not None
+    assert found.data == data
+    [place] = kept(cache.root)
+    whole = place.read_bytes()
+    for position in (len(whole) - 1, len(whole) - BLOCK, len(whole) // 2):
+        place.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        assert cache.find(KEY) is None
+    swapped = bytearray(whole)
+    swapped[-2 * BLOCK : -BLOCK], swapped[-BLOCK:] = whole[-BLOCK:], whole[-2 * BLOCK : -BLOCK]
+    place.write_bytes(swapped)
+    assert cache.find(KEY) is None
 
 
 def test_what_is_damaged_is_compiled_again(tmp_path: Path) -> None:
