@@ -6,8 +6,8 @@
 The bundle holds the model as `edgedl compress` ships it, in float32, with two golden answers. The
 bare engine opens the very same ONNX file by its path, in the same settings. Each round opens all
 ways once, in an order that is drawn anew, in one process in which the engine is loaded; the ratio
-to the bare engine is the median of the rounds' ratios, with a 95 % interval. Writes `benchmarks/results/opening.json` and
-`opening.md`, or into `--results DIR`.
+to the bare engine is the median of the rounds' ratios, with a 95 % interval.
+Writes `benchmarks/results/opening.json` and `opening.md`, or into `--results DIR`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from edgedl.runtime.opening import GoldenCheck, OpenedSession
     from edgedl.runtime.process import Processing
 
+CACHE_VARIABLE = "EDGEDL_CACHE"
 ENGINES = {
     "onnxruntime": "edgedl.runtime.ort:ENGINE",
     "openvino": "edgedl.runtime.openvino:ENGINE",
@@ -160,11 +162,15 @@ def open(  # noqa: A001
         Unsupported: it was compiled for another machine or version.
         NoPayload: none opens, for reasons of several kinds; the message names each.
     """
-    from edgedl.runtime.cache import cache_of
     from edgedl.runtime.opening import GOLDEN_CHECKS, Way, open_first
 
     if golden not in GOLDEN_CHECKS:
         raise BadOption(f"no golden check `{golden}`", hint=nearest(str(golden), GOLDEN_CHECKS))
     bundle = open_bundle(path, sparing=True)
-    way = Way(threads, golden, cache_of(cache), apart)
+    kept = None
+    if cache is not None or os.environ.get(CACHE_VARIABLE):
+        from edgedl.runtime.cache import Cache
+
+        kept = Cache(Path(cache or os.environ[CACHE_VARIABLE]))
+    way = Way(threads, golden, kept, apart)
     return open_first(bundle, bundle.of_engine(engine_name), way)

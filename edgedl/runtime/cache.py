@@ -12,14 +12,12 @@ import struct
 import tempfile
 import time
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgedl.runtime.limits import LIMITS, strict_json
 
-VARIABLE = "EDGEDL_CACHE"
 SUFFIX, MAKING = ".edlc", ".making-"
 MAGIC = b"\x89EDLC\r\n\x1a"
 # Magic, length of the description, length of what was compiled, and the digest of both: SHA-256 of
@@ -137,12 +135,6 @@ class Cache:
         return self.root / (hashlib.sha256(_text(key)).hexdigest() + SUFFIX)
 
 
-def cache_of(folder: str | Path | None) -> Cache | None:
-    """The cache in a folder, or in the one that `EDGEDL_CACHE` names; None where neither does."""
-    named = folder or os.environ.get(VARIABLE)
-    return Cache(Path(named)) if named else None
-
-
 def _text(document: Mapping[str, Any]) -> bytes:
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return text.encode()
@@ -173,6 +165,8 @@ def _digest(described: bytes | memoryview, data: bytes | memoryview) -> bytes:
     if len(blocks) < 4:
         found = [hashlib.sha256(block).digest() for block in blocks]
     else:
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(min(MOST_CORES, os.cpu_count() or 1)) as cores:
             found = list(cores.map(lambda block: hashlib.sha256(block).digest(), blocks))
     return hashlib.sha256(b"".join(found)).digest()

@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from edgedl.core.errors import (
     BadOption,
@@ -21,13 +21,14 @@ from edgedl.core.errors import (
     WrongAnswers,
 )
 from edgedl.runtime import Compiler, Engine, engine
-from edgedl.runtime.apart import tried_apart
 from edgedl.runtime.bundle import Bundle
-from edgedl.runtime.cache import Cache, Kept
 from edgedl.runtime.golden import parts_of
 from edgedl.runtime.machine import this_processor
 from edgedl.runtime.payload import COMPILED, Payload
 from edgedl.runtime.session import Session
+
+if TYPE_CHECKING:
+    from edgedl.runtime.cache import Cache, Kept
 
 GoldenCheck = Literal["first", "all", "none"]
 GOLDEN_CHECKS: tuple[GoldenCheck, ...] = ("first", "all", "none")
@@ -199,6 +200,8 @@ def _open(
         elif kept is not None:
             key = None
     if way.apart:
+        from edgedl.runtime.apart import tried_apart
+
         tried_apart(bundle.path, place, way.threads, way.golden)
     if key is not None and way.cache is not None and isinstance(chosen, Compiler):
         return _compiled(bundle, payload, chosen, way, key, told)
