@@ -29,6 +29,9 @@ def command(model: str, shapes: tuple[str, ...], as_json: bool) -> None:
         print_json(found)
 
 
+VERSION_ENDS = {"least": "from version", "most": "to version"}
+
+
 def _text(found: dict[str, Any]) -> str:
     rows = []
     for kind in ("inputs", "outputs"):
@@ -66,8 +69,16 @@ def _text(found: dict[str, Any]) -> str:
 
 
 def _payload(payload: dict[str, Any]) -> str:
-    """Its engine and precision, and its sizes where it is deflated."""
+    """Its engine and precision, what it needs, and its sizes where it is deflated."""
     text = f"{payload['engine']} {payload['precision']}"
+    needs = payload.get("needs", {})
+    version, machine = needs.get("version", {}), needs.get("machine", {})
+    if payload["format"] == "build":
+        text += ", built where it is opened"
+    if machine:
+        text += f", compiled for {machine.get('processor', 'one machine')}"
+    ends = [f"{word} {version[key]}" for key, word in VERSION_ENDS.items() if key in version]
+    text += "".join(f", {one}" for one in [*ends, *needs.get("flags", ())])
     if "inflated" not in payload:
         return text
     inflated, lying = payload["inflated"]["bytes"], payload["bytes"]

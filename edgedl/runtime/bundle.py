@@ -108,15 +108,19 @@ class Bundle:
 
     @property
     def onnx(self) -> Payload:
-        """The first payload that is an ONNX model.
+        """The first payload that is an ONNX model, or of a format that is not known here.
 
         Raises:
             BadBundle: it holds none.
         """
-        for payload in self.payloads:
-            if payload.is_onnx or payload.format not in FORMATS:
-                return payload
-        raise BadBundle(
+        later = [payload for payload in self.payloads if payload.format not in FORMATS]
+        found = [*(payload for payload in self.payloads if payload.is_onnx), *later]
+        if not found:
+            raise self._compiled_only()
+        return found[0]
+
+    def _compiled_only(self) -> BadBundle:
+        return BadBundle(
             "it holds no ONNX model, only what was compiled for one machine",
             where=str(self.path),
             hint="make it again with `edgedl compress`",
@@ -152,6 +156,8 @@ class Bundle:
         for payload in found:
             if payload.engine in installed and payload.format != COMPILED:
                 return payload
+        if all(one.format == COMPILED for one in found):
+            raise self._compiled_only()
         wanted = engine or found[0].engine
         raise Missing(
             f"the bundle needs the engine `{wanted}`, which is not installed",

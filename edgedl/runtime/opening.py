@@ -25,7 +25,7 @@ from edgedl.runtime.bundle import Bundle
 from edgedl.runtime.golden import parts_of
 from edgedl.runtime.machine import this_processor
 from edgedl.runtime.payload import COMPILED, Payload
-from edgedl.runtime.session import Session
+from edgedl.runtime.session import EngineSession, Session
 
 if TYPE_CHECKING:
     from edgedl.runtime.cache import Cache, Kept
@@ -77,7 +77,7 @@ class Opened:
     cache_problem: str | None = None
 
 
-class OpenedSession(Session, Protocol):
+class OpenedSession(EngineSession, Protocol):
     """A session that says how it came about."""
 
     opened: Opened

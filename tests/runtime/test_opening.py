@@ -20,11 +20,13 @@ from edgedl.core.errors import (
     WrongAnswers,
 )
 from edgedl.runtime import ENGINES, any_engine, installed_engines
+from edgedl.runtime.artifact import find_artifact
 from edgedl.runtime.bundle import open_bundle
 from edgedl.runtime.check import check
 from edgedl.runtime.layout import ALIGN
 from edgedl.runtime.machine import this_processor
 from edgedl.runtime.payload import Needs, Payload
+from tests.golden.bundles.make_bundles import HERE
 from tests.runtime.engines import TABLE
 from tests.runtime.shipped import PART, answered, payload, written
 
@@ -43,7 +45,7 @@ def compiled(needs: Needs, data: bytes = b"none", engine: str = "building") -> P
     return payload(engine, "compiled", part="models/net.compiled", needs=needs)
 
 
-HERE = Needs("3.1", "3.1", this_processor().fingerprint, "this one")
+THIS = Needs("3.1", "3.1", this_processor().fingerprint, "this one")
 SKIPPED = {
     "not known": (payload("tensorrt"), "the engine `tensorrt` is not known here"),
     "refused": (payload("refusing"), "refusing refuses the model"),
@@ -59,8 +61,8 @@ SKIPPED = {
     "another version": (
         compiled(Needs("3.0", "3.0", this_processor().fingerprint)), "it needs building 3.0 or",
     ),
-    "damaged inside": (compiled(HERE), "building refuses what it built"),
-    "compiles nothing": (compiled(HERE, engine="plain"), "plain opens nothing that is compiled"),
+    "damaged inside": (compiled(THIS), "building refuses what it built"),
+    "compiles nothing": (compiled(THIS, engine="plain"), "plain opens nothing that is compiled"),
     "later format": (payload(None, "onnx+other"), "format 'onnx.other' is not known here"),
 }  # fmt: skip
 
@@ -256,5 +258,19 @@ def test_missing_says_how_to_install(tmp_path: Path) -> None:
     with pytest.raises(Unsupported) as caught:
         edgedl.open(only)
     assert "on this machine" in str(caught.value.hint)
-    with pytest.raises(BadBundle, match="no ONNX model"):
-        _ = open_bundle(only).onnx
+    for reader in (lambda: open_bundle(only).onnx, lambda: find_artifact(only)):
+        with pytest.raises(BadBundle, match="no ONNX model"):
+            reader()
+    later = written(tmp_path / "later.edl", [payload(format_="onnx+other"), payload("plain")])
+    assert open_bundle(later).onnx.engine == "plain"
+
+
+def test_inspect_tells_what_a_payload_needs() -> None:
+    from click.testing import CliRunner
+
+    from edgedl.cli.inspect import command
+
+    told = CliRunner().invoke(command, [str(HERE / "version_3.edl")]).output
+    assert "openvino float32, compiled for Cortex-A72, from version 2026.4.1, to version" in told
+    assert "tensorrt float32, built where it is opened, from version 10.3" in told
+    assert "openvino int8, no_such_flag" in told
