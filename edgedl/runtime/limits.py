@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ def strict_json(text: bytes, most_chars: int | None = None) -> Any:
     Raises:
         ValueError, RecursionError: it is not such a document.
     """
-    document = json.loads(text, parse_constant=_not_finite, object_pairs_hook=_once)
+    document = json.loads(
+        text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_once
+    )
     level = [document]
     for _ in range(LIMITS.nesting + 1):
         _short((value for value in level if isinstance(value, str)), most_chars)
@@ -89,8 +92,11 @@ def _short(texts: Iterable[str], most: int | None) -> None:
         raise ValueError(f"with a text of more than {most} characters")
 
 
-def _not_finite(word: str) -> NoReturn:
-    raise ValueError(f"with {word} for a number")
+def _finite(word: str) -> float:
+    number = float(word)
+    if not math.isfinite(number):
+        raise ValueError(f"with {word} for a number")
+    return number
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
