@@ -10,6 +10,10 @@ VERBS = {
     "processing": "edgedl.runtime:processing",
     "answering": "edgedl.runtime.answering:answering",
     "check": "edgedl.runtime.check:check",
+    "warm": "edgedl.runtime.warm:warm",
+    "run_batch": "edgedl.runtime.batches:run_batch",
+    "Workers": "edgedl.runtime.workers:Workers",
+    "Stream": "edgedl.runtime.stream:Stream",
     "make": "edgedl.line.make:make",
     "shrink": "edgedl.line.brought:shrink",
     "compress": "edgedl.pipeline:compress",
@@ -33,7 +37,11 @@ if TYPE_CHECKING:
     from edgedl.runtime import open as open  # noqa: A004
     from edgedl.runtime import processing as processing
     from edgedl.runtime.answering import answering as answering
+    from edgedl.runtime.batches import run_batch as run_batch
     from edgedl.runtime.check import check as check
+    from edgedl.runtime.stream import Stream as Stream
+    from edgedl.runtime.warm import warm as warm
+    from edgedl.runtime.workers import Workers as Workers
     from edgedl.service.run import serve as serve
     from edgedl.verbs import bench as bench
     from edgedl.verbs import diagnose as diagnose

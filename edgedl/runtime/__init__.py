@@ -12,7 +12,7 @@ import numpy as np
 from edgedl.core.errors import BadOption, Missing, nearest
 from edgedl.core.registry import installed, resolve
 from edgedl.runtime.bundle import open_bundle
-from edgedl.runtime.session import Operator, Session
+from edgedl.runtime.session import EngineSession, Operator
 
 if TYPE_CHECKING:
     from edgedl.runtime.opening import GoldenCheck, OpenedSession
@@ -41,7 +41,7 @@ class Engine(Protocol):
 
     def open_model(
         self, model: bytes | str | Path, *, settings: Mapping[str, Any], threads: int | None = None
-    ) -> Session:
+    ) -> EngineSession:
         """A session on an ONNX model, given as a path or as its bytes.
 
         Raises:
@@ -67,7 +67,7 @@ class Compiler(Engine, Protocol):
 
     def open_and_compile(
         self, model: bytes, *, settings: Mapping[str, Any], threads: int | None = None
-    ) -> tuple[Session, bytes]:
+    ) -> tuple[EngineSession, bytes]:
         """A session on an ONNX model, and what was compiled for it; empty where that cannot be
         kept.
 
@@ -77,7 +77,7 @@ class Compiler(Engine, Protocol):
 
     def open_compiled(
         self, data: memoryview, *, settings: Mapping[str, Any], threads: int | None = None
-    ) -> Session:
+    ) -> EngineSession:
         """A session on what was compiled, which answers as the model does.
 
         Raises:
@@ -132,6 +132,9 @@ def open(  # noqa: A001
     golden: GoldenCheck = "first",
     cache: str | Path | None = None,
     apart: bool = False,
+    at_once: int = 1,
+    warm: bool = False,
+    finite: bool = False,
 ) -> OpenedSession:
     """A session on the bundle at `path`.
 
@@ -152,25 +155,35 @@ def open(  # noqa: A001
             is none the worse.
         apart: try each payload in a process of its own first, so that an engine that crashes there
             is skipped; it takes as long as starting Python and opening once more.
+        at_once: calls that OpenVINO computes at once, each with `threads` threads; more wait for
+            their turn. onnxruntime computes as many as there are threads that call.
+        warm: run the bundle's first golden input, or zeros where it has none, before anything else,
+            so that the first call is as fast as those after it.
+        finite: refuse inputs that are not finite, at the cost of a pass over them.
 
     Raises:
         BadBundle: the file is damaged or is no bundle.
-        BadOption: the bundle has no payload for this engine, or `golden` is none of its words.
+        BadOption: the bundle has no payload for this engine, `golden` is none of its words, or
+            `at_once` is less than 1.
         Missing: no engine of the bundle's is installed.
         EngineFailed: the engine refuses the model.
         WrongAnswers: its answers are further from the golden ones than the bundle allows.
         Unsupported: it was compiled for another machine or version.
         NoPayload: none opens, for reasons of several kinds; the message names each.
     """
+    from edgedl.runtime.dress import dressed
     from edgedl.runtime.opening import GOLDEN_CHECKS, Way, open_first
 
     if golden not in GOLDEN_CHECKS:
         raise BadOption(f"no golden check `{golden}`", hint=nearest(str(golden), GOLDEN_CHECKS))
+    if at_once < 1:
+        raise BadOption(f"`at_once` is {at_once}", hint="at_once=1 is the least")
     bundle = open_bundle(path, sparing=True)
     kept = None
     if cache is not None or os.environ.get(CACHE_VARIABLE):
         from edgedl.runtime.cache import Cache
 
         kept = Cache(Path(cache or os.environ[CACHE_VARIABLE]))
-    way = Way(threads, golden, kept, apart)
-    return open_first(bundle, bundle.of_engine(engine_name), way)
+    way = Way(threads, golden, kept, apart, at_once)
+    session = open_first(bundle, bundle.of_engine(engine_name), way)
+    return dressed(session, bundle, warm=warm, finite=finite)

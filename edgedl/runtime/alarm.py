@@ -6,6 +6,7 @@ import math
 import threading
 import weakref
 from collections.abc import Callable
+from numbers import Real
 from time import monotonic
 
 from edgedl.core.errors import Late, WrongInput
@@ -20,7 +21,7 @@ def ends_at(deadline_ms: float) -> float:
     Raises:
         WrongInput: it is no number.
     """
-    if not isinstance(deadline_ms, (int, float)) or math.isnan(deadline_ms):
+    if not isinstance(deadline_ms, Real) or math.isnan(deadline_ms):
         raise WrongInput(
             f"a deadline of {deadline_ms!r}", hint="deadline_ms=20.0, milliseconds from now on"
         )

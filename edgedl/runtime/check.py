@@ -9,7 +9,7 @@ from pathlib import Path
 from edgedl.core.errors import EdgeError, Missing, Unsupported
 from edgedl.runtime.bundle import Bundle, open_bundle
 from edgedl.runtime.golden import Golden
-from edgedl.runtime.opening import engine_of, open_payload, refuse_unfit
+from edgedl.runtime.opening import Way, engine_of, open_payload, refuse_unfit
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def _check_payload(bundle: Bundle, i: int, golden: Golden, threads: int | None) 
     except Unsupported as unfit:
         return told(None, unfit.message, skipped=True)
     try:
-        with open_payload(bundle, payload, threads) as session:
+        with open_payload(bundle, payload, Way(threads)) as session:
             error = max(
                 (golden.error(i, session.run(feed)) for i, feed in enumerate(golden.inputs)),
                 default=0.0,

@@ -86,12 +86,19 @@ class OpenedSession(EngineSession, Protocol):
 @dataclass(frozen=True)
 class Way:
     """How payloads are to be opened: threads of a call, which golden answers are compared, where
-    compiled models are kept, and whether each is tried in a process of its own before."""
+    compiled models are kept, whether each is tried in a process of its own before, and how many
+    calls are computed at once by an engine that has to be told."""
 
     threads: int | None = None
     golden: GoldenCheck = "first"
     cache: Cache | None = None
     apart: bool = False
+    at_once: int = 1
+
+    def settings(self, payload: Payload) -> Mapping[str, Any]:
+        """A payload's settings, and those of this way."""
+        more = {"at_once": self.at_once} if self.at_once > 1 else {}
+        return {**payload.settings, **more}
 
 
 def open_first(bundle: Bundle, payloads: Sequence[Payload], way: Way) -> OpenedSession:
@@ -116,7 +123,7 @@ def open_first(bundle: Bundle, payloads: Sequence[Payload], way: Way) -> OpenedS
     raise _none_opens(bundle, errors, skipped) from errors[0]
 
 
-def open_payload(bundle: Bundle, payload: Payload, threads: int | None) -> Session:
+def open_payload(bundle: Bundle, payload: Payload, way: Way) -> EngineSession:
     """A session of a payload, without a look at its golden answers.
 
     Raises:
@@ -125,11 +132,12 @@ def open_payload(bundle: Bundle, payload: Payload, threads: int | None) -> Sessi
     chosen = engine_of(payload)
     refuse_unfit(payload, chosen)
     data = bundle.payload_bytes(payload)
+    settings = way.settings(payload)
     if payload.format != COMPILED:
-        return chosen.open_model(data, settings=payload.settings, threads=threads)
+        return chosen.open_model(data, settings=settings, threads=way.threads)
     if not isinstance(chosen, Compiler):
         raise Unsupported(f"{payload.engine} opens nothing that is compiled here")
-    return chosen.open_compiled(memoryview(data), settings=payload.settings, threads=threads)
+    return chosen.open_compiled(memoryview(data), settings=settings, threads=way.threads)
 
 
 def engine_of(payload: Payload) -> Engine:
@@ -177,7 +185,7 @@ def prove(bundle: Bundle, session: Session, most: int | None) -> int:
 
 def _open(
     bundle: Bundle, payload: Payload, way: Way, skipped: tuple[Skipped, ...]
-) -> tuple[Session, Opened]:
+) -> tuple[EngineSession, Opened]:
     """A session of a payload that was proven as far as asked."""
     chosen = engine_of(payload)
     refuse_unfit(payload, chosen)
@@ -191,7 +199,7 @@ def _open(
 
     key = None
     if way.cache is not None and payload.format != COMPILED and isinstance(chosen, Compiler):
-        key = _key(bundle, payload, chosen, way.threads)
+        key = _key(bundle, payload, chosen, way)
         kept = way.cache.find(key)
         if kept is not None and len(kept.data):
             with contextlib.suppress(EdgeError):
@@ -205,7 +213,7 @@ def _open(
         tried_apart(bundle.path, place, way.threads, way.golden)
     if key is not None and way.cache is not None and isinstance(chosen, Compiler):
         return _compiled(bundle, payload, chosen, way, key, told)
-    session = open_payload(bundle, payload, way.threads)
+    session = open_payload(bundle, payload, way)
     return _proven(bundle, session, way, told)
 
 
@@ -214,8 +222,8 @@ class _Told(Protocol):
 
 
 def _proven(
-    bundle: Bundle, session: Session, way: Way, told: _Told, **more: Any
-) -> tuple[Session, Opened]:
+    bundle: Bundle, session: EngineSession, way: Way, told: _Told, **more: Any
+) -> tuple[EngineSession, Opened]:
     try:
         return session, told(prove(bundle, session, MOST_SAMPLES[way.golden]), **more)
     except BaseException:
@@ -225,10 +233,10 @@ def _proven(
 
 def _from_kept(
     bundle: Bundle, payload: Payload, chosen: Compiler, way: Way, kept: Kept, told: _Told
-) -> tuple[Session, Opened]:
+) -> tuple[EngineSession, Opened]:
     """What was kept, compared again only where all golden answers are asked for, or where none were
     compared before: the bytes, the engine and the processor are the same."""
-    session = chosen.open_compiled(kept.data, settings=payload.settings, threads=way.threads)
+    session = chosen.open_compiled(kept.data, settings=way.settings(payload), threads=way.threads)
     before = bool(kept.said.get("proven"))
     if way.golden == "none" or (way.golden == "first" and before):
         return session, told(0, proven=before, cached=True)
@@ -242,12 +250,12 @@ def _compiled(
     way: Way,
     key: Mapping[str, Any],
     told: _Told,
-) -> tuple[Session, Opened]:
+) -> tuple[EngineSession, Opened]:
     """A session of what the engine compiles now, which is kept once it has opened and answered;
     where it has not, one of the model as it is, and that this is so is kept."""
     assert way.cache is not None
     data = bundle.payload_bytes(payload)
-    how: dict[str, Any] = {"settings": payload.settings, "threads": way.threads}
+    how: dict[str, Any] = {"settings": way.settings(payload), "threads": way.threads}
     try:
         plain, made = chosen.open_and_compile(data, **how)
     except (EdgeError, OSError):
@@ -274,7 +282,7 @@ def _with_problem(opened: Opened, problem: str | None) -> Opened:
     return Opened(**{**vars(opened), "cache_problem": problem})
 
 
-def _key(bundle: Bundle, payload: Payload, chosen: Engine, threads: int | None) -> dict[str, Any]:
+def _key(bundle: Bundle, payload: Payload, chosen: Engine, way: Way) -> dict[str, Any]:
     """All that a compiled model, and whether its answers are right, hang on."""
     golden = json.dumps(bundle.golden_index, sort_keys=True, allow_nan=False).encode()
     parts = [bundle.parts[name].sha256 for name in parts_of(bundle.golden_index)]
@@ -284,8 +292,8 @@ def _key(bundle: Bundle, payload: Payload, chosen: Engine, threads: int | None) 
         "payload": bundle.digest(payload),
         "engine": payload.engine,
         "version": chosen.version,
-        "settings": dict(payload.settings),
-        "threads": threads,
+        "settings": dict(way.settings(payload)),
+        "threads": way.threads,
         "cores": len(cores),
         "processor": this_processor().fingerprint,
         "golden": hashlib.sha256(golden + "".join(parts).encode()).hexdigest(),
