@@ -15,6 +15,7 @@ from edgedl.runtime.session import EngineSession
 class Finite:
     """The same session, which refuses inputs with NaN or infinity before the engine sees them.
 
+    An engine may answer such inputs with numbers that look sound: OpenVINO's ReLU makes 0 of NaN.
     It costs a pass over every float input. Closing it closes the session.
     """
 

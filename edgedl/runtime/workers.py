@@ -111,7 +111,7 @@ class Workers:
             if line.closed:
                 raise WrongInput("the workers are closed", hint="make others on the same session")
             if len(line.waiting) >= self._most:
-                line.waiting = deque(one for one in line.waiting if not one.future.cancelled())
+                _drop_cancelled(line)
             if len(line.waiting) >= self._most:
                 raise Busy(
                     f"{self._most} calls wait already",
@@ -149,6 +149,16 @@ class Workers:
         trace: TracebackType | None,
     ) -> None:
         self.close(wait=kind is None)
+
+
+def _drop_cancelled(line: _Line) -> None:
+    kept: deque[Job] = deque()
+    for job in line.waiting:
+        if job.future.cancelled():
+            job.future.set_running_or_notify_cancel()
+        else:
+            kept.append(job)
+    line.waiting = kept
 
 
 def _work(line: _Line) -> None:
