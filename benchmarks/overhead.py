@@ -1,10 +1,10 @@
 """What edgedl costs beyond numpy and the engine: starting, importing, opening, and each call.
 
-    python benchmarks/overhead.py [--model silero-vad] [--cache DIR]
+    python benchmarks/overhead.py [--model silero-vad] [--cache DIR] [--rounds N] [--out DIR]
 
 `edgedl --help` and the imports are timed in fresh processes, the bundle's opening against the
 engine's own on the same bytes, calls against the engine's own fastest call on the same session
-settings, alternating call by call. Writes `benchmarks/results/overhead.json` and `overhead.md`.
+settings, alternating call by call (`calls.py`). Writes `overhead.json` and `overhead.md`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter, perf_counter_ns
+from time import perf_counter
 from typing import Any
 
-import numpy as np
-from zoo import fetch
+from calls import per_call
+from zoo import Entry, fetch
 
 from edgedl.benchmark.machine import this_machine
 from edgedl.core.samples import open_npz
@@ -30,7 +29,7 @@ from edgedl.report.table import markdown
 RESULTS = Path(__file__).parent / "results"
 ENGINES = ("onnxruntime", "openvino")
 PROCESSES = 15
-CALLS = 4000
+ROUNDS = 8000
 IMPORTS = """
 import sys, time, numpy, {engine}
 {first}
@@ -71,29 +70,8 @@ def wall_ms(command: list[str]) -> float:
     return statistics.median(times)
 
 
-def bare_call(name: str, data: bytes, feed: dict[str, np.ndarray]) -> Callable[[], Any]:
-    """The engine's own call, in the way its documentation calls fastest."""
-    if name == "onnxruntime":
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        return lambda: session.run(None, feed)
-    import openvino
-
-    core = openvino.Core()
-    config = {
-        "INFERENCE_PRECISION_HINT": "f32",
-        "INFERENCE_NUM_THREADS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    request = core.compile_model(core.read_model(data), "CPU", config).create_infer_request()
-    return lambda: request.infer(feed, share_inputs=True, share_outputs=True)
-
-
-def per_call(name: str, bundle: Path, samples: Path) -> dict[str, float]:
-    """Microseconds of a call through a session, and through the bare engine."""
+def calls(name: str, bundle: Path, samples: Path, rounds: int) -> dict[str, dict[str, float]]:
+    """Microseconds of each way to call, through a session and on the bare engine."""
     import edgedl
     from edgedl.runtime.bundle import open_bundle
 
@@ -101,16 +79,7 @@ def per_call(name: str, bundle: Path, samples: Path) -> dict[str, float]:
     data = opened.payload_bytes(opened.payloads[0])
     with edgedl.open(bundle, threads=1) as session:
         feed = dict(open_npz(samples).bind(session.signature).feed(0))
-        bare = bare_call(name, bytes(data), feed)
-        times: dict[str, list[int]] = {"bare": [], "edgedl": []}
-        for i in range(CALLS):
-            for who, run in (("bare", bare), ("edgedl", lambda: session.run(feed))):
-                start = perf_counter_ns()
-                run()
-                end = perf_counter_ns()
-                if i >= CALLS // 4:
-                    times[who].append(end - start)
-    return {f"{who}_call_us": statistics.median(t) / 1e3 for who, t in times.items()}
+        return per_call(name, session, data, feed, rounds)
 
 
 def opening(bundle: Path, name: str) -> dict[str, float]:
@@ -133,12 +102,25 @@ def opening(bundle: Path, name: str) -> dict[str, float]:
     return {f"{who}_open_ms": statistics.median(t) for who, t in times.items()}
 
 
+def made(entry: Entry, name: str, folder: Path) -> Path:
+    """A bundle of a model of the zoo's for an engine."""
+    bundle = folder / f"{name}.edl"
+    command = [sys.executable, "-m", "edgedl", "compress", str(entry.model), "--int8"]
+    command += ["--samples", str(entry.samples), "--target", name, "-o", str(bundle)]
+    for input_name, shape in entry.shapes.items():
+        command += ["--shape", f"{input_name}={shape}"]
+    subprocess.run([*command, "--seconds", "1"], check=True, capture_output=True)
+    return bundle
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--model", default="silero-vad", help="a small one shows the most")
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "edgedl" / "zoo")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="calls of each kind")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where the results go")
     arguments = parser.parse_args()
     entry = fetch(arguments.model, arguments.cache)
     help_ms = wall_ms([sys.executable, "-m", "edgedl", "--help"])
@@ -147,15 +129,11 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name in ENGINES:
-            bundle = Path(folder) / f"{name}.edl"
-            command = [sys.executable, "-m", "edgedl", "compress", str(entry.model), "--int8"]
-            command += ["--samples", str(entry.samples), "--target", name, "-o", str(bundle)]
-            for input_name, shape in entry.shapes.items():
-                command += ["--shape", f"{input_name}={shape}"]
-            subprocess.run([*command, "--seconds", "1"], check=True, capture_output=True)
+            bundle = made(entry, name, Path(folder))
             code = IMPORTS.format(engine=name, first=FIRST[name])
             row: dict[str, Any] = {"engine": name, "import_ms": printed(code)}
-            rows.append(row | per_call(name, bundle, entry.samples) | opening(bundle, name))
+            row["calls"] = calls(name, bundle, entry.samples, arguments.rounds)
+            rows.append(row | opening(bundle, name))
     document = {
         "model": entry.name,
         "machine": this_machine().to_json(),
@@ -172,12 +150,14 @@ def main() -> None:
         ["`edgedl.open` beyond numpy and the engine", *[f"{r['import_ms']:.1f} ms" for r in rows]],
         ["opening, the engine alone", *[f"{r['engine_open_ms']:.2f} ms" for r in rows]],
         ["opening, the bundle", *[f"{r['edgedl_open_ms']:.2f} ms" for r in rows]],
-        ["a call, the engine alone", *[f"{r['bare_call_us']:.2f} us" for r in rows]],
-        ["a call, the session", *[f"{r['edgedl_call_us']:.2f} us" for r in rows]],
     ]
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "overhead.json").write_text(json.dumps(document, indent=1) + "\n")
-    (RESULTS / "overhead.md").write_text(markdown(lines, right=(1, 2)) + "\n")
+    for way in rows[0]["calls"]:
+        found = [row["calls"][way] for row in rows]
+        lines.append([f"{way}: the engine alone", *[f"{f['bare_us']:.2f} us" for f in found]])
+        lines.append([f"{way}: over it", *[f"{f['over_us']:+.2f} us" for f in found]])
+    arguments.out.mkdir(exist_ok=True, parents=True)
+    (arguments.out / "overhead.json").write_text(json.dumps(document, indent=1) + "\n")
+    (arguments.out / "overhead.md").write_text(markdown(lines, right=(1, 2)) + "\n")
     print(markdown(lines, right=(1, 2)))
 
 

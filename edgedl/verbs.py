@@ -32,6 +32,7 @@ from edgedl.inputs import (
 from edgedl.report.diagnosed import Diagnosis
 from edgedl.runtime import ENGINES, engine, installed_engines
 from edgedl.runtime.artifact import Artifact, engine_of_target, find_artifact, find_model
+from edgedl.runtime.batches import row_of
 from edgedl.runtime.bundle import is_bundle, open_bundle
 from edgedl.runtime.files import Files
 
@@ -278,11 +279,10 @@ def run(
     rows: dict[str, list[np.ndarray]] = {}
     with artifact.open(threads) as session:
         bound = open_inputs(inputs, preprocess, [bundle])[0].bind(session.signature)
-        batched = {t.name: t.has_batch_axis for t in session.signature.outputs}
+        outputs = {tensor.name: tensor for tensor in session.signature.outputs}
         for i, feed in enumerate(bound):
             for name, array in session.run(feed).items():
-                one = array[0] if batched[name] and array.ndim and array.shape[0] == 1 else array
-                rows.setdefault(name, []).append(one)
+                rows.setdefault(name, []).append(row_of(outputs[name], array))
             progress("running", i + 1, len(bound))
     for name, arrays in rows.items():
         if len({array.shape for array in arrays}) > 1:

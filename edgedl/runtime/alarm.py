@@ -21,7 +21,8 @@ def ends_at(deadline_ms: float) -> float:
     Raises:
         WrongInput: it is no number.
     """
-    if not isinstance(deadline_ms, Real) or math.isnan(deadline_ms):
+    number = type(deadline_ms) is float or isinstance(deadline_ms, Real)
+    if not number or math.isnan(deadline_ms):
         raise WrongInput(
             f"a deadline of {deadline_ms!r}", hint="deadline_ms=20.0, milliseconds from now on"
         )
@@ -37,7 +38,9 @@ class _Bells:
     """What the alarm and its thread share, so that the thread does not keep the alarm alive."""
 
     def __init__(self) -> None:
-        self.changed = threading.Condition()
+        # Reentrant, since the collector may end the alarm while its own thread has the lock.
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
         self.bells: dict[object, tuple[float, Callable[[], None]]] = {}
         self.wakes = math.inf
         self.closed = False
@@ -64,7 +67,7 @@ class Alarm:
             WrongInput: the alarm is closed.
         """
         of, token = self._of, object()
-        with of.changed:
+        with of.lock:
             if of.closed:
                 raise closed()
             of.bells[token] = ends, ring
@@ -79,7 +82,7 @@ class Alarm:
     def take_back(self, token: object) -> None:
         """What was set does not ring any more; `ring` has returned where it had begun."""
         of = self._of
-        with of.changed:
+        with of.lock:
             of.bells.pop(token, None)
 
     def close(self) -> None:

@@ -107,13 +107,13 @@ def _one_by_one(
         }
         answers = session.run(feed)
         for tensor in session.signature.outputs:
-            found[tensor.name].append(row(tensor, answers[tensor.name]))
+            found[tensor.name].append(row_of(tensor, answers[tensor.name]))
     for name, rows in found.items():
         _alike(name, {one.shape for one in rows})
     return {name: np.stack(rows) for name, rows in found.items()}
 
 
-def row(tensor: Tensor, answer: np.ndarray) -> np.ndarray:
+def row_of(tensor: Tensor, answer: np.ndarray) -> np.ndarray:
     """One sample's output without the batch axis, where it has one."""
     return answer[0] if tensor.has_batch_axis and answer.ndim and len(answer) == 1 else answer
 

@@ -9,10 +9,8 @@ import torch
 from torch import nn
 
 from edgedl.core.samples import Samples, from_arrays
+from edgedl.runtime.stream import AFTER
 from edgedl.train.shapes import TensorShape
-
-# Before the name of what a network gives, so that it is fed back: `state` and `new_state`.
-AFTER = "new_"
 
 
 def stepped(

@@ -162,12 +162,11 @@ def test_a_streaming_network_ships_a_step_and_its_state(tmp_path: Path) -> None:
     assert any("a few steps at a time" in doubt for doubt in found.doubts)
     with edgedl.open(found.output) as session:
         assert [tensor.name for tensor in session.signature.inputs] == ["x", "state"]
-        right = 0
+        stream, right = edgedl.Stream(session), 0
         for i in range(40):
-            state = np.zeros((1, 1, 8), np.float32)
+            stream.reset()
             for first in range(0, 8, 2):
-                made = session.run({"x": x[i : i + 1, :, first : first + 2], "state": state})
-                state = made["new_state"]
+                made = stream.run({"x": x[i : i + 1, :, first : first + 2]})
             right += int(made["output"].argmax() == labels[i])
     assert right >= 36
 
