@@ -137,8 +137,8 @@ np.savez(sys.argv[1], **found)
 )
 @pytest.mark.parametrize("cap", ["AVX2", "AVX2_VNNI"])
 def test_as_openvino_answers_under_a_cap(cap: str, tmp_path: Path) -> None:
-    if cap != "AVX2" and saturates(this_machine().to_json(), "onnxruntime"):
-        pytest.skip("this processor has no VNNI")
+    if cap == "AVX2_VNNI" and "avx_vnni" not in this_machine().isa:
+        pytest.skip("this processor has no VNNI without AVX-512")
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path / "found.npz")],
         env={
