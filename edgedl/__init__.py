@@ -27,6 +27,9 @@ VERBS = {
     "EdgeError": "edgedl.core.errors:EdgeError",
 }
 
+# What stands in for a verb where the device's part of edgedl is installed alone.
+ON_DEVICE = {"run": "edgedl.runtime.run:run"}
+
 if TYPE_CHECKING:
     from typing import Any
 
@@ -56,9 +59,12 @@ __all__ = ["__version__", *VERBS]
 def __getattr__(name: str) -> Any:
     if name not in VERBS:
         raise AttributeError(f"module `edgedl` has no attribute `{name}`")
-    from edgedl.core.registry import load
+    from edgedl.core.registry import installed, load
 
-    return load(VERBS[name], f"`edgedl.{name}`")
+    path = VERBS[name]
+    if name in ON_DEVICE and not installed("edgedl.verbs"):
+        path = ON_DEVICE[name]
+    return load(path, f"`edgedl.{name}`")
 
 
 def __dir__() -> list[str]:

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import edgedl
 from edgedl.benchmark.answers import answered
 from edgedl.benchmark.bench import bench as run_bench
@@ -16,11 +14,11 @@ from edgedl.benchmark.gate import Against, Gated, gate, read_baseline
 from edgedl.benchmark.machine import INT8_FLAGS, energy_counters, processor_of, this_machine
 from edgedl.benchmark.result import BenchReport
 from edgedl.benchmark.unlike import library_differences
-from edgedl.core.errors import BadOption, BadSamples, EdgeError
+from edgedl.core.errors import BadOption, EdgeError
 from edgedl.core.model import Model
 from edgedl.core.progress import Progress, silent
 from edgedl.core.registry import load, version
-from edgedl.core.store import atomic_write, check_writable, default_store
+from edgedl.core.store import check_writable, default_store
 from edgedl.core.target import Processor
 from edgedl.inputs import (
     ProcessingSource,
@@ -32,9 +30,8 @@ from edgedl.inputs import (
 from edgedl.report.diagnosed import Diagnosis
 from edgedl.runtime import ENGINES, engine, installed_engines
 from edgedl.runtime.artifact import Artifact, engine_of_target, find_artifact, find_model
-from edgedl.runtime.batches import row_of
 from edgedl.runtime.bundle import is_bundle, open_bundle
-from edgedl.runtime.files import Files
+from edgedl.runtime.run import write_answers
 
 ANOTHER = "answers of another processor"
 
@@ -276,26 +273,9 @@ def run(
     """
     check_writable(Path(output))
     artifact = find_artifact(bundle, engine_of_target(target))
-    rows: dict[str, list[np.ndarray]] = {}
     with artifact.open(threads) as session:
         bound = open_inputs(inputs, preprocess, [bundle])[0].bind(session.signature)
-        outputs = {tensor.name: tensor for tensor in session.signature.outputs}
-        for i, feed in enumerate(bound):
-            for name, array in session.run(feed).items():
-                rows.setdefault(name, []).append(row_of(outputs[name], array))
-            progress("running", i + 1, len(bound))
-    for name, arrays in rows.items():
-        if len({array.shape for array in arrays}) > 1:
-            raise BadSamples(
-                f"output `{name}` has another shape from sample to sample",
-                hint="run samples of one size at a time",
-            )
-    with atomic_write(Path(output)) as work, work.open("wb") as file:
-        stacked: dict[str, Any] = {name: np.stack(arrays) for name, arrays in rows.items()}
-        if isinstance(bound.source, Files) and "files" not in stacked:
-            stacked["files"] = np.asarray(bound.source.names)
-        np.savez(file, **stacked)
-    return len(bound)
+        return write_answers(session, bound, output, progress)
 
 
 def inspect(

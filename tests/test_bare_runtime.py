@@ -18,6 +18,7 @@ from edgedl.passes.graph import to_ship
 from edgedl.runtime import ENGINES, installed_engines
 from edgedl.runtime.bundle import write_bundle
 from edgedl.runtime.golden import Answer, Golden
+from edgedl.runtime.process import Processing
 from tests.models import answers, conv_net, feeds, saved
 
 REFUSED = ["torch", "onnx", "onnx_ir", "onnxscript", "yaml", "click", "google.protobuf", "PIL"]
@@ -95,7 +96,9 @@ def bare(folder: Path, engine_name: str, words: Sequence[object], *allowed: str)
     return done.stdout
 
 
-def net_and_bundle(folder: Path, engine_name: str) -> tuple[Path, Path]:
+def net_and_bundle(
+    folder: Path, engine_name: str, processing: Processing | None = None
+) -> tuple[Path, Path]:
     """A model, a bundle of it, and `given.npz` with one input and its answer."""
     model = saved(conv_net(), folder)
     feed = feeds(model.signature, 1)[0]
@@ -109,6 +112,7 @@ def net_and_bundle(folder: Path, engine_name: str) -> tuple[Path, Path]:
         history=(),
         notes={},
         names=names,
+        processing=None if processing is None else processing.bind(model.signature),
     )
     np.savez(folder / "given.npz", **feed, **answer)
     return model.path, folder / "net.edl"

@@ -61,14 +61,19 @@ def load(path: str, purpose: str) -> Any:
     """The object at `module:attribute`.
 
     Raises:
-        Missing: a module that it needs is not installed.
+        Missing: a module that it needs is not installed, or is none of the device's part of edgedl.
     """
     module_name, _, attribute = path.partition(":")
     try:
         return getattr(importlib.import_module(module_name), attribute)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] == "edgedl":
-            raise
+            if installed("edgedl.cli"):
+                raise
+            raise Missing(
+                f"{purpose} needs `{error.name}`, and here is the device's part of edgedl alone",
+                hint="pip install edgedl",
+            ) from error
         raise missing(error, purpose) from error
 
 

@@ -1,0 +1,162 @@
+"""The part of edgedl that a device needs: which files, and what of them.
+
+Files are those that the device's verbs reach by imports, within functions too, and by names in
+tables, `module:attribute`; of the engines, those that are asked for. Docstrings and comments stay
+behind, and every line keeps its number, so that a traceback from a device can be read beside the
+sources of the same version.
+
+    python packaging/device/tree.py FOLDER [ENGINE ...]     copies it, without building a wheel
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import sys
+import tokenize
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[2] / "edgedl"
+VERBS = ("open", "processing", "answering", "check", "run", "verify", "trust", "EdgeError")
+ROOMS = ("core", "runtime")
+NAMED = re.compile(r"(edgedl(?:\.\w+)+):\w+")
+
+
+def engines(package: Path = PACKAGE) -> tuple[str, ...]:
+    """The engines that edgedl knows."""
+    return tuple(_table(package / "runtime" / "__init__.py", "ENGINES"))
+
+
+def files(chosen: Iterable[str], package: Path = PACKAGE) -> tuple[Path, ...]:
+    """The files that a device with these engines needs, as they are called in the package.
+
+    Raises:
+        ValueError: there is no such engine.
+    """
+    init = package / "__init__.py"
+    known = _table(package / "runtime" / "__init__.py", "ENGINES")
+    if strange := set(chosen) - set(known):
+        raise ValueError(f"no engine {', '.join(sorted(strange))}; known: {', '.join(known)}")
+    verbs = {**_table(init, "VERBS"), **_table(init, "ON_DEVICE")}
+    left_out = {_module(path) for name, path in known.items() if name not in chosen}
+    waiting = [_module(verbs[name]) for name in VERBS if name in verbs]
+    waiting += [_module(known[name]) for name in chosen]
+    found = {init}
+    while waiting:
+        name = waiting.pop()
+        if name in left_out:
+            continue
+        for path in _paths(name, package):
+            if path not in found:
+                found.add(path)
+                waiting += _needs(path)
+    return tuple(sorted(path.relative_to(package) for path in found))
+
+
+def bare(source: str) -> str:
+    """A module's source without docstrings and comments, each line where it was."""
+    lines = source.splitlines(keepends=True)
+    spans = [*_docstrings(ast.parse(source)), *_comments(source)]
+    for (top, left), (bottom, right), instead in sorted(spans, reverse=True):
+        before, behind = lines[top - 1], lines[bottom - 1]
+        # columns of the syntax tree count bytes
+        head = before.encode()[:left].decode()
+        tail = behind.encode()[right:].decode()
+        instead = "..." if tail.startswith(";") else instead
+        lines[top - 1 : bottom] = [
+            f"{head}{instead}".rstrip() + ("\n" if top != bottom else tail),
+            *["\n"] * (bottom - top - 1),
+            *([tail.lstrip(" ")] if top != bottom else []),
+        ]
+    return "".join(line.rstrip() + "\n" if not line.strip() else line for line in lines)
+
+
+def copy(folder: Path, chosen: Iterable[str], package: Path = PACKAGE) -> list[Path]:
+    """Write the files below a folder, in `edgedl`; returns them."""
+    found = []
+    for name in files(tuple(chosen), package):
+        path = folder / "edgedl" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(bare((package / name).read_text("utf-8")), "utf-8")
+        found.append(path)
+    return found
+
+
+def _table(path: Path, name: str) -> dict[str, str]:
+    """A table of names in a module; empty where it has none."""
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.Assign) and [ast.unparse(one) for one in node.targets] == [name]:
+            found: dict[str, str] = ast.literal_eval(node.value)
+            return found
+    return {}
+
+
+def _module(path: str) -> str:
+    return path.partition(":")[0]
+
+
+def _paths(name: str, package: Path) -> Iterator[Path]:
+    """The file of a module and of the packages around it; none where it is no module of these
+    rooms."""
+    parts = name.split(".")
+    if parts[0] != "edgedl" or len(parts) < 2 or parts[1] not in ROOMS:
+        return
+    place = package.joinpath(*parts[1:])
+    own = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+    if own.is_file():
+        yield from (package.joinpath(*parts[1:i], "__init__.py") for i in range(2, len(parts)))
+        yield own
+
+
+def _needs(path: Path) -> list[str]:
+    """The modules that a file imports or names, but not those for types alone."""
+    found: list[str] = []
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        if isinstance(node, ast.Import):
+            found.extend(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.append(node.module)
+            found.extend(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and (named := NAMED.fullmatch(str(node.value))):
+            found.append(named[1])
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text("utf-8")))
+    return found
+
+
+Span = tuple[tuple[int, int], tuple[int, int], str]
+
+
+def _docstrings(tree: ast.Module) -> Iterator[Span]:
+    """Where docstrings lie, and what must stand in their place."""
+    for node in ast.walk(tree):
+        if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        if ast.get_docstring(node, clean=False) is None:
+            continue
+        said = node.body[0]
+        instead = "" if len(node.body) > 1 or isinstance(node, ast.Module) else "..."
+        assert said.end_lineno is not None
+        assert said.end_col_offset is not None
+        yield (said.lineno, said.col_offset), (said.end_lineno, said.end_col_offset), instead
+
+
+def _comments(source: str) -> Iterator[Span]:
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            place = len(lines[row - 1][:column].encode())
+            yield (row, place), (row, place + len(token.string.encode())), ""
+
+
+if __name__ == "__main__":
+    written = copy(Path(sys.argv[1]), sys.argv[2:] or engines())
+    print(f"{len(written)} files, {sum(path.stat().st_size for path in written)} bytes")
