@@ -77,7 +77,8 @@ class Argmax(_Scores):
 
 @dataclass(frozen=True)
 class TopK:
-    """The best classes of one sample: a tuple of `Guess`, the best first, equals in their order.
+    """The best classes of one sample: a tuple of `Guess`, the class of the greatest value first,
+    those of equal values in their order.
 
     Attributes:
         output: the output that is taken; the first where None.
@@ -104,13 +105,13 @@ class TopK:
         self, outputs: Mapping[str, np.ndarray], seen: Seen | None = None
     ) -> tuple[Guess, ...]:
         values = one_row(taken(outputs, self.output), self.labels)
-        return guesses(activated(values, self.activation), self.labels)[: self.k]
+        return guesses(activated(values, self.activation), self.labels, best(values, self.k))
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """Every class of one sample whose score is not below a bound, as a tuple of `Guess`, the best
-    first: for networks that may see several classes at once, or none.
+    """Every class of one sample whose score is not below a bound, as a tuple of `Guess`, in the
+    order of `top-k`: for networks that may see several classes at once, or none.
 
     Attributes:
         threshold: the least score: one number, or one for each class.
@@ -136,9 +137,9 @@ class Threshold:
         if len(self.threshold) not in (1, len(values)):
             message = f"{len(self.threshold)} thresholds for {len(values)} classes"
             raise WrongInput(message, hint="one, or one for each")
-        least = np.broadcast_to(self.threshold, values.shape)
-        found = guesses(activated(values, self.activation), self.labels)
-        return tuple(guess for guess in found if guess.score >= least[guess.index])
+        scores = activated(values, self.activation)
+        places = np.flatnonzero(scores.astype(np.float64) >= self.threshold)
+        return guesses(scores, self.labels, places[best(values[places], len(places))])
 
 
 @dataclass(frozen=True)
@@ -175,10 +176,21 @@ class Binary:
         return Guess(index, self.labels[index] if self.labels else None, score)
 
 
-def guesses(scores: np.ndarray, labels: Sequence[str]) -> tuple[Guess, ...]:
-    """Every class by its score, the best first; equals, and what is no number, in their order."""
-    order = np.argsort(-scores, kind="stable")
-    return tuple(Guess(int(i), labels[i] if labels else None, float(scores[i])) for i in order)
+def guesses(scores: np.ndarray, labels: Sequence[str], places: np.ndarray) -> tuple[Guess, ...]:
+    """The classes at these places, with their scores."""
+    pairs = zip(places.tolist(), scores[places].tolist(), strict=True)
+    return tuple(Guess(i, labels[i] if labels else None, score) for i, score in pairs)
+
+
+def best(values: np.ndarray, k: int) -> np.ndarray:
+    """The places of the k greatest values, the greatest first: equals in their order, and behind
+    them what is no number."""
+    if k < len(values) and np.isfinite(values.max()):
+        # what is as great as the k-th, so that few are left to sort
+        least = np.partition(values, len(values) - k)[len(values) - k]
+        some = np.flatnonzero(values >= least)
+        return np.asarray(some[np.argsort(-values[some], kind="stable")][:k])
+    return np.argsort(-values, kind="stable")[:k]
 
 
 def one_row(values: np.ndarray, labels: Sequence[str]) -> np.ndarray:

@@ -84,6 +84,15 @@ def test_the_best_few_are_the_best_in_order(values: np.ndarray, k: int) -> None:
     assert [guess.score for guess in found] == [float(values[i]) for i in wanted]
 
 
+@given(ROWS, st.integers(1, 50))
+def test_what_is_no_number_comes_last(values: np.ndarray, k: int) -> None:
+    values[::3] = np.nan
+    found = [guess.index for guess in TopK(k=k).apply({"y": values[None]})]
+    numbers = [i for i in range(len(values)) if i % 3]
+    wanted = sorted(numbers, key=lambda i: (-values[i], i)) + list(range(0, len(values), 3))
+    assert found == wanted[:k]
+
+
 @given(ROWS, st.floats(-1, 2))
 def test_those_above_a_bound_and_no_others(values: np.ndarray, least: float) -> None:
     found = Threshold((least,), activation=None).apply({"y": values})
