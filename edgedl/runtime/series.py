@@ -24,6 +24,8 @@ MOST_BYTES = 1 << 28
 class Series:
     """What turns frames of sensor values into an input: a window, `(value - mean) / std`, layout.
 
+    Values are rounded to float32 first, as training keeps them.
+
     Attributes:
         channels: values a frame.
         length: frames of a window; what is shorter is followed by frames of 0, which after
@@ -105,6 +107,8 @@ class Series:
         """
         frames = self._checked(raw)
         frames = frames[: self.length] if self.taken == "first" else frames[-self.length :]
+        with np.errstate(over="ignore"):
+            frames = frames.astype(np.float32)
         found = np.zeros((self.length, self.channels), np.float32)
         found[: len(frames)] = normalised(frames, self.mean, self.std)
         found = found.T if self.layout.endswith("ct") else found
