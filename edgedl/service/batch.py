@@ -35,18 +35,18 @@ def answered(run: Run, feeds: Sequence[Feed], rows: Sequence[int]) -> Ran:
     """
     start = perf_counter()
     if len(feeds) > 1:
-        together = _tried(run, _joined(feeds))
+        together = _tried(run, feeds)
         if not isinstance(together, Exception):
             parts = _parted(together, rows)
             if parts is not None:
                 return Ran(parts, 1, perf_counter() - start)
-    alone = tuple(_tried(run, _plain(feed)) for feed in feeds)
+    alone = tuple(_tried(run, [feed]) for feed in feeds)
     return Ran(alone, len(feeds) + (len(feeds) > 1), perf_counter() - start)
 
 
-def _tried(run: Run, feed: Feed) -> Result:
+def _tried(run: Run, feeds: Sequence[Feed]) -> Result:
     try:
-        return run(feed)
+        return run(_joined(feeds) if len(feeds) > 1 else _plain(feeds[0]))
     except Exception as error:
         return error
 

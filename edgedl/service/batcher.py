@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Any, Protocol
 
 from edgedl.core.errors import Busy, EdgeError, GoingDown, Late
@@ -33,6 +34,19 @@ class Clock(Protocol):
     def time(self) -> float: ...
 
     def call_at(self, when: float, callback: Callable[..., Any], *args: Any) -> Handle: ...
+
+
+@dataclass(frozen=True)
+class LoopClock:
+    """The machine's monotonic clock, finer than some event loops', with the loop's timers."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def time(self) -> float:
+        return monotonic()
+
+    def call_at(self, when: float, callback: Callable[..., Any], *args: Any) -> Handle:
+        return self.loop.call_later(max(0.0, when - monotonic()), callback, *args)
 
 
 class Start(Protocol):

@@ -20,17 +20,17 @@ class Gone(Exception):
 
 
 class Until:
-    """Ends what the task awaits within it at `when`, by the loop's clock, with an error."""
+    """Ends what the task awaits within it after so many seconds, with an error."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, when: float, error: EdgeError) -> None:
-        self._loop, self._when, self._error = loop, when, error
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, error: EdgeError) -> None:
+        self._loop, self._seconds, self._error = loop, seconds, error
         self._fired = False
 
     def __enter__(self) -> None:
         task = asyncio.current_task(self._loop)
         assert task is not None
         self._task = task
-        self._handle = self._loop.call_at(self._when, self._fire)
+        self._handle = self._loop.call_later(self._seconds, self._fire)
 
     def _fire(self) -> None:
         self._fired = True

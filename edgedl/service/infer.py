@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from time import monotonic
 from typing import Any
 
 from edgedl.core.errors import (
@@ -20,6 +21,7 @@ from edgedl.core.errors import (
     Unsupported,
     WrongInput,
 )
+from edgedl.runtime.session import closed
 from edgedl.service.answer import encoded, refusal
 from edgedl.service.batcher import Job
 from edgedl.service.body import Gone, Receive, Until, read_body, too_large
@@ -39,6 +41,7 @@ STATUS: tuple[tuple[type[EdgeError], int], ...] = (
     (Unsupported, 406),
     (EngineFailed, 500),
 )
+CLOSED = closed().message
 GONE = "499"
 WATCH_AFTER_S = 0.05
 PLAIN = b"application/json"
@@ -48,6 +51,8 @@ LENGTH_HEADER = b"inference-header-content-length"
 
 def status_of(error: EdgeError) -> int:
     """The HTTP status that says what kind of error it is."""
+    if isinstance(error, WrongInput) and error.message == CLOSED:
+        return 503
     return next((status for kind, status in STATUS if isinstance(error, kind)), 500)
 
 
@@ -74,8 +79,7 @@ class Infer:
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+        began = monotonic()
         name = scope["path_params"]["model"]
         unknown = unknown_model(self._service, name, scope["path_params"].get("version"))
         if unknown is not None:
@@ -93,7 +97,7 @@ class Infer:
             await _send(send, status, refusal(error), _beside(error, headers))
             return
         self._service.metrics.requests.add((name, "200"))
-        self._service.metrics.request_seconds.see(name, loop.time() - began)
+        self._service.metrics.request_seconds.see(name, monotonic() - began)
         await _send(send, 200, body, more)
 
     async def _answer(
@@ -106,7 +110,7 @@ class Infer:
         self._admit(model, held)
         service.held_bytes += held
         try:
-            body = await self._read(model, receive, declared, json_bytes, began)
+            body = await self._read(model, receive, declared, json_bytes)
             request = parse(body, json_bytes, model.contract)
             rows = model.rows(request.inputs)
             if rows is None:
@@ -139,13 +143,12 @@ class Infer:
         receive: Receive,
         declared: int | None,
         json_bytes: int | None,
-        began: float,
     ) -> memoryview:
         settings = self._service.settings
         self._service.reading[model.name] += 1
         try:
             slow = TooSlow(f"the body was not there within {settings.timeout_s:g} s")
-            with Until(asyncio.get_running_loop(), began + settings.timeout_s, slow):
+            with Until(asyncio.get_running_loop(), settings.timeout_s, slow):
                 return await read_body(receive, declared, json_bytes or 0, settings.max_body_bytes)
         finally:
             self._service.reading[model.name] -= 1

@@ -10,7 +10,7 @@ from typing import Any
 import edgedl
 from edgedl.runtime.session import Session
 from edgedl.service.batch import Ran
-from edgedl.service.batcher import Batcher, Policy
+from edgedl.service.batcher import Batcher, LoopClock, Policy
 from edgedl.service.contract import Contract
 from edgedl.service.metrics import Metrics
 from edgedl.service.probe import shares
@@ -67,7 +67,9 @@ class Model:
         """
         contract = Contract.of(session.signature, finite=settings.finite)
         policy = settings.policy
-        alone = "batches are off" if policy.max_batch == 1 else shares(session.run, contract)
+        alone: str | None = "batches are off"
+        if policy.max_batch > 1:
+            alone = shares(session.run, contract, policy.max_batch)
         if alone is not None:
             policy = replace(policy, max_batch=1, max_wait_s=0.0)
         return cls(name, session, contract, policy, alone)
@@ -115,7 +117,7 @@ class Service:
             workers = Workers(model.policy.workers, loop, name)
             self._workers.append(workers)
             self.queues[name] = Batcher(
-                model.session.run, workers, loop, model.policy, self._observer(name)
+                model.session.run, workers, LoopClock(loop), model.policy, self._observer(name)
             )
 
     def ready(self, name: str) -> bool:

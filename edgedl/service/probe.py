@@ -7,7 +7,7 @@ neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,9 @@ MOST_APART = 0.1
 SEED = 20
 
 
-def shares(run: Run, contract: Contract) -> str | None:
-    """None where samples of made-up data answer alike alone, in both places of a call of two, and
-    whatever their neighbour is; otherwise why they cannot share a call.
+def shares(run: Run, contract: Contract, most: int) -> str | None:
+    """None where samples of made-up data answer alike alone, in both places of a call of two
+    whatever their neighbour is, and in a call of `most`; otherwise why they cannot share a call.
 
     The same sample in the same place must answer bit for bit alike beside another neighbour: the
     engine's kernels are the same there. In another place or alone they may differ, and a tenth of
@@ -34,25 +34,28 @@ def shares(run: Run, contract: Contract) -> str | None:
         return "its first axis is fixed"
     for size in SIZES:
         try:
-            return _tried(run, contract, size)
+            return _tried(run, contract, size, most)
         except EdgeError:
             continue
     return "no made-up input of two samples runs"
 
 
-def _tried(run: Run, contract: Contract, size: int) -> str | None:
+def _tried(run: Run, contract: Contract, size: int, most: int) -> str | None:
     random = np.random.default_rng(SEED)
     sample, other = (_drawn(contract, size, random, 1.0) for _ in range(2))
     louder = _drawn(contract, size, random, LOUDER)
     alone = run(sample)
     for place in (0, 1):
-        quiet, loud = (_beside(run, sample, one, place) for one in (other, louder))
+        quiet, loud, full = (
+            _row(run, [one] * place + [sample] + [one] * (count - 1 - place), place)
+            for one, count in ((other, 2), (louder, 2), (other, most))
+        )
         for name, mine in alone.items():
-            if quiet[name].shape != mine.shape:
+            if quiet[name].shape != mine.shape or full[name].shape != mine.shape:
                 return f"output `{name}` has no row for each sample"
             if quiet[name].tobytes() != loud[name].tobytes():
                 return f"a sample's `{name}` hangs on the other samples of its call"
-            if not _near(mine, quiet[name]):
+            if not (_near(mine, quiet[name]) and _near(mine, full[name])):
                 return f"a sample's `{name}` hangs on its place in the call"
     return None
 
@@ -71,20 +74,19 @@ def _values(
     return random.integers(0, 2, shape).astype(slot.dtype)
 
 
-def _beside(run: Run, sample: Feed, other: Feed, place: int) -> Mapping[str, np.ndarray]:
-    """The sample's own rows from a call that it shares, where there is a row for each sample."""
-    pair = (sample, other) if place == 0 else (other, sample)
-    outputs = run({name: np.concatenate([one[name] for one in pair]) for name in sample})
+def _row(run: Run, feeds: Sequence[Feed], place: int) -> Mapping[str, np.ndarray]:
+    """The outputs' rows of the sample at `place` of one call; none where they have none."""
+    outputs = run({name: np.concatenate([one[name] for one in feeds]) for name in feeds[0]})
     return {
-        name: array[place : place + 1] if array.ndim and array.shape[0] == 2 else array[:0]
+        name: array[place : place + 1] if array.shape[:1] == (len(feeds),) else array.ravel()[:0]
         for name, array in outputs.items()
     }
 
 
 def _near(mine: np.ndarray, theirs: np.ndarray) -> bool:
     if mine.dtype.kind != "f":
-        return bool(np.mean(mine != theirs) <= MOST_APART)
+        return bool(np.count_nonzero(mine != theirs) <= MOST_APART * mine.size)
     one, other = mine.astype(np.float64), theirs.astype(np.float64)
-    same = (one == other) | (np.isnan(one) & np.isnan(other))
-    apart, norm = np.linalg.norm(np.where(same, 0, one - other)), np.linalg.norm(one[~same])
-    return bool(same.all() or apart <= MOST_APART * max(norm, np.linalg.norm(one)))
+    differ = (one != other) & ~(np.isnan(one) & np.isnan(other))
+    apart = np.linalg.norm(one[differ] - other[differ])
+    return bool(apart <= MOST_APART * np.linalg.norm(one[np.isfinite(one)]))
