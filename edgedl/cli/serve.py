@@ -75,7 +75,8 @@ def command(
         _ms("--timeout", timeout, 1),
         _ms("--drain", drain, 0),
     )
-    sizes = (_size("--max-body", max_body), _size("--max-memory", max_memory))
+    body_bytes = _size("--max-body", max_body, 1000)
+    sizes = (body_bytes, _size("--max-memory", max_memory, body_bytes))
     policy = Policy(max_batch, limits[0] / 1e3, max_queue, workers)
     settings = Settings(policy, limits[1] / 1e3, *sizes, finite, limits[2] / 1e3)
     unfinished = edgedl.serve(
@@ -94,8 +95,8 @@ def _ms(option: str, text: str, least: float) -> float:
     return found
 
 
-def _size(option: str, text: str) -> int:
+def _size(option: str, text: str, least: int) -> int:
     found = parse_bytes(text)
-    if found < 1000:
-        raise BadOption(f"{option} is `{text}`", hint="at least 1kB")
+    if found < least:
+        raise BadOption(f"{option} is `{text}`", hint=f"at least {format_bytes(least)}")
     return found
