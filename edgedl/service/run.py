@@ -19,16 +19,17 @@ import uvicorn
 
 from edgedl import runtime
 from edgedl.core.errors import BadOption
-from edgedl.core.registry import installed
+from edgedl.core.registry import installed, load
 from edgedl.service import sockets
 from edgedl.service.app import application
 from edgedl.service.batcher import Policy
 from edgedl.service.model import Model, Service, Settings
 
+HEADS = "edgedl.service.heads:BoundedHeads"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 LAST_WORDS_S = 2.0
 KEEP_ALIVE_S = 60
-SWITCH_S = 0.0005
+SWITCH_S = 0.0005  # how long a worker back from the engine waits for the event loop to give way
 
 Told = Callable[[str], None]
 
@@ -41,11 +42,11 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, service: Service, *, listening: Callable[[], None]) -> None:
-        quick = {"http": "httptools"} if installed("httptools") else {"http": "h11"}
+        quick = installed("httptools")  # h11, which it falls back to, bounds heads by itself
         super().__init__(
             uvicorn.Config(
                 application(service),
-                **quick,  # type: ignore[arg-type]
+                http=load(HEADS, "`edgedl serve`") if quick else "h11",
                 loop="uvloop" if installed("uvloop") else "asyncio",
                 ws="none",
                 lifespan="on",
@@ -137,7 +138,7 @@ def spare_cores() -> int:
 
 
 def serve(
-    bundles: Sequence[str | Path] | Mapping[str, str | Path],
+    bundles: str | Path | Sequence[str | Path] | Mapping[str, str | Path],
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
@@ -150,7 +151,7 @@ def serve(
     """Serve bundles by the Open Inference Protocol, version 2, until SIGTERM or SIGINT.
 
     Args:
-        bundles: files, or files by name.
+        bundles: a file, several, or files by name.
         host: the address that is listened on; nobody is asked who they are, and nothing is
             encrypted, so one that others reach belongs behind a proxy.
         port: 0 for any free one.
@@ -168,7 +169,7 @@ def serve(
     """
     settings = settings or Settings()
     say = told or (lambda _: None)
-    paths = named(bundles)
+    paths = named([bundles] if isinstance(bundles, (str, Path)) else bundles)
     with ExitStack() as stack:
         place = Path(unix) if unix is not None else None
         listener = sockets.tcp(host, port) if place is None else sockets.unix(place)
@@ -186,6 +187,7 @@ def serve(
             service = Service(models, settings)
             opened.pop_all()  # the service closes them, once no worker runs one
         server = Server(service, listening=lambda: say(f"listening on {address}"))
+        stack.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(SWITCH_S)
         server.run(sockets=[listener])
         return server.unfinished

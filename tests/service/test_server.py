@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -233,6 +234,25 @@ def test_what_is_no_http_does_not_end_it(server: Running) -> None:
             one.recv(100)
     connection = connected(server)
     connection.request("GET", "/v2/health/ready")
+    assert connection.getresponse().status == 200
+    connection.close()
+
+
+def test_a_head_without_end_is_cut_off(server: Running) -> None:
+    pytest.importorskip("httptools", reason="h11 has a bound of its own")
+    host, port = server.place.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as one:
+        one.sendall(b"GET /v2 HTTP/1.1\r\nHost: a\r\n")
+        said = b""
+        with contextlib.suppress(ConnectionError):
+            for _ in range(500):
+                one.sendall(b"X-More: " + b"a" * 100_000 + b"\r\n")
+            raise AssertionError("50 MB of head were taken")
+        with contextlib.suppress(ConnectionError):
+            said = one.recv(100)
+        assert b"200" not in said
+    connection = connected(server)
+    connection.request("GET", "/v2", headers={"X-More": "a" * 30_000})
     assert connection.getresponse().status == 200
     connection.close()
 
