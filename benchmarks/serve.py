@@ -161,20 +161,25 @@ def zoo_bundles(name: str, cache: Path | None, folder: Path) -> list[Path]:
     from zoo import CACHE, fetch
 
     from edgedl.backends import backend
+    from edgedl.core.samples import open_npz
     from edgedl.passes.graph import open_model, to_ship
-    from edgedl.runtime import installed_engines
+    from edgedl.runtime import engine, installed_engines
     from edgedl.runtime.bundle import write_bundle
-    from edgedl.runtime.golden import Golden
+    from edgedl.runtime.golden import Answer, Golden
 
     entry = fetch(name, (cache or CACHE).expanduser())
     model = open_model(entry.model)
+    feed = dict(open_npz(entry.samples).bind(model.signature).feed(0))
     paths = []
-    for engine in installed_engines():
+    for one in installed_engines():
         data, names = to_ship(model)
-        path = folder / f"{name}-{engine}.edl"
+        with engine(one).open_model(data, settings={}, threads=1) as session:
+            answers = {key: Answer.of(array) for key, array in session.run(feed).items()}
+        path = folder / f"{name}-{one}.edl"
         write_bundle(
-            path, signature=model.signature, golden=Golden((), (), 0.01), history=(), notes={},
-            payloads=[(backend(engine).compile(data, "float32"), data)], names=names,
+            path, signature=model.signature, golden=Golden((feed,), (answers,), 0.01),
+            history=(), notes={}, payloads=[(backend(one).compile(data, "float32"), data)],
+            names=names,
         )  # fmt: skip
         paths.append(path)
     return paths
