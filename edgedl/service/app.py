@@ -92,6 +92,7 @@ def _server_routes(service: Service) -> list[Route]:
 
     return [
         Route("/v2", server),
+        Route("/v2/", server),
         Route("/v2/health/live", live),
         Route("/v2/health/ready", ready),
         Route("/v2/repository/index", index, methods=["POST"]),

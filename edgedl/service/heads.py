@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MOST_HEAD_BYTES = 65_536
 HEAD_S = 30.0
-TOO_LARGE = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
-    b"connection: close\r\ncontent-length: 0\r\n\r\n"
-)
 
 
 class BoundedHeads(HttpToolsProtocol):
@@ -38,8 +35,7 @@ class BoundedHeads(HttpToolsProtocol):
         if self._reading:
             self._bytes += len(data)
             if self._bytes > MOST_HEAD_BYTES and not self.transport.is_closing():
-                self.transport.write(TOO_LARGE)
-                self.transport.close()
+                self._end("431 Request Header Fields Too Large", "the request's head is too large")
 
     def on_message_begin(self) -> None:
         """A head begins."""
@@ -53,6 +49,18 @@ class BoundedHeads(HttpToolsProtocol):
         self._no_patience()
         self._reading = False
         super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What cannot be read as HTTP is answered like whatever else cannot be read."""
+        del msg
+        self._end("400 Bad Request", "this is no HTTP request")
+
+    def _end(self, status: str, error: str) -> None:
+        body = json.dumps({"error": error})
+        head = f"HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: application/json\r\n"
+        text = f"{head}content-length: {len(body)}\r\n\r\n{body}"
+        self.transport.write(text.encode())
+        self.transport.close()
 
     def _no_patience(self) -> None:
         if self._patience is not None:

@@ -14,12 +14,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from edgedl.core.errors import BadRequest, nearest
+from edgedl.core.errors import BadRequest, TooLarge, nearest
 from edgedl.service.contract import DTYPES, MOST_AXES, NO_ARRAYS, Contract, Slot
 from edgedl.service.values import from_json
 
 MOST_SHOWN = 80
 MOST_HEADER_DIGITS = 18
+MOST_JSON_BYTES = 16_000_000  # as Python's objects it may take 25 times as much
 NOT_OFFERED = {
     "shared_memory_region": "shared memory",
     "sequence_id": "sequences whose state is kept here",
@@ -103,13 +104,18 @@ def parse(body: memoryview, json_bytes: int | None, contract: Contract) -> Reque
     Arrays of binary tensors are views of `body`.
 
     Raises:
-        BadRequest: it is not one that the protocol and the model take.
+        BadRequest: it is not one that the protocol and the model take. TooLarge: its JSON is.
     """
     if json_bytes is not None and json_bytes > len(body):
         _refuse(
             f"`Inference-Header-Content-Length` is {json_bytes}, the body has {len(body)} bytes"
         )
     end = len(body) if json_bytes is None else json_bytes
+    if end > MOST_JSON_BYTES:
+        raise TooLarge(
+            f"{end} bytes of JSON are too many, {MOST_JSON_BYTES} are taken",
+            hint="send tensors as binary data, which may be larger",
+        )
     document = _document(bytes(body[:end]))
     parameters = _object(document, "parameters", "the request")
     _offered(parameters, "the request")

@@ -94,6 +94,7 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_addresses_of_the_server_and_the_model() -> None:
     async with served(Doubles()) as app:
         said = (await call(app, "GET", "/v2")).json
+        assert (await call(app, "GET", "/v2/")).json == said
         assert said["name"] == "edgedl"
         assert said["version"] == edgedl.__version__
         assert "binary_tensor_data" in said["extensions"]

@@ -11,10 +11,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from edgedl.core.errors import BadRequest, Unsupported
+from edgedl.core.errors import BadRequest, TooLarge, Unsupported
 from edgedl.core.model import Signature, Tensor
 from edgedl.service.contract import DTYPES, Contract
-from edgedl.service.request import header_bytes, parse
+from edgedl.service.request import MOST_JSON_BYTES, header_bytes, parse
 from tests.service.requests import contract, written
 
 X = Tensor("x", "float32", ("batch", 3))
@@ -216,6 +216,12 @@ def test_axes_of_one_name_have_one_size() -> None:
     body, json_bytes = written({**FEED, "mask": np.ones(3, np.float32)})
     with pytest.raises(BadRequest, match="`batch` is 2 in `x` and 3 in `mask`"):
         read(body, json_bytes, of)
+
+
+def test_json_has_a_bound_of_its_own() -> None:
+    with pytest.raises(TooLarge, match="bytes of JSON are too many") as caught:
+        read(b" " * (MOST_JSON_BYTES + 1), None, contract(X))
+    assert "binary" in str(caught.value.hint)
 
 
 def test_outputs_are_as_asked() -> None:
