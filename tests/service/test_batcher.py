@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgedl.core.errors import Busy, EngineFailed, GoingDown, TooLate, WrongInput
+from edgedl.core.errors import Busy, EngineFailed, GoingDown, Late, WrongInput
 from edgedl.service.batch import Ran, answered
 from edgedl.service.batcher import Batcher, Job, Policy
 
@@ -215,10 +215,10 @@ async def test_a_deadline_ends_the_waiting_and_spares_the_engine() -> None:
     running = bench.ask(1, 2, 3, 4, within=1)
     late, patient = bench.ask(5, within=0.5), bench.ask(6, within=5)
     bench.clock.turn(0.7)
-    assert isinstance(late.answer.exception(), TooLate)
+    assert isinstance(late.answer.exception(), Late)
     assert bench.batcher.waiting == 1
     bench.clock.turn(0.7)
-    assert isinstance(running.answer.exception(), TooLate)
+    assert isinstance(running.answer.exception(), Late)
     bench.held.go()
     bench.held.go()
     assert bench.batches == [[6]]
