@@ -11,6 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from time import monotonic
 from typing import Any, Protocol
 
@@ -119,6 +120,7 @@ class Batcher:
         self.closing = False
         self._run, self._start, self._clock, self._seen = run, start, clock, seen
         self._lanes: dict[Key, _Lane] = {}
+        self._begun: list[list[Job]] = []
         self._timer: Handle | None = None
         self._timed = math.inf
         self._recent: deque[tuple[int, float]] = deque(maxlen=REMEMBERED)
@@ -186,9 +188,10 @@ class Batcher:
     def abandon(self) -> int:
         """Refuse whatever is not answered yet with GoingDown; how many requests that were."""
         self.closing = True
-        jobs = [job for lane in self._lanes.values() for job in lane.jobs if job.alive]
+        queued = [job for lane in self._lanes.values() for job in lane.jobs]
+        jobs = [job for job in (*queued, *chain(*self._begun)) if job.alive]
         for job in jobs:
-            self._fail(job, GoingDown("the service went down before the request's turn"))
+            self._fail(job, GoingDown("the service went down before the answer was there"))
         return len(jobs)
 
     def _key(self, feed: Feed) -> Key:
@@ -278,20 +281,24 @@ class Batcher:
         if not lane.jobs:
             del self._lanes[key]
         self.running += 1
-        self._start(lambda: self._answered(batch), lambda ran: self._done(batch, ran))
+        self._begun.append(batch)
+        living: list[Job] = []
 
-    def _answered(self, batch: list[Job]) -> Ran:
-        """On the worker: those whom nobody waits for by now are left out."""
-        batch[:] = [job for job in batch if job.alive]
-        return answered(self._run, [job.feed for job in batch], [job.rows for job in batch])
+        def call() -> Ran:
+            """On the worker: those whom nobody waits for by now are left out."""
+            living.extend(job for job in batch if job.alive)
+            return answered(self._run, [job.feed for job in living], [job.rows for job in living])
 
-    def _done(self, batch: list[Job], ran: Ran) -> None:
+        self._start(call, lambda ran: self._done(batch, living, ran))
+
+    def _done(self, batch: list[Job], living: list[Job], ran: Ran) -> None:
         self.running -= 1
-        rows = sum(job.rows for job in batch)
+        self._begun = [other for other in self._begun if other is not batch]
+        rows = sum(job.rows for job in living)
         if rows:
             self._recent.append((rows, ran.seconds))
         self._dispatch()
-        for job, result in zip(batch, ran.results, strict=True):
+        for job, result in zip(living, ran.results, strict=True):
             if not job.alive:
                 continue
             if job.timer is not None:
@@ -301,9 +308,9 @@ class Batcher:
                 job.answer.set_exception(result if known else failure(result))
             else:
                 job.answer.set_result(result)
-        if self._seen is not None and batch:
+        if self._seen is not None and living:
             now = self._clock.time()
-            self._seen(rows, ran, [now - job.arrived - ran.seconds for job in batch])
+            self._seen(rows, ran, [now - job.arrived - ran.seconds for job in living])
         self._rest()
 
 

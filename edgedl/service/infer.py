@@ -91,6 +91,12 @@ class Infer:
         except Gone:
             self._service.metrics.requests.add((name, GONE))
             return
+        except asyncio.CancelledError:
+            if not self._service.closing:
+                raise
+            late = GoingDown("the service went down before the body was there")
+            await _send(send, 503, refusal(late), [])
+            return
         except EdgeError as error:
             status = status_of(error)
             self._service.metrics.requests.add((name, str(status)))

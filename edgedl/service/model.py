@@ -50,6 +50,7 @@ class Model:
     Attributes:
         alone: why its samples do not share calls; None where they do.
         policy: of its queue.
+        platform: the engine that answers and the format it was given, as metadata names them.
     """
 
     name: str
@@ -57,9 +58,10 @@ class Model:
     contract: Contract
     policy: Policy
     alone: str | None
+    platform: str = PLATFORM
 
     @classmethod
-    def of(cls, name: str, session: Session, settings: Settings) -> Model:
+    def of(cls, name: str, session: Session, settings: Settings, platform: str = PLATFORM) -> Model:
         """A session, tried on made-up samples for whether they can share a call.
 
         Raises:
@@ -72,14 +74,14 @@ class Model:
             alone = shares(session.run, contract, policy.max_batch)
         if alone is not None:
             policy = replace(policy, max_batch=1, max_wait_s=0.0)
-        return cls(name, session, contract, policy, alone)
+        return cls(name, session, contract, policy, alone, platform)
 
     def metadata(self) -> dict[str, Any]:
         """As the protocol's model metadata."""
         return {
             "name": self.name,
             "versions": [VERSION],
-            "platform": PLATFORM,
+            "platform": self.platform,
             "inputs": [slot.to_json() for slot in self.contract.inputs.values()],
             "outputs": [slot.to_json() for slot in self.contract.outputs.values()],
         }
@@ -131,7 +133,7 @@ class Service:
         try:
             await asyncio.wait_for(self._finished(), self.settings.drain_s)
         except asyncio.TimeoutError:
-            return sum(queue.abandon() + queue.running for queue in queues)
+            return sum(queue.abandon() for queue in queues) + sum(self.reading.values())
         return 0
 
     async def _finished(self) -> None:

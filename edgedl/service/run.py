@@ -177,20 +177,34 @@ def serve(
         if place is not None:
             stack.callback(place.unlink, missing_ok=True)
         address = f"unix:{place}" if place is not None else _address(listener)
-        with ExitStack() as opened:
-            models = []
-            for name, path in paths.items():
-                session = runtime.open(path, threads=threads or spare_cores(), **open_options)
-                opened.callback(session.close)
-                models.append(Model.of(name, session, settings))
-                say(f"{name}: {_manner(models[-1])}")
-            service = Service(models, settings)
-            opened.pop_all()  # the service closes them, once no worker runs one
+        models = _opened(
+            paths, settings, say, {**open_options, "threads": threads or spare_cores()}
+        )
+        service = Service(models, settings)
         server = Server(service, listening=lambda: say(f"listening on {address}"))
         stack.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(SWITCH_S)
         server.run(sockets=[listener])
         return server.unfinished
+
+
+def _opened(
+    paths: Mapping[str, Path], settings: Settings, say: Told, options: Mapping[str, Any]
+) -> list[Model]:
+    """A model for each bundle, all or none of them open."""
+    models: list[Model] = []
+    with ExitStack() as opened:
+        for name, path in paths.items():
+            session = runtime.open(path, **options)
+            opened.callback(session.close)
+            found = session.opened
+            for skipped in found.skipped:
+                say(f"note: {name}: skipped {skipped}")
+            platform = f"{found.engine}_{found.format.partition('+')[0]}"
+            models.append(Model.of(name, session, settings, platform))
+            say(f"{name}: {found.engine} {found.precision}, {_manner(models[-1])}")
+        opened.pop_all()  # the service closes them, once no worker runs one
+    return models
 
 
 def _address(listener: socket.socket) -> str:

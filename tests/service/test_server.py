@@ -140,8 +140,9 @@ def rows(*shape: int) -> np.ndarray:
 
 
 def test_it_says_how_it_serves(server: Running) -> None:
-    assert server.said[0] == "many: up to 8 samples a call, waiting 2 ms for them"
-    assert server.said[1] == "other: one request a call: its first axis is fixed"
+    way = f"{installed_engines()[0]} float32"
+    assert server.said[0] == f"many: {way}, up to 8 samples a call, waiting 2 ms for them"
+    assert server.said[1] == f"other: {way}, one request a call: its first axis is fixed"
 
 
 def test_triton_reads_health_and_metadata(client: Any) -> None:
@@ -152,6 +153,8 @@ def test_triton_reads_health_and_metadata(client: Any) -> None:
     assert not client.is_model_ready("nobody")
     assert client.get_server_metadata()["name"] == "edgedl"
     metadata = client.get_model_metadata("many")
+    assert metadata["platform"] == f"{installed_engines()[0]}_onnx"
+    assert metadata["versions"] == ["1"]
     assert metadata["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 3, 8, 8]}]
     assert metadata["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, 5]}]
     assert [entry["name"] for entry in client.get_model_repository_index()] == ["many", "other"]
