@@ -5,6 +5,7 @@ PASSES = {
     "dynamic": "edgedl.passes.dynamic:Dynamic",
     "equalize": "edgedl.passes.equalize:Equalize",
     "fold": "edgedl.passes.fold:Fold",
+    "half": "edgedl.passes.half:Half",
     "quantize": "edgedl.passes.quantize:Quantize",
     "shapes": "edgedl.passes.shapes:Shapes",
     "smooth": "edgedl.passes.smooth:Smooth",

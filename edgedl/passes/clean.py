@@ -47,9 +47,7 @@ class Clean:
             common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
             common.TopologicalSortPass(),
         )(graph)
-        opset = graph.opset_imports.get("", graph.opset_imports.get("ai.onnx", 1))
-        if opset < self.min_opset:
-            self._raise_opset(graph, opset)
+        raise_opset(graph, self.min_opset)
         RewriteRuleSet([rules.dropout_inference_rule, rules.dropout_zero_rule]).apply_to_model(
             graph
         )
@@ -69,25 +67,32 @@ class Clean:
         if history is not None:
             graph.metadata_props[HISTORY_KEY] = history
 
-    def _raise_opset(self, graph: ir.Model, opset: int) -> None:
-        logger = logging.getLogger("onnxscript.version_converter")
-        level = logger.level
-        logger.setLevel(logging.ERROR)
-        try:
-            ConvertVersionPass(self.min_opset, fallback=True)(graph)
-        except Exception as error:
-            raise BadModel(
-                f"opset {opset} could not be raised to {self.min_opset}",
-                hint=f"export it again with opset_version={self.min_opset} or later",
-            ) from error
-        finally:
-            logger.setLevel(level)
-        if graph.opset_imports.get("", 0) < self.min_opset:
-            raise BadModel(
-                f"opset {opset} could not be raised to {self.min_opset}",
-                hint=f"export it again with opset_version={self.min_opset} or later",
-            )
-        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
+
+def raise_opset(graph: ir.Model, least: int) -> None:
+    """Bring a graph of an older opset to `least`; another is left as it is.
+
+    Raises:
+        BadModel: it cannot be raised.
+    """
+    opset = graph.opset_imports.get("", graph.opset_imports.get("ai.onnx", 1))
+    if opset >= least:
+        return
+    logger = logging.getLogger("onnxscript.version_converter")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    refusal = BadModel(
+        f"opset {opset} could not be raised to {least}",
+        hint=f"export it again with opset_version={least} or later",
+    )
+    try:
+        ConvertVersionPass(least, fallback=True)(graph)
+    except Exception as error:
+        raise refusal from error
+    finally:
+        logger.setLevel(level)
+    if graph.opset_imports.get("", 0) < least:
+        raise refusal
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(graph)
 
 
 def eliminate_identities(graph: ir.Model) -> None:
