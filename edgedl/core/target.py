@@ -57,6 +57,10 @@ class Scheme:
             less memory to open; OpenVINO would take it for a compressed weight.
         free_multiplications: whether a multiplication by constants in front of a quantizer costs
             nothing: OpenVINO makes one kernel of the two.
+        fuses_adds: whether a convolution's kernel adds what waits beside it: the waiting operand of
+            an Add is quantized then, and the convolution's own result, which never leaves the
+            kernel, is not; other additions stay float. NVIDIA's "Working with Quantized Types"
+            advises this: a pair of quantizers between the two would tear them apart.
     """
 
     name: str
@@ -76,6 +80,7 @@ class Scheme:
     shift: frozenset[str] = frozenset()
     direct: bool = False
     free_multiplications: bool = False
+    fuses_adds: bool = False
 
 
 ONNXRUNTIME = Scheme(
@@ -118,6 +123,7 @@ TENSORRT = Scheme(
     "tensorrt",
     activations="symmetric",
     signed_only=True,
+    fuses_adds=True,
     outputs=False,
     operators=PRODUCTS | {"ConvTranspose", "Add", "AveragePool", "GlobalAveragePool"},
     moves=MOVES,

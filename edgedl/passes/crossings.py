@@ -135,7 +135,7 @@ def _crossings(
     values: dict[str, ir.Value] = {}
     readers: dict[str, list[str]] = {}
     for name, node in chosen.items():
-        for operand in computed_operands(node, facts):
+        for operand in computed_operands(node, facts, scheme):
             for source in _sources(operand, makers, facts, scheme):
                 values[source.name or ""] = source
                 readers.setdefault(source.name or "", []).append(name)

@@ -50,6 +50,7 @@ class Facts:
     def __init__(self, graph: ir.Model) -> None:
         self.graph = graph.graph
         self.nodes = list(graph.graph)
+        self.places = {node: number for number, node in enumerate(self.nodes)}
         self.outputs = {value.name for value in graph.graph.outputs}
 
     def constant(self, value: ir.Value | None) -> bool:
@@ -150,7 +151,7 @@ def _users(
     """By representative, the int8 operators that read its tensors, moved or not."""
     found: dict[str, list[ir.Node]] = {group: [] for group in groups.values()}
     for node in chosen:
-        for operand in computed_operands(node, facts):
+        for operand in computed_operands(node, facts, scheme):
             waiting, seen = [operand], {operand}
             while waiting:
                 value = waiting.pop()
@@ -252,6 +253,16 @@ def _judge_glue(
         return None
     if extent != "full":
         return "float", "only products with constant weights are in int8 here"
+    if scheme.fuses_adds and node.op_type == "Add":
+        fused = fused_operand(node, facts, scheme)
+        if fused is None or len(computed) < 2:
+            return (
+                "float",
+                f"{scheme.name} adds within the kernel of a convolution, and here is none",
+            )
+        if not _made_in_int8(fused, facts, scheme, decisions):
+            return "float", "the convolution that it is added in is float"
+        return "int8", "added in the kernel of an int8 convolution"
     fed = [_made_in_int8(value, facts, scheme, decisions) for value in computed]
     enough = all(fed) if scheme.outputs or node.op_type == "Concat" else any(fed)
     return ("int8", "between int8 operators") if enough else ("float", "its inputs are float")
@@ -274,9 +285,28 @@ def _made_in_int8(
     return False
 
 
-def computed_operands(node: ir.Node, facts: Facts) -> list[ir.Value]:
+def computed_operands(node: ir.Node, facts: Facts, scheme: Scheme) -> list[ir.Value]:
     """The operands of an int8 operator that are quantized as activations."""
-    return facts.computed(node)[: 1 if _is_product(node) and node.op_type != "MatMul" else None]
+    fused = fused_operand(node, facts, scheme)
+    operands = [value for value in facts.computed(node) if value is not fused]
+    return operands[: 1 if _is_product(node) and node.op_type != "MatMul" else None]
+
+
+def fused_operand(node: ir.Node, facts: Facts, scheme: Scheme) -> ir.Value | None:
+    """The operand of an Add that comes straight out of a convolution whose kernel makes the sum as
+    well, where the scheme's engine has such kernels: of two the later one, the other being what is
+    waited for."""
+    if node.op_type != "Add" or not scheme.fuses_adds:
+        return None
+    made = [
+        (facts.places[maker], value)
+        for value in facts.computed(node)
+        if (maker := value.producer()) is not None
+        and maker.op_type in ("Conv", "ConvTranspose")
+        and len(facts.readers(value)) == 1
+        and value.name not in facts.outputs
+    ]
+    return max(made, key=lambda one: one[0])[1] if made else None
 
 
 def is_move(node: ir.Node, scheme: Scheme) -> bool:
@@ -326,7 +356,7 @@ def _quantized_tensors(
     made: set[str] = set()
     chosen = [node for node in chosen if not is_recurrent(node)]
     for node in chosen:
-        for value in computed_operands(node, facts):
+        for value in computed_operands(node, facts, scheme):
             quantized[value.name or ""] = value
         made.add(facts.result(node).name or "")
         if scheme.outputs and node.op_type not in scheme.optional_outputs:
