@@ -258,7 +258,7 @@ def _judge_glue(
         if fused is None or len(computed) < 2:
             return (
                 "float",
-                f"{scheme.name} adds within the kernel of a convolution, and here is none",
+                f"{scheme.name} adds within a convolution's kernel, and here is none",
             )
         if not _made_in_int8(fused, facts, scheme, decisions):
             return "float", "the convolution that it is added in is float"
