@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -12,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from edgedl.backends import Backend
+from edgedl.backends.emulated import Emulated
 from edgedl.benchmark.accuracy import check_labels, metric_for
 from edgedl.benchmark.compare import Comparison
 from edgedl.benchmark.machine import processor_of, this_machine
 from edgedl.core.errors import Unsupported
 from edgedl.core.kept import kept, read_ahead
 from edgedl.core.memory import peak_rss_bytes
-from edgedl.core.model import Model
-from edgedl.core.program import TUNED
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Arrays, Samples
 from edgedl.core.stats import Agreement
@@ -33,16 +32,13 @@ from edgedl.inputs import (
     load_samples,
     split,
 )
-from edgedl.passes.plan_file import fit, from_document, to_yaml
-from edgedl.passes.program import digest_of_weights
-from edgedl.passes.ranges import usual_method
+from edgedl.passes.plan_file import fit, from_document
 from edgedl.report.compressed import Choice, Compressed
 from edgedl.runtime import ENGINES, installed_engines
 from edgedl.runtime.postprocess import Postprocess
 from edgedl.runtime.process import Processing
 from edgedl.search.candidates import (
     Ask,
-    Candidate,
     Reference,
     Trial,
     reference,
@@ -57,14 +53,17 @@ from edgedl.search.prepared import as_planned
 from edgedl.search.ready import (
     backends_of,
     float_session,
+    for_shapes,
     prepare,
     proven_clean,
     unquantized,
     with_shapes,
 )
+from edgedl.search.told import float_reasons, plan_text
 from edgedl.search.ways import Ways
 from edgedl.search.why import reasons, too_busy, trained
 from edgedl.ship import Shipped, bundle_sizes, count_operators, precision_of, ship
+from edgedl.untimed import untimed
 from edgedl.yamls import read_yaml
 
 MOST_FEEDS = 32
@@ -92,6 +91,7 @@ def compress(
     seconds: float = 4.0,
     force: bool = False,
     effort: str = "fast",
+    unmeasured: bool = False,
     progress: Progress = silent,
 ) -> Compressed:
     """Make the smallest and fastest model for a target that keeps the limits, and prove it.
@@ -126,6 +126,8 @@ def compress(
             go back to float for 10 % of the speed, where fewer than 98 of 100 classes are float's),
             or `max`, which searches and trains longer.
         force: quantize a model anew that is quantized already, its quantizers taken out first.
+        unmeasured: for the engine of a GPU that this machine has not, choose by answers alone,
+            computed by onnxruntime from the same graph; what ships was never timed.
 
     Raises:
         BadValue: the plan is none, or does not fit the model. EdgeError: the inputs are unsound,
@@ -137,14 +139,14 @@ def compress(
     chosen = target_of(target)
     processor = processor_of(chosen.name)
     processing = find_processing(preprocess, [model])
-    backends, doubts = backends_of(chosen)
+    backends, doubts = backends_of(chosen, unmeasured)
     machine_there = None if processor is None else processor.machine()
     written = None if plan is None else read_yaml(plan, MOST_PLAN_BYTES)
     planned = None
     if written is not None and plan is not None:
         planned = written.read(lambda one: from_document(one).with_constants(Path(plan).parent))
     if planned is not None:
-        ask, backends = "plan", [b for b in backends if b.engine == planned.engine]
+        ask, backends = "plan", [b for b in backends if _engine_of(b) == planned.engine]
         if not backends:
             raise Unsupported(
                 f"the plan is for {planned.engine}, which target `{target}` does not run here",
@@ -167,6 +169,7 @@ def compress(
         read_ahead(group, progress)
 
     clean, odd_clean = proven_clean(given, clean, groups.choice)
+    backends = [for_shapes(built, clean, groups.choice) for built in backends]
     with float_session(backends, given, clean, next(iter(groups.choice))) as session:
         expected = replace(reference(session, groups.choice, named), machine=machine_there)
         if processing is not None:
@@ -186,6 +189,11 @@ def compress(
     ways = Ways(
         given, clean, groups.calibration, expected, limits, threads, progress, ask, planned, tried
     )  # fmt: skip
+    if isinstance(backends[0], Emulated):
+        return untimed(
+            backends[0], ways, groups, named, Path(model), Path(output), notes, processing, began,
+            (*doubts, *groups.doubts, *odd_clean, *_odd_answers(expected)),
+        )  # fmt: skip
     feeds = list(_first(groups.choice, MOST_FEEDS))
 
     shipped: Shipped | None = None
@@ -236,14 +244,14 @@ def compress(
         failed=judged.failed,
         operators=count_operators(operators),
         choices=_choices(search, limits, winner),
-        float_reasons=_float_reasons(winner),
+        float_reasons=float_reasons(winner),
         why=(
             *too_busy(winner.candidate, timed.candidates, timed.latency_ms, noise),
             *trained(winner, search.trials),
             *reasons(winner.candidate, operators, timed.latency_ms),
         ),
         costs=tuple(cost.to_json() for cost in winner.candidate.costs),
-        plan=_plan_text(winner.candidate, clean),
+        plan=plan_text(winner.candidate, clean),
         tuned=None if winner.candidate.prepared is None else winner.candidate.prepared.tuned,
         doubts=(
             *doubts,
@@ -259,6 +267,10 @@ def compress(
         peak_rss_bytes=peak_rss_bytes(),
         machine=machine,
     )
+
+
+def _engine_of(built: Backend) -> str:
+    return built.stands_for if isinstance(built, Emulated) else built.engine
 
 
 def _way_to(engine_name: str) -> str:
@@ -333,32 +345,6 @@ def _choices(search: Search, limits: Limits, winner: Trial) -> tuple[Choice, ...
         )
     rows += [Choice(r.name, None, None, None, None, r.reason) for r in search.refusals]
     return tuple(rows)
-
-
-def _float_reasons(winner: Trial) -> dict[tuple[str, str], int]:
-    plan = winner.candidate.plan
-    if plan is None:
-        return {}
-    return dict(Counter((d.operator, d.reason) for d in plan.decisions if d.precision == "float"))
-
-
-def _plan_text(candidate: Candidate, clean: Model) -> str | None:
-    plan, ranges, prepared = candidate.plan, candidate.method, candidate.prepared
-    if plan is None or ranges is None:
-        return None
-    return to_yaml(
-        plan,
-        candidate.engine,
-        candidate.settings,
-        usual_method(ranges),
-        corrected=candidate.means is not None,
-        exact=candidate.exact,
-        costs=candidate.costs,
-        repairs=prepared.repairs if prepared is not None else (),
-        repaired_with=prepared.samples if prepared is not None else "",
-        tuned=TUNED if candidate.is_trained else "",
-        tuned_from=digest_of_weights(clean) if candidate.is_trained else "",
-    )
 
 
 def _late_doubts(

@@ -62,6 +62,7 @@ def ship(
     before: Shipped | None = None,
     *,
     fallbacks: bool = True,
+    ahead: Payload | None = None,
 ) -> Shipped:
     """Write the winner's bundle, open it again, and check its golden answers.
 
@@ -75,6 +76,8 @@ def ship(
     Args:
         before: what was written last; where it was the same candidate, only the notes are new.
         fallbacks: look for these other engines.
+        ahead: a payload of the same model for an engine that is not here, which stands first and is
+            not tried.
 
     Raises:
         EdgeError: the file cannot be written. WrongAnswers: the bundle answers otherwise.
@@ -90,6 +93,7 @@ def ship(
         compiled = backend(chosen.engine).compile(data, chosen.precision, settings)
         payload, part = stored(compiled, data)
     others = same.fallbacks if same is not None else None
+    first = () if ahead is None else (_sharing(ahead, payload),)
     with atomic_write(output) as work:
         write = partial(
             write_bundle,
@@ -103,9 +107,10 @@ def ship(
         )
         if others is None and fallbacks:
             likely = _likely(payload)
-            write(payloads=[(one, part) for one in (payload, *likely)])
-            others = tuple(one for i, one in enumerate(likely, 1) if _answers_apart(work, i))
-        write(payloads=[(one, part) for one in (payload, *(others or ()))])
+            write(payloads=[(one, part) for one in (*first, payload, *likely)])
+            place = len(first) + 1
+            others = tuple(one for i, one in enumerate(likely, place) if _answers_apart(work, i))
+        write(payloads=[(one, part) for one in (*first, payload, *(others or ()))])
         proof = check(work, threads=threads)
         if not proof.ok:
             raise WrongAnswers(
@@ -119,6 +124,11 @@ def ship(
         data, golden.inputs[0], settings=payload.settings, threads=threads, runs=PROFILE_RUNS
     )
     return Shipped(key, payload, part, golden, tuple(run), others)
+
+
+def _sharing(ahead: Payload, payload: Payload) -> Payload:
+    """A payload that names another's part, as that lies there."""
+    return replace(ahead, part=payload.part, inflated=payload.inflated)
 
 
 def _likely(payload: Payload) -> tuple[Payload, ...]:

@@ -13,6 +13,8 @@ from edgedl.runtime.bundle import Payload
 BACKENDS = {
     "onnxruntime": "edgedl.backends.ort:BACKEND",
     "openvino": "edgedl.backends.openvino:BACKEND",
+    "tensorrt": "edgedl.backends.tensorrt:BACKEND",
+    "tensorrt_rtx": "edgedl.backends.tensorrt:BACKEND_RTX",
 }
 
 
@@ -22,6 +24,8 @@ class Backend(Protocol):
     Attributes:
         scheme: the scheme that its int8 graphs are written in.
         schemes: others that are compared with it on the machine, by speed and by their answers.
+        typed: whether the precision stands in the graph, in types and casts, and settings do not
+            change it.
         other_kernels: operators for which the engine has kernels other than it takes by itself;
             `settings["other_kernels"]` names the nodes that take them.
     """
@@ -30,6 +34,7 @@ class Backend(Protocol):
     scheme: Scheme
     schemes: tuple[Scheme, ...]
     other_kernels: frozenset[str]
+    typed: bool
 
     def check(self, target: Target) -> None:
         """Say whether this machine can build for the target.

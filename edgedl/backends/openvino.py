@@ -20,6 +20,7 @@ class OpenVinoBackend:
     scheme: Scheme = OPENVINO
     schemes: tuple[Scheme, ...] = (OPENVINO_SKEWED,)
     other_kernels: frozenset[str] = frozenset({"Conv"})
+    typed = False
 
     def check(self, target: Target) -> None:
         if self.engine not in target.engines:

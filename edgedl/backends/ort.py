@@ -18,6 +18,7 @@ class OrtBackend:
     scheme: Scheme = ONNXRUNTIME
     schemes: tuple[Scheme, ...] = (ONNXRUNTIME_SIGNED,)
     other_kernels: frozenset[str] = frozenset()
+    typed = False
 
     def check(self, target: Target) -> None:
         if self.engine not in target.engines:

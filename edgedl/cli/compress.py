@@ -73,6 +73,11 @@ if TYPE_CHECKING:
     help="What may go into answers like float's: normal, two or three minutes more an engine and"
     " a tenth of the speed; max, a quarter of an hour. Both train weights where torch is there.",
 )
+@click.option(
+    "--unmeasured",
+    is_flag=True,
+    help="For a GPU that is not here: choose by answers alone, and say that nothing was timed.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--force", is_flag=True, help="Quantize a model anew that is quantized already.")
 @click.option("--report", metavar="DIR", help="Write the report there, and the plan.")
@@ -102,6 +107,7 @@ def command(
     seed: int,
     force: bool,
     effort: str,
+    unmeasured: bool,
     report: str | None,
     as_json: bool,
 ) -> int:
@@ -142,7 +148,7 @@ def command(
             model, samples, output, ask=ask, plan=plan, target=target or "cpu", test=test,
             validation=validation, preprocess=preprocess, shapes=fixed, max_drop=drop,
             max_latency_ms=latency, max_bytes=size, metric=metric, threads=threads, seed=seed,
-            seconds=seconds, force=force, effort=effort, progress=bar,
+            seconds=seconds, force=force, effort=effort, unmeasured=unmeasured, progress=bar,
         )  # fmt: skip
     click.echo(result.text(), err=as_json)
     if as_json:

@@ -58,7 +58,8 @@ def target_option(command: Command) -> Command:
         "--target",
         metavar="NAME",
         callback=cap,
-        help=f"cpu, onnxruntime or openvino; or a processor to foretell: {', '.join(PROCESSORS)}.",
+        help="cpu, onnxruntime, openvino, tensorrt or tensorrt_rtx; or a processor to foretell:"
+        f" {', '.join(PROCESSORS)}.",
     )(command)
 
 

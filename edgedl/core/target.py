@@ -175,19 +175,24 @@ PROCESSORS: Mapping[str, Processor] = {
 
 @dataclass(frozen=True)
 class Target:
-    """A named kind of device: the engines that run there, the best guess first."""
+    """A named kind of device: the engines that run there, the best guess first; and what a machine
+    must have for them beside their packages, empty where that is nothing."""
 
     name: str
     engines: tuple[str, ...]
     about: str
+    needs: str = ""
 
 
+NVIDIA = "an NVIDIA GPU"
 TARGETS: Mapping[str, Target] = {
     "cpu": Target(
         "cpu", ("openvino", "onnxruntime"), "the fastest CPU engine that is installed, by measuring"
     ),
     "onnxruntime": Target("onnxruntime", ("onnxruntime",), "any CPU, Arm too"),
     "openvino": Target("openvino", ("openvino",), "Intel and other x86 CPUs, Arm"),
+    "tensorrt": Target("tensorrt", ("tensorrt",), "Jetson and other NVIDIA GPUs", NVIDIA),
+    "tensorrt_rtx": Target("tensorrt_rtx", ("tensorrt_rtx",), "NVIDIA RTX GPUs", NVIDIA),
     **{
         one.name: Target(
             one.name,

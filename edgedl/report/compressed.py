@@ -128,7 +128,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Compressed:
-    """The result of `compress`. Latencies are in milliseconds, by percentile.
+    """The result of `compress`. Latencies are in milliseconds, by percentile; they, the speedup and
+    its verdict are None where nothing was timed.
 
     Attributes:
         against_float: a named metric without labels, with float's answers in their place.
@@ -149,11 +150,11 @@ class Compressed:
     threads: int
     bytes: int
     baseline_bytes: int
-    baseline_ms: Mapping[str, float | int | None]
-    result_ms: Mapping[str, float | int | None]
-    speedup: Interval
-    verdict: Verdict
-    noise_floor: float
+    baseline_ms: Mapping[str, float | int | None] | None
+    result_ms: Mapping[str, float | int | None] | None
+    speedup: Interval | None
+    verdict: Verdict | None
+    noise_floor: float | None
     agreement: Agreement
     accuracy: Accuracy | None
     operators: Mapping[str, int]
@@ -181,8 +182,13 @@ class Compressed:
             "threads": self.threads,
             "bytes": self.bytes,
             "baseline_bytes": self.baseline_bytes,
-            "latency_ms": {"baseline": dict(self.baseline_ms), "result": dict(self.result_ms)},
-            "speedup": {**self.speedup.to_json(), "verdict": self.verdict},
+            "latency_ms": {
+                name: None if one is None else dict(one)
+                for name, one in (("baseline", self.baseline_ms), ("result", self.result_ms))
+            },
+            "speedup": None
+            if self.speedup is None
+            else {**self.speedup.to_json(), "verdict": self.verdict},
             "noise_floor": self.noise_floor,
             "agreement": self.agreement.to_json(),
             "accuracy": None if self.accuracy is None else self.accuracy.to_json(),
@@ -240,6 +246,8 @@ class Compressed:
         return "\n\n".join(parts)
 
     def _speed(self) -> str:
+        if self.speedup is None or self.noise_floor is None:
+            return ""
         interval = f"{self.speedup.ratio:.2f}x [{self.speedup.low:.2f}, {self.speedup.high:.2f}]"
         if self.verdict == "inconclusive":
             return f"{interval}: no difference beyond the noise of {100 * self.noise_floor:.0f} %"
@@ -271,7 +279,9 @@ def _smaller(ratio: float) -> str:
     return f"{ratio:.2f}x smaller" if ratio >= 1 else f"{1 / ratio:.2f}x larger"
 
 
-def _ms(latency: Mapping[str, float | int | None]) -> str:
+def _ms(latency: Mapping[str, float | int | None] | None) -> str:
+    if latency is None:
+        return "not timed"
     p50 = latency["p50"]
     return "too few samples" if p50 is None else format_ms(p50)
 

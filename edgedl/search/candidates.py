@@ -20,6 +20,7 @@ from edgedl.core.target import Scheme
 from edgedl.passes.correct import CorrectBias, Means
 from edgedl.passes.dynamic import Dynamic
 from edgedl.passes.graph import read, rewrite, too_large
+from edgedl.passes.half import Half, Precision
 from edgedl.passes.layout import EXTENTS, Extent, layout
 from edgedl.passes.place import Place
 from edgedl.passes.plan import Cost, Plan
@@ -285,10 +286,20 @@ def float_candidates(backend: Backend, given: Model, clean: Model) -> Iterator[C
     for precision in (float32, *reduced):
         label = "float32, cleaned" if precision == float32 else precision
         settings = backend.settings(precision)
+        if backend.typed and precision != float32:
+            yield in_half(Candidate(backend.engine, precision, label, clean, settings))
+            continue
         yield Candidate(backend.engine, precision, label, clean, settings)
         if stored.bytes < SMALLER * clean.bytes:
             label = f"{precision}, 8-bit weights"
             yield Candidate(backend.engine, precision, label, stored, settings, stored=True)
+
+
+def in_half(candidate: Candidate) -> Candidate:
+    """The same with what is float32 in its graph written in its half precision, float16 where that
+    is none."""
+    to: Precision = "bfloat16" if candidate.precision == "bf16" else "float16"
+    return replace(candidate, model=rewrite(candidate.model, Half(to)))
 
 
 def dynamic_candidate(backend: Backend, clean: Model) -> Candidate | None:

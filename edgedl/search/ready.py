@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from edgedl.backends import Backend, backend
+from edgedl.backends.emulated import emulated
+from edgedl.backends.tensorrt import TensorRtBackend
 from edgedl.benchmark.accuracy import agreement
-from edgedl.core.errors import EdgeError, EngineFailed, Missing, Unsupported
+from edgedl.core.errors import BadOption, EdgeError, EngineFailed, Missing, Unsupported
 from edgedl.core.model import Model
 from edgedl.core.samples import Samples
 from edgedl.core.target import PROCESSORS, Target
@@ -19,6 +22,7 @@ from edgedl.passes.shapes import Shapes
 from edgedl.passes.unquantize import Unquantize
 from edgedl.runtime import installed_engines
 from edgedl.runtime.session import Session
+from edgedl.runtime.tensorrt.settings import Build, profile_seen
 from edgedl.search.foretold import can_foretell, needs_cap
 from edgedl.search.memory import open_carefully
 
@@ -56,14 +60,24 @@ def with_shapes(
     return fixed, shapes, []
 
 
-def backends_of(target: Target) -> tuple[list[Backend], list[str]]:
+def backends_of(target: Target, unmeasured: bool = False) -> tuple[list[Backend], list[str]]:
     """The installed engines of a target, and doubts about those that are not; the first alone where
-    the target is a processor that is not at hand.
+    the target is a processor that is not at hand; what stands for the engine of a GPU that is not
+    here, where `unmeasured` allows it.
 
     Raises:
-        Missing: none is installed. Unsupported: one cannot build for the target.
+        Missing: none is installed. Unsupported: one cannot build for the target, or nothing can be
+            timed for it here. BadOption: `unmeasured` for what can be measured.
     """
-    found, doubts = [], []
+    if target.needs and target.engines[0] not in installed_engines():
+        return [emulated(target, unmeasured)], []
+    if unmeasured:
+        raise BadOption(
+            f"--unmeasured is for a target that is not here, and `{target.name}` can be measured",
+            hint="leave it out",
+        )
+    found: list[Backend] = []
+    doubts: list[str] = []
     for name in target.engines:
         if name not in installed_engines():
             doubts.append(f"{name} was not tried: pip install 'edgedl[{name}]'")
@@ -85,6 +99,15 @@ def backends_of(target: Target) -> tuple[list[Backend], list[str]]:
             raise Unsupported(message, hint=hint)
         return able[:1], [": ".join(needs_cap(processor, one)) for one in left_out]
     return found, doubts if len(target.engines) > 1 else []
+
+
+def for_shapes(built: Backend, model: Model, samples: Samples) -> Backend:
+    """The same backend; one that builds for bounded shapes, for those that the samples have."""
+    if not isinstance(built, TensorRtBackend):
+        return built
+    seen = [{name: array.shape for name, array in feed.items()} for feed in samples]
+    build = Build(profiles=profile_seen(model.signature, seen))
+    return replace(built, build=build.to_json())
 
 
 def proven_clean(given: Model, clean: Model, samples: Samples) -> tuple[Model, list[str]]:

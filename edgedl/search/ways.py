@@ -28,6 +28,7 @@ from edgedl.search.candidates import (
     dynamic_candidate,
     float_candidates,
     has_choices,
+    in_half,
     narrower,
     tensors_to_watch,
 )
@@ -42,6 +43,7 @@ from edgedl.search.schemes import in_better_scheme
 WORTH_REDUCING = 0.1
 
 PLANNED = "as planned"
+REST_IN_HALF = "rest in float16"
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,9 +125,20 @@ def _int8(built: Backend, ways: Ways, prepared: Prepared) -> Iterator[Candidate 
     if full is None or isinstance(full, Refusal):
         yield from [full] if full else []
         return
+    if built.typed:
+        yield full
+        yield in_half(replace(full, label=f"{full.label}, {REST_IN_HALF}"))
+        return
     if (dearer := _dearer(built, ways, prepared, full)) is not None:
         yield from _placed(built, usual, ways, dearer, narrow=False)
     yield from _placed(built, usual, ways, full)
+
+
+def int8_of(built: Backend, ways: Ways) -> Candidate | Refusal | None:
+    """Int8 as far as the rules go, with the ranges that answer most like float; None where they put
+    nothing into int8."""
+    prepared = _prepared([built], ways)
+    return prepared if isinstance(prepared, Refusal) else _best(built, ways, prepared)
 
 
 def _best(

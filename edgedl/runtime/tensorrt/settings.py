@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from edgedl.core.errors import BadOption, BadValue, WrongInput, nearest
 from edgedl.core.fields import from_plain, to_plain
+from edgedl.core.model import Signature
 
 Shape = tuple[int, ...]
 Hardware = Literal["same", "same_compute_capability", "ampere_plus"]
@@ -172,6 +173,26 @@ def profile_of_text(text: str) -> Bounds:
         return Bounds(name, _sizes(least), _sizes(usual), _sizes(most))
     except BadValue as error:
         raise BadOption(error.message, hint=error.hint) from error
+
+
+def profile_seen(
+    signature: Signature, shapes: Sequence[Mapping[str, Sequence[int]]]
+) -> tuple[Profile, ...]:
+    """A profile for the inputs of a model whose axes are not all fixed, from the shapes that were
+    seen of them: the smallest, the middle and the largest size of each axis; none where all axes
+    are fixed, or nothing was seen."""
+    found = []
+    for tensor in signature.inputs:
+        fixed = tensor.shape is not None and all(isinstance(size, int) for size in tensor.shape)
+        seen = [tuple(one[tensor.name]) for one in shapes if tensor.name in one]
+        if fixed or not seen:
+            continue
+        sizes = [sorted(axis) for axis in zip(*seen, strict=True)]
+        least, usual, most = (
+            tuple(axis[at] for axis in sizes) for at in (0, (len(seen) - 1) // 2, -1)
+        )
+        found.append(Bounds(tensor.name, least, usual, most))
+    return (Profile(tuple(found)),) if found else ()
 
 
 def check_profiles(build: Build, shapes: Mapping[str, Sequence[int]]) -> None:
