@@ -53,6 +53,7 @@ OWNERS = {
     },
     "tensorrt": {"runtime.tensorrt", "backends.tensorrt"},
     "tensorrt_rtx": {"runtime.tensorrt", "backends.tensorrt"},
+    "cuda": {"runtime.tensorrt.cuda"},
     "torch": {"train", "export"},
     "safetensors": {"train.checkpoint"},
     "click": {"cli"},

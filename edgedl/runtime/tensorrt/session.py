@@ -1,0 +1,247 @@
+"""A TensorRT engine ready to answer: its own stream, pinned memory, and a CUDA graph a shape.
+
+Checked against a binding and an engine that only pretend (tests/runtime/tensorrt); no line of it
+has run on a GPU yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from edgedl.core.errors import EdgeError, EngineFailed, WrongInput, nearest
+from edgedl.runtime.session import InputCheck, Session, closed
+from edgedl.runtime.tensorrt.contexts import Opened, Running
+from edgedl.runtime.tensorrt.cuda import Cuda
+from edgedl.runtime.tensorrt.profiles import signature_of
+from edgedl.runtime.tensorrt.ready import Bound, Ready
+
+# What a forked process inherited and must neither use nor give back.
+_INHERITED: list[Any] = []
+
+
+class TensorRtSession:
+    """One engine on one stream of its own.
+
+    Threads take turns. A process that was forked cannot use the session of its parent: it opens its
+    own. Inputs are copied into pinned memory, and outputs out of it, except for the arrays that
+    `arrays` gives. The second run of a shape is noted down as a CUDA graph, and further ones launch
+    it as a whole; `note` says why where that is not done.
+
+    Args:
+        trt: the library's module, `tensorrt` or `tensorrt_rtx`.
+        plan: a serialized engine that is trusted: one of unknown origin is tried in a child process
+            first (`edgedl.runtime.tensorrt.building.tried`).
+
+    Raises:
+        EngineFailed: TensorRT refuses the engine, or there is too little memory; in words.
+        Unsupported: there is no driver or no GPU.
+    """
+
+    def __init__(self, trt: Any, cuda: Cuda, plan: bytes, running: Running | None = None) -> None:
+        self._trt, self._cuda = trt, cuda
+        self._running = running or Running()
+        self._lock = threading.RLock()
+        self._owner = os.getpid()
+        self._closed = False
+        self._stream = 0
+        self._opened: Opened | None = None
+        self._ready: Ready | None = None
+        try:
+            self._open(plan)
+        except BaseException:
+            with contextlib.suppress(EdgeError):
+                self.close()
+            raise
+
+    def _open(self, plan: bytes) -> None:
+        self._cuda.device_count()
+        self._cuda.set_device(self._running.device)
+        self._stream = self._cuda.stream()
+        self._opened = Opened(self._trt, self._cuda, plan, self._running)
+        self.signature = signature_of(self._opened.ports)
+        self._check = InputCheck(self.signature)
+        self._ready = Ready(self._trt, self._cuda, self._opened, self._running, self._stream)
+        self._ready.allocate()
+
+    @property
+    def note(self) -> str | None:
+        """Why there is no CUDA graph, where there is none."""
+        return None if self._ready is None else self._ready.note
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        self._check(inputs)
+        self._refuse_fork()
+        with self._lock:
+            return {name: array.copy() for name, array in self._ran(inputs).items()}
+
+    def run_into(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
+        """The same, with the answers written into the arrays given, of all outputs.
+
+        Arrays that `arrays` gave are neither copied from nor to.
+
+        Raises:
+            WrongInput: a name, type or shape is not the signature's, or an output's is another
+                than the answer's. EngineFailed: the engine failed while it ran.
+        """
+        self._check(inputs)
+        self._refuse_fork()
+        with self._lock:
+            answers = self._ran(inputs)
+            _check_outputs(answers, outputs)
+            for name, array in answers.items():
+                if outputs[name] is not array:
+                    np.copyto(outputs[name], array)
+
+    def arrays(
+        self, shapes: Mapping[str, tuple[int, ...]] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Inputs to fill and outputs to read, in pinned memory: with these `run_into` copies
+        nothing.
+
+        The next run, of whatever shapes, writes over them. They stay readable, and are of no more
+        use, after the session was closed.
+
+        Args:
+            shapes: of the inputs whose shape is not fixed.
+
+        Raises:
+            WrongInput: a shape is missing, no profile takes it, or sizes depend on what the inputs
+                hold.
+        """
+        self._refuse_fork()
+        with self._lock:
+            ready = self._alive()
+            if ready.by_value:
+                raise WrongInput("sizes depend on what an input holds", hint="call `run`")
+            bound = ready.found(self._without_memory(shapes or {}))
+            if not bound.sized:
+                raise WrongInput("only running tells the size of an output", hint="call `run`")
+            return dict(bound.inputs), dict(bound.outputs)
+
+    def _without_memory(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+        """Arrays of these shapes which have no memory of their own, checked as inputs are."""
+        found = {}
+        for tensor in self.signature.inputs:
+            shape = shapes.get(tensor.name, tensor.shape) or ()
+            whole = tuple(size for size in shape if isinstance(size, int))
+            if len(whole) < len(shape):
+                raise WrongInput(f"no shape for input `{tensor.name}`", hint="name its axes' sizes")
+            found[tensor.name] = np.broadcast_to(np.zeros((), tensor.dtype), whole)
+        self._check(found)
+        return found
+
+    def bound(self, inputs: Mapping[str, np.ndarray]) -> tuple[Ready, Bound]:
+        """What is ready for these inputs, for who measures or inspects the engine; the caller sees
+        to it that nothing else runs.
+
+        Raises:
+            WrongInput: as `run`.
+        """
+        self._check(inputs)
+        ready = self._alive()
+        return ready, ready.found(inputs)
+
+    def _refuse_fork(self) -> None:
+        """Before the lock, which another thread of the parent may have held."""
+        if os.getpid() != self._owner:
+            raise EngineFailed(
+                "the session was opened before this process was forked, and CUDA is not passed on",
+                hint="open it in the new process, or start that with `spawn`",
+            )
+
+    def _alive(self) -> Ready:
+        if self._closed or self._ready is None:
+            raise closed()
+        if self._running.device:
+            self._cuda.set_device(self._running.device)
+        return self._ready
+
+    def _ran(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The answers, in pinned memory that the next run writes over."""
+        ready = self._alive()
+        bound = ready.found(inputs)
+        for name, array in bound.inputs.items():
+            given = inputs[name]
+            if given is not array:
+                np.copyto(array, given)
+        ready.run(bound)
+        return bound.outputs
+
+    def close(self) -> None:
+        """Give everything back, in a fixed order: graphs, contexts, engine, the library's runtime,
+        buffers, and the stream; a closed session raises WrongInput when it is run.
+
+        Raises:
+            EngineFailed: CUDA reports a failure, perhaps of work before; all is given back even so.
+        """
+        if os.getpid() != self._owner:
+            _INHERITED.append(dict(vars(self)))
+            return
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            first: EdgeError | None = None
+            for step in self._steps():
+                try:
+                    step()
+                except EdgeError as error:
+                    first = first or error
+            if first is not None:
+                raise first
+
+    def _steps(self) -> Iterable[Callable[[], None]]:
+        cuda, stream = self._cuda, self._stream
+        ready, self._ready = self._ready, None
+        opened, self._opened = self._opened, None
+        if self._running.device:
+            yield lambda: cuda.set_device(self._running.device)
+        if stream:
+            yield lambda: cuda.synchronize(stream)
+        if ready is not None:
+            yield from ready.release()
+        if opened is not None:
+            yield opened.close
+        if ready is not None:
+            yield from ready.release_buffers()
+        if stream:
+            self._stream = 0
+            yield lambda: cuda.destroy_stream(stream)
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _check_outputs(answers: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> None:
+    for name in given:
+        if name not in answers:
+            raise WrongInput(f"`{name}` is not an output", hint=nearest(name, answers))
+    for name, answer in answers.items():
+        if name not in given:
+            raise WrongInput(f"no array for output `{name}`", hint="give every output by name")
+        array = given[name]
+        if array.dtype != answer.dtype or array.shape != answer.shape or not array.flags.writeable:
+            raise WrongInput(
+                f"the array for output `{name}` is {array.dtype} {array.shape}, the answer is "
+                f"{answer.dtype} {answer.shape}",
+                hint="give an array of the answer's type and shape that may be written to",
+            )
