@@ -12,6 +12,7 @@ import numpy as np
 from edgedl.core.errors import BadOption, Missing, nearest
 from edgedl.core.registry import installed, resolve
 from edgedl.runtime.bundle import open_bundle
+from edgedl.runtime.gpu import nvidia_gpu_here
 from edgedl.runtime.session import EngineSession, Operator
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ CACHE_VARIABLE = "EDGEDL_CACHE"
 ENGINES = {
     "onnxruntime": "edgedl.runtime.ort:ENGINE",
     "openvino": "edgedl.runtime.openvino:ENGINE",
+    "tensorrt": "edgedl.runtime.tensorrt.engine:ENGINE",
+    "tensorrt_rtx": "edgedl.runtime.tensorrt.engine:ENGINE_RTX",
 }
+ON_GPU = frozenset({"tensorrt", "tensorrt_rtx"})
 
 
 class Engine(Protocol):
@@ -96,8 +100,10 @@ def engine(name: str) -> Engine:
 
 
 def installed_engines() -> tuple[str, ...]:
-    """The engines whose package is installed here, found out without importing one."""
-    return tuple(name for name in ENGINES if installed(name))
+    """The engines whose package is installed here, and whose GPU the system shows where they need
+    one; found out without importing one."""
+    absent = frozenset() if nvidia_gpu_here() else ON_GPU
+    return tuple(name for name in ENGINES if name not in absent and installed(name))
 
 
 def any_engine() -> Engine:

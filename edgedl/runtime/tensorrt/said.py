@@ -31,6 +31,10 @@ MEMORY = (
 )
 
 
+class WrongPlan(EngineFailed):
+    """The engine is of another version or GPU, or damaged: it has to be built again here."""
+
+
 class Said:
     """The errors that one TensorRT library has told, the last ones kept.
 
@@ -84,7 +88,7 @@ def reason(lines: list[str]) -> str:
 
 
 def refused(name: str, lines: list[str], *, version: str, gpu: str) -> EngineFailed:
-    """Why an engine could not be opened.
+    """Why an engine could not be opened, a WrongPlan unless memory lacked.
 
     Args:
         name: the engine's, as `tensorrt`.
@@ -100,16 +104,16 @@ def refused(name: str, lines: list[str], *, version: str, gpu: str) -> EngineFai
             hint=LESS_MEMORY,
         )
     if any(mark in text for mark in VERSION):
-        return EngineFailed(
+        return WrongPlan(
             f"the engine was built by another version than this {name} {version}: {why}",
             hint="build it here from the bundle: `edgedl compile BUNDLE`",
         )
     if any(mark in text for mark in GPU):
-        return EngineFailed(
+        return WrongPlan(
             f"the engine was built for another GPU than this {gpu}: {why}",
             hint="build it here from the bundle: `edgedl compile BUNDLE`",
         )
-    return EngineFailed(
+    return WrongPlan(
         f"{name} cannot open the engine; the file is damaged or is none: {why}",
         hint="build it again from the bundle: `edgedl compile BUNDLE`",
     )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgedl.core.errors import EdgeError, EngineFailed, WrongInput, nearest
-from edgedl.runtime.session import InputCheck, Session, closed
+from edgedl.runtime.session import InputCheck, closed
 from edgedl.runtime.tensorrt.contexts import Opened, Running
 from edgedl.runtime.tensorrt.cuda import Cuda
 from edgedl.runtime.tensorrt.profiles import signature_of
@@ -137,6 +137,29 @@ class TensorRtSession:
         self._check(found)
         return found
 
+    def zeros(self) -> dict[str, np.ndarray]:
+        """Inputs of zeros, of the largest shapes that the first profile takes; where an input holds
+        sizes, the largest of these."""
+        opened = self._opened
+        if opened is None:
+            raise closed()
+        first = opened.profiles[0]
+        return {
+            port.name: np.array(first.values[port.name].most, port.dtype).reshape(
+                first.shapes[port.name].most
+            )
+            if port.name in first.values
+            else np.zeros(first.shapes[port.name].most, port.dtype)
+            for port in opened.ports
+            if port.is_input
+        }
+
+    def inspector(self) -> Any:
+        """The library's inspector of the engine."""
+        if self._opened is None:
+            raise closed()
+        return self._opened.engine.create_engine_inspector()
+
     def bound(self, inputs: Mapping[str, np.ndarray]) -> tuple[Ready, Bound]:
         """What is ready for these inputs, for who measures or inspects the engine; the caller sees
         to it that nothing else runs.
@@ -219,7 +242,7 @@ class TensorRtSession:
         with contextlib.suppress(Exception):
             self.close()
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> TensorRtSession:
         return self
 
     def __exit__(

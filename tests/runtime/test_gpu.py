@@ -1,0 +1,28 @@
+"""What of a system says that there is a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgedl import runtime
+from edgedl.runtime.gpu import nvidia_gpu_here
+
+
+@pytest.mark.parametrize("name", ["nvidiactl", "nvhost-gpu", "nvgpu", "dxg"])
+def test_a_device_file_tells(name: str, tmp_path: Path) -> None:
+    assert not nvidia_gpu_here(tmp_path, "linux")
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / name).touch()
+    assert nvidia_gpu_here(tmp_path, "linux")
+
+
+def test_engines_of_gpus_count_only_beside_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runtime, "installed", lambda name: True)
+    monkeypatch.setattr(runtime, "nvidia_gpu_here", lambda: False)
+    assert not {"tensorrt", "tensorrt_rtx"} & set(runtime.installed_engines())
+    monkeypatch.setattr(runtime, "nvidia_gpu_here", lambda: True)
+    assert {"tensorrt", "tensorrt_rtx"} <= set(runtime.installed_engines())
