@@ -34,7 +34,7 @@ from edgedl.inputs import (
 )
 from edgedl.passes.plan_file import fit, from_document
 from edgedl.report.compressed import Choice, Compressed
-from edgedl.runtime import ENGINES, installed_engines
+from edgedl.runtime import ENGINES, how_to_get, installed_engines
 from edgedl.runtime.postprocess import Postprocess
 from edgedl.runtime.process import Processing
 from edgedl.search.candidates import (
@@ -278,7 +278,7 @@ def _way_to(engine_name: str) -> str:
     if engine_name in installed_engines():
         return f"--target {engine_name}"
     known = ", ".join(ENGINES)
-    return f"pip install 'edgedl[{engine_name}]'" if engine_name in ENGINES else f"known: {known}"
+    return how_to_get(engine_name) if engine_name in ENGINES else f"known: {known}"
 
 
 def _named(

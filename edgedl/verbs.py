@@ -28,7 +28,7 @@ from edgedl.inputs import (
     open_inputs,
 )
 from edgedl.report.diagnosed import Diagnosis
-from edgedl.runtime import ENGINES, engine, installed_engines
+from edgedl.runtime import ENGINES, engine, how_to_get, installed_engines
 from edgedl.runtime.artifact import Artifact, engine_of_target, find_artifact, find_model
 from edgedl.runtime.bundle import is_bundle, open_bundle
 from edgedl.runtime.run import write_answers
@@ -317,13 +317,13 @@ def doctor() -> dict[str, Any]:
             "name": name,
             "version": None,
             "precisions": [],
-            "install": f"pip install 'edgedl[{name}]'",
+            "install": how_to_get(name),
         }
         if here:
             try:
                 found = engine(name)
                 row |= {"version": found.version, "precisions": list(found.precisions())}
-            except (ImportError, OSError) as error:
+            except (ImportError, OSError, EdgeError) as error:
                 row["install"] = f"it is installed, but does not load ({error})"
         engines.append(row)
     tools = [

@@ -60,7 +60,8 @@ def command(as_json: bool) -> None:
     rows.append(["python", f"{machine['python']} on {machine['system']}"])
     for engine in found["engines"]:
         if engine["version"] is None:
-            rows.append([engine["name"], f"not installed: {engine['install']}"])
+            absent = "not installed: " if engine["install"].startswith("pip") else "not here: "
+            rows.append([engine["name"], absent + engine["install"]])
         else:
             rows.append(
                 [engine["name"], f"{engine['version']}, fast in {', '.join(engine['precisions'])}"]

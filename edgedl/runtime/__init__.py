@@ -106,6 +106,17 @@ def installed_engines() -> tuple[str, ...]:
     return tuple(name for name in ENGINES if name not in absent and installed(name))
 
 
+def how_to_get(name: str) -> str:
+    """What to do for an engine that cannot be used here: install it, or another machine."""
+    if name in ON_GPU and not nvidia_gpu_here():
+        return "it needs an NVIDIA GPU, and the system shows none"
+    if name == "tensorrt":
+        from edgedl.runtime.tensorrt.build import INSTALL
+
+        return INSTALL[name]
+    return f"pip install 'edgedl[{name.replace('_', '-')}]'"
+
+
 def any_engine() -> Engine:
     """An installed engine, onnxruntime where there is a choice.
 

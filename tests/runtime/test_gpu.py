@@ -26,3 +26,13 @@ def test_engines_of_gpus_count_only_beside_one(
     assert not {"tensorrt", "tensorrt_rtx"} & set(runtime.installed_engines())
     monkeypatch.setattr(runtime, "nvidia_gpu_here", lambda: True)
     assert {"tensorrt", "tensorrt_rtx"} <= set(runtime.installed_engines())
+
+
+def test_what_to_do_for_an_engine_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runtime, "nvidia_gpu_here", lambda: False)
+    assert "no" in runtime.how_to_get("tensorrt_rtx")
+    assert "NVIDIA GPU" in runtime.how_to_get("tensorrt")
+    assert runtime.how_to_get("openvino") == "pip install 'edgedl[openvino]'"
+    monkeypatch.setattr(runtime, "nvidia_gpu_here", lambda: True)
+    assert runtime.how_to_get("tensorrt_rtx") == "pip install 'edgedl[tensorrt-rtx]'"
+    assert "Jetson" in runtime.how_to_get("tensorrt")
