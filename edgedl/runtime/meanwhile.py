@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
@@ -12,14 +13,15 @@ import numpy as np
 
 from edgedl.core.errors import EngineFailed
 from edgedl.core.model import Signature, Tensor
-from edgedl.runtime.session import Session, closed
+from edgedl.runtime import forks
+from edgedl.runtime.session import EngineSession, closed
 
 
 @dataclass(eq=False)
 class _Seat:
     """A session, how many runs are in it now, and whether it goes when the last of them ends."""
 
-    session: Session
+    session: EngineSession
     runs: int = 0
     retired: bool = False
 
@@ -43,8 +45,8 @@ class Meanwhile:
 
     def __init__(
         self,
-        first: Session,
-        later: Future[Session],
+        first: EngineSession,
+        later: Future[EngineSession],
         *,
         switched: Callable[[], None] = _nothing,
         cancel: Callable[[], None] = _nothing,
@@ -56,6 +58,7 @@ class Meanwhile:
         self._over = threading.Event()
         self._ready = False
         self._switched, self._cancel, self._later = switched, cancel, later
+        forks.watch(self)
         later.add_done_callback(self._arrived)
 
     @property
@@ -68,14 +71,33 @@ class Meanwhile:
         self._over.wait(timeout_seconds)
         return self._ready
 
-    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(
+        self, inputs: Mapping[str, np.ndarray], deadline_ms: float | None = None
+    ) -> dict[str, np.ndarray]:
+        """`EngineSession.run` of the one that answers now."""
+        with self._sitting() as session:
+            return session.run(inputs, deadline_ms)
+
+    def run_into(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        outputs: Mapping[str, np.ndarray],
+        deadline_ms: float | None = None,
+    ) -> None:
+        """`EngineSession.run_into` of the one that answers now."""
+        with self._sitting() as session:
+            session.run_into(inputs, outputs, deadline_ms)
+
+    @contextlib.contextmanager
+    def _sitting(self) -> Iterator[EngineSession]:
+        """The one that answers now, which is not closed meanwhile."""
         with self._lock:
             seat = self._seat
             if seat is None:
                 raise closed()
             seat.runs += 1
         try:
-            return seat.session.run(inputs)
+            yield seat.session
         finally:
             with self._lock:
                 seat.runs -= 1
@@ -83,14 +105,19 @@ class Meanwhile:
             if empty:
                 seat.session.close()
 
-    def _retire(self, seat: _Seat | None) -> Session | None:
+    def forked(self) -> None:
+        """A forked child has no thread that could hold the lock; its sessions refuse by
+        themselves."""
+        self._lock = threading.Lock()
+
+    def _retire(self, seat: _Seat | None) -> EngineSession | None:
         """What is to be closed now, since no run is in it; the lock is held."""
         if seat is None:
             return None
         seat.retired = True
         return None if seat.runs else seat.session
 
-    def _arrived(self, later: Future[Session]) -> None:
+    def _arrived(self, later: Future[EngineSession]) -> None:
         try:
             self._take(later)
         finally:
@@ -98,7 +125,7 @@ class Meanwhile:
         if self._ready:
             self._switched()
 
-    def _take(self, later: Future[Session]) -> None:
+    def _take(self, later: Future[EngineSession]) -> None:
         if later.cancelled():
             self.problem = EngineFailed("the other engine was cancelled")
             return
@@ -109,7 +136,7 @@ class Meanwhile:
         wrong = _unlike(self.signature, session.signature)
         with self._lock:
             if wrong or self._seat is None:
-                leaving: Session | None = session
+                leaving: EngineSession | None = session
             else:
                 leaving = self._retire(self._seat)
                 self._seat = _Seat(session)

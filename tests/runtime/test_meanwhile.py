@@ -9,10 +9,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from edgedl.core.errors import EngineFailed, WrongInput
+from edgedl.core.errors import EngineFailed, Late, WrongInput
 from edgedl.core.model import Signature, Tensor
 from edgedl.runtime.meanwhile import Meanwhile
-from edgedl.runtime.session import Session, closed
+from edgedl.runtime.session import EngineSession, Session, closed
 
 X = {"x": np.zeros(1, np.float32)}
 
@@ -28,7 +28,11 @@ class Answering:
         self.inside: threading.Event | None = None
         self.go_on = threading.Event()
 
-    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(
+        self, inputs: Mapping[str, np.ndarray], deadline_ms: float | None = None
+    ) -> dict[str, np.ndarray]:
+        if deadline_ms == 0:
+            raise Late("late")
         if self.is_closed:
             raise closed()
         if self.inside is not None:
@@ -38,11 +42,19 @@ class Answering:
             raise AssertionError("closed while it ran")
         return {"y": np.full(1, self.number)}
 
+    def run_into(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        outputs: Mapping[str, np.ndarray],
+        deadline_ms: float | None = None,
+    ) -> None:
+        outputs["y"][...] = self.run(inputs, deadline_ms)["y"]
+
     def close(self) -> None:
         assert not self.is_closed
         self.is_closed = True
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> Answering:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -50,8 +62,8 @@ class Answering:
 
 
 @pytest.fixture
-def later() -> Future[Session]:
-    made: Future[Session] = Future()
+def later() -> Future[EngineSession]:
+    made: Future[EngineSession] = Future()
     made.set_running_or_notify_cancel()
     return made
 
@@ -60,7 +72,7 @@ def answer(session: Session) -> float:
     return float(session.run(X)["y"][0])
 
 
-def test_the_other_one_answers_as_soon_as_it_is_there(later: Future[Session]) -> None:
+def test_the_other_one_answers_as_soon_as_it_is_there(later: Future[EngineSession]) -> None:
     first, other, told = Answering(1), Answering(2), []
     session = Meanwhile(first, later, switched=lambda: told.append("switched"))
     assert (answer(session), session.ready, session.signature) == (1, False, first.signature)
@@ -75,14 +87,28 @@ def test_the_other_one_answers_as_soon_as_it_is_there(later: Future[Session]) ->
         session.run(X)
 
 
+def test_whoever_answers_is_given_deadlines_and_outputs(later: Future[EngineSession]) -> None:
+    out = np.zeros(1)
+    with Meanwhile(Answering(1), later) as session:
+        session.run_into(X, {"y": out})
+        assert out == 1
+        with pytest.raises(Late):
+            session.run(X, deadline_ms=0)
+        later.set_result(Answering(2))
+        session.run_into(X, {"y": out}, deadline_ms=5)
+        assert out == 2
+        with pytest.raises(Late):
+            session.run_into(X, {"y": out}, deadline_ms=0)
+
+
 def test_one_that_is_there_from_the_beginning() -> None:
-    ready: Future[Session] = Future()
+    ready: Future[EngineSession] = Future()
     ready.set_result(Answering(2))
     with Meanwhile(Answering(1), ready) as session:
         assert answer(session) == 2
 
 
-def test_a_run_under_way_ends_on_the_first_one(later: Future[Session]) -> None:
+def test_a_run_under_way_ends_on_the_first_one(later: Future[EngineSession]) -> None:
     first, other = Answering(1), Answering(2)
     first.inside = threading.Event()
     session = Meanwhile(first, later)
@@ -98,7 +124,7 @@ def test_a_run_under_way_ends_on_the_first_one(later: Future[Session]) -> None:
     session.close()
 
 
-def test_closing_waits_for_the_run_under_way(later: Future[Session]) -> None:
+def test_closing_waits_for_the_run_under_way(later: Future[EngineSession]) -> None:
     first = Answering(1)
     first.inside = threading.Event()
     session = Meanwhile(first, later)
@@ -112,7 +138,7 @@ def test_closing_waits_for_the_run_under_way(later: Future[Session]) -> None:
     assert first.is_closed
 
 
-def test_many_threads_get_one_answer_or_the_other(later: Future[Session]) -> None:
+def test_many_threads_get_one_answer_or_the_other(later: Future[EngineSession]) -> None:
     first, other = Answering(1), Answering(2)
     session = Meanwhile(first, later)
     seen: list[list[float]] = [[] for _ in range(4)]
@@ -138,7 +164,7 @@ def test_many_threads_get_one_answer_or_the_other(later: Future[Session]) -> Non
     session.close()
 
 
-def test_where_the_build_fails_the_first_one_goes_on(later: Future[Session]) -> None:
+def test_where_the_build_fails_the_first_one_goes_on(later: Future[EngineSession]) -> None:
     first = Answering(1)
     with Meanwhile(first, later) as session:
         later.set_exception(EngineFailed("no such operator"))
@@ -156,7 +182,7 @@ def test_where_the_build_fails_the_first_one_goes_on(later: Future[Session]) -> 
     ],
 )
 def test_a_session_of_another_model_never_answers(
-    later: Future[Session], other: Answering, words: str
+    later: Future[EngineSession], other: Answering, words: str
 ) -> None:
     with Meanwhile(Answering(1), later) as session:
         later.set_result(other)
@@ -165,7 +191,7 @@ def test_a_session_of_another_model_never_answers(
         assert words in str(session.problem)
 
 
-def test_closed_while_the_other_is_built(later: Future[Session]) -> None:
+def test_closed_while_the_other_is_built(later: Future[EngineSession]) -> None:
     first, other, cancelled = Answering(1), Answering(2), threading.Event()
     session = Meanwhile(first, later, cancel=cancelled.set)
     session.close()
@@ -178,7 +204,7 @@ def test_closed_while_the_other_is_built(later: Future[Session]) -> None:
 
 
 def test_closed_before_the_build_began() -> None:
-    waiting: Future[Session] = Future()
+    waiting: Future[EngineSession] = Future()
     session = Meanwhile(Answering(1), waiting)
     session.close()
     assert waiting.cancelled()

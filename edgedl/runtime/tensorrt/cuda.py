@@ -16,6 +16,7 @@ THREAD_LOCAL = 1
 NON_BLOCKING = 1
 MAJOR, MINOR, INTEGRATED = 75, 76, 18
 NO_MEMORY, NOT_INITIALISED, DRIVER_TOO_OLD, NO_DEVICE = 2, 3, 35, 100
+NOT_READY = 600
 NO_DRIVER = Unsupported(
     "there is no NVIDIA driver on this machine",
     hint="install the driver, or in a container start it with `--gpus all`; "
@@ -81,6 +82,9 @@ class Cuda(Protocol):
 
     def synchronize(self, stream: int) -> None:
         """Wait until everything in the stream is done."""
+
+    def done(self, stream: int) -> bool:
+        """Whether everything in the stream is done, without waiting."""
 
     def allocate(self, size: int) -> int:
         """The address of `size` bytes on the GPU.
@@ -239,6 +243,14 @@ class CudaRuntime:
 
     def synchronize(self, stream: int) -> None:
         self._call("cudaStreamSynchronize", stream)
+
+    def done(self, stream: int) -> bool:
+        (status,) = self._api.cudaStreamQuery(stream)
+        if int(status) == NOT_READY:
+            return False
+        if int(status):
+            raise self._failed("cudaStreamQuery", status, (stream,))
+        return True
 
     def allocate(self, size: int) -> int:
         return int(self._call("cudaMalloc", size))

@@ -23,7 +23,7 @@ from edgedl.core.fields import to_plain
 from edgedl.core.progress import Progress, silent
 from edgedl.core.store import Store, atomic_write, default_root, key_of
 from edgedl.runtime.meanwhile import Meanwhile
-from edgedl.runtime.session import Operator, Session
+from edgedl.runtime.session import EngineSession, Operator
 from edgedl.runtime.tensorrt.apart import (
     BUILD,
     BUILD_LIMIT_SECONDS,
@@ -114,7 +114,7 @@ class TensorRtEngine:
         return self._opened(model, settings, None)
 
     def open_meanwhile(
-        self, model: Model, first: Session, *, settings: Mapping[str, Any]
+        self, model: Model, first: EngineSession, *, settings: Mapping[str, Any]
     ) -> Meanwhile:
         """A session that answers with `first` until the engine is built and opened.
 
@@ -124,7 +124,7 @@ class TensorRtEngine:
             Unsupported: there is no GPU that could ever take over.
         """
         self.find_cuda()
-        later: Future[Session] = Future()
+        later: Future[EngineSession] = Future()
         cancelled = threading.Event()
 
         def work() -> None:

@@ -133,6 +133,9 @@ class Libcudart:
     def cudaStreamSynchronize(self, stream: int) -> tuple[Any, ...]:  # noqa: N802
         return self._done("cudaStreamSynchronize", c_void_p(stream))
 
+    def cudaStreamQuery(self, stream: int) -> tuple[Any, ...]:  # noqa: N802
+        return self._done("cudaStreamQuery", c_void_p(stream))
+
     def cudaEventCreate(self) -> tuple[Any, ...]:  # noqa: N802
         return self._made("cudaEventCreate", c_void_p)
 

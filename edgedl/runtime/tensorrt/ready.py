@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ Copy = tuple[int, int, int]
 MOST_SHAPES = 32
 # Runs of a shape whose graph had to go before it is worth another one.
 RUNS_AGAIN = 8
+# How often a call with a deadline looks whether its work is done.
+LOOK_SECONDS = 50e-6
 
 
 @dataclass(eq=False)
@@ -82,6 +85,7 @@ class Ready:
         # sizes that an input holds as values are read as kernels are launched: no graph has them
         self.by_value = any(port.on_host for port in self._in)
         self._changing = any(None in port.shape for port in self._in)
+        self._under_way = False
         self.note: str | None = None
         if not running.graphs or running.profiled:
             self.note = "no CUDA graph: it was not asked for"
@@ -118,19 +122,39 @@ class Ready:
             self._bounds[shapes] = bound
         return bound
 
-    def run(self, bound: Bound) -> None:
+    def run(self, bound: Bound, late: Callable[[], bool] | None = None) -> None:
         """Answer what lies in the bound's inputs, into its outputs; when it returns, all is done.
 
+        Args:
+            late: whether it is too late for the answer.
+
         Raises:
-            EngineFailed: the engine or CUDA failed.
+            EngineFailed: the engine or CUDA failed. TimeoutError: it is late; `settle` before
+                anything else.
         """
         if bound.executable or self._captured(bound):
             self._cuda.launch(bound.executable, self._stream)
-            self._cuda.synchronize(self._stream)
+            self._wait(late)
         else:
             kept = self._set(bound.profile, bound.shapes)
-            self._run_plainly(bound, kept)
+            self._run_plainly(bound, kept, late)
         bound.runs += 1
+
+    def settle(self) -> None:
+        """Wait for the work of a call that was late."""
+        if self._under_way:
+            self._cuda.synchronize(self._stream)
+            self._under_way = False
+
+    def _wait(self, late: Callable[[], bool] | None) -> None:
+        if late is None:
+            self._cuda.synchronize(self._stream)
+            return
+        while not self._cuda.done(self._stream):
+            if late():
+                self._under_way = True
+                raise TimeoutError
+            time.sleep(LOOK_SECONDS)
 
     def context(self, bound: Bound) -> Any:
         """The context that runs a bound without a graph, set to its shapes."""
@@ -256,7 +280,9 @@ class Ready:
         refused = self._opened.failed("run the engine", heard)
         return refused if kept.grown is None else kept.grown.reason(refused)
 
-    def _run_plainly(self, bound: Bound, kept: _Set) -> None:
+    def _run_plainly(
+        self, bound: Bound, kept: _Set, late: Callable[[], bool] | None = None
+    ) -> None:
         try:
             self._enqueue(bound, kept)
         except BaseException:
@@ -264,7 +290,7 @@ class Ready:
             with contextlib.suppress(EngineFailed):
                 self._cuda.synchronize(self._stream)
             raise
-        self._cuda.synchronize(self._stream)
+        self._wait(late)
         if kept.grown is not None:
             self._fetch(bound, kept.grown)
 

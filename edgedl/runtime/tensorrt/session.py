@@ -7,32 +7,31 @@ has run on a GPU yet.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from time import monotonic
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from edgedl.core.errors import EdgeError, EngineFailed, WrongInput, nearest
-from edgedl.runtime.session import InputCheck, closed
+from edgedl.core.errors import EdgeError, WrongInput
+from edgedl.runtime import forks
+from edgedl.runtime.alarm import LONGEST_WAIT_S, ends_at, late
+from edgedl.runtime.session import InputCheck, OutputCheck, closed, same_shapes
 from edgedl.runtime.tensorrt.contexts import Opened, Running
 from edgedl.runtime.tensorrt.cuda import Cuda
 from edgedl.runtime.tensorrt.profiles import signature_of
 from edgedl.runtime.tensorrt.ready import Bound, Ready
 
-# What a forked process inherited and must neither use nor give back.
-_INHERITED: list[Any] = []
-
 
 class TensorRtSession:
     """One engine on one stream of its own.
 
-    Threads take turns. A process that was forked cannot use the session of its parent: it opens its
-    own. Inputs are copied into pinned memory, and outputs out of it, except for the arrays that
-    `arrays` gives. The second run of a shape is noted down as a CUDA graph, and further ones launch
-    it as a whole; `note` says why where that is not done.
+    Threads take turns. Inputs are copied into pinned memory, and outputs out of it, except for the
+    arrays that `arrays` gives. The second run of a shape is noted down as a CUDA graph, and further
+    ones launch it as a whole; `note` says why where that is not done. A GPU does not stop what it
+    has begun: a call that is late returns at once, and the next one waits for its work.
 
     Args:
         trt: the library's module, `tensorrt` or `tensorrt_rtx`.
@@ -47,9 +46,8 @@ class TensorRtSession:
     def __init__(self, trt: Any, cuda: Cuda, plan: bytes, running: Running | None = None) -> None:
         self._trt, self._cuda = trt, cuda
         self._running = running or Running()
-        self._lock = threading.RLock()
-        self._owner = os.getpid()
-        self._closed = False
+        self._lock = threading.Lock()
+        self._closed = self._is_forked = False
         self._stream = 0
         self._opened: Opened | None = None
         self._ready: Ready | None = None
@@ -67,34 +65,43 @@ class TensorRtSession:
         self._opened = Opened(self._trt, self._cuda, plan, self._running)
         self.signature = signature_of(self._opened.ports)
         self._check = InputCheck(self.signature)
+        self._check_outputs = OutputCheck(self.signature)
         self._ready = Ready(self._trt, self._cuda, self._opened, self._running, self._stream)
         self._ready.allocate()
+        forks.watch(self)
 
     @property
     def note(self) -> str | None:
         """Why there is no CUDA graph, where there is none."""
         return None if self._ready is None else self._ready.note
 
-    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        self._check(inputs)
-        self._refuse_fork()
-        with self._lock:
-            return {name: array.copy() for name, array in self._ran(inputs).items()}
+    def run(
+        self, inputs: Mapping[str, np.ndarray], deadline_ms: float | None = None
+    ) -> dict[str, np.ndarray]:
+        feed = self._check(inputs)
+        with self._turn(deadline_ms) as is_late:
+            return {name: array.copy() for name, array in self._ran(feed, is_late).items()}
 
-    def run_into(self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
-        """The same, with the answers written into the arrays given, of all outputs.
+    def run_into(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        outputs: Mapping[str, np.ndarray],
+        deadline_ms: float | None = None,
+    ) -> None:
+        """`run`, with the answers written into arrays of the caller's, one for every output.
 
-        Arrays that `arrays` gave are neither copied from nor to.
-
-        Raises:
-            WrongInput: a name, type or shape is not the signature's, or an output's is another
-                than the answer's. EngineFailed: the engine failed while it ran.
+        Those that `arrays` gave are neither copied from nor to.
         """
-        self._check(inputs)
-        self._refuse_fork()
-        with self._lock:
-            answers = self._ran(inputs)
-            _check_outputs(answers, outputs)
+        feed = self._check(inputs)
+        self._check_outputs(outputs)
+        with self._turn(deadline_ms) as is_late:
+            bound = self._alive().found(feed)
+            if any(outputs[name] is not array for name, array in bound.outputs.items()):
+                self._check_outputs.apart(feed, outputs)
+            same_shapes(bound.outputs, outputs)
+            answers = self._ran(feed, is_late)
+            if not bound.sized:
+                same_shapes(answers, outputs)
             for name, array in answers.items():
                 if outputs[name] is not array:
                     np.copyto(outputs[name], array)
@@ -115,8 +122,7 @@ class TensorRtSession:
             WrongInput: a shape is missing, no profile takes it, or sizes depend on what the inputs
                 hold.
         """
-        self._refuse_fork()
-        with self._lock:
+        with self._turn(None):
             ready = self._alive()
             if ready.by_value:
                 raise WrongInput("sizes depend on what an input holds", hint="call `run`")
@@ -171,22 +177,35 @@ class TensorRtSession:
         ready = self._alive()
         return ready, ready.found(inputs)
 
-    def _refuse_fork(self) -> None:
-        """Before the lock, which another thread of the parent may have held."""
-        if os.getpid() != self._owner:
-            raise EngineFailed(
-                "the session was opened before this process was forked, and CUDA is not passed on",
-                hint="open it in the new process, or start that with `spawn`",
-            )
+    @contextlib.contextmanager
+    def _turn(self, deadline_ms: float | None) -> Iterator[Callable[[], bool] | None]:
+        """This thread's turn, with what says whether the call in it is late."""
+        if deadline_ms is None:
+            with self._lock:
+                yield None
+            return
+        ends = ends_at(deadline_ms)
+        wait = min(max(ends - monotonic(), 0), LONGEST_WAIT_S)
+        if deadline_ms <= 0 or not self._lock.acquire(timeout=wait):
+            raise late(deadline_ms)
+        try:
+            yield lambda: monotonic() >= ends
+        except TimeoutError:
+            raise late(deadline_ms) from None
+        finally:
+            self._lock.release()
 
     def _alive(self) -> Ready:
-        if self._closed or self._ready is None:
-            raise closed()
+        if self._ready is None:
+            raise forks.of_another_process() if self._is_forked else closed()
         if self._running.device:
             self._cuda.set_device(self._running.device)
+        self._ready.settle()
         return self._ready
 
-    def _ran(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _ran(
+        self, inputs: Mapping[str, np.ndarray], is_late: Callable[[], bool] | None
+    ) -> dict[str, np.ndarray]:
         """The answers, in pinned memory that the next run writes over."""
         ready = self._alive()
         bound = ready.found(inputs)
@@ -194,19 +213,16 @@ class TensorRtSession:
             given = inputs[name]
             if given is not array:
                 np.copyto(array, given)
-        ready.run(bound)
+        ready.run(bound, is_late)
         return bound.outputs
 
     def close(self) -> None:
-        """Give everything back, in a fixed order: graphs, contexts, engine, the library's runtime,
-        buffers, and the stream; a closed session raises WrongInput when it is run.
+        """Refuse new calls, let the one that runs end, and give everything back, in a fixed order:
+        graphs, contexts, engine, the library's runtime, buffers, and the stream; again is nothing.
 
         Raises:
             EngineFailed: CUDA reports a failure, perhaps of work before; all is given back even so.
         """
-        if os.getpid() != self._owner:
-            _INHERITED.append(dict(vars(self)))
-            return
         with self._lock:
             if self._closed:
                 return
@@ -219,6 +235,13 @@ class TensorRtSession:
                     first = first or error
             if first is not None:
                 raise first
+
+    def forked(self) -> None:
+        """Leave to the parent what is the parent's: nothing of it is used or given back here."""
+        forks.KEPT.append((self._ready, self._opened))
+        self._ready = self._opened = None
+        self._is_forked, self._closed = True, True
+        self._lock = threading.Lock()
 
     def _steps(self) -> Iterable[Callable[[], None]]:
         cuda, stream = self._cuda, self._stream
@@ -252,19 +275,3 @@ class TensorRtSession:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _check_outputs(answers: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> None:
-    for name in given:
-        if name not in answers:
-            raise WrongInput(f"`{name}` is not an output", hint=nearest(name, answers))
-    for name, answer in answers.items():
-        if name not in given:
-            raise WrongInput(f"no array for output `{name}`", hint="give every output by name")
-        array = given[name]
-        if array.dtype != answer.dtype or array.shape != answer.shape or not array.flags.writeable:
-            raise WrongInput(
-                f"the array for output `{name}` is {array.dtype} {array.shape}, the answer is "
-                f"{answer.dtype} {answer.shape}",
-                hint="give an array of the answer's type and shape that may be written to",
-            )

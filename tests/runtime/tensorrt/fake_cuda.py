@@ -93,6 +93,7 @@ class FakeCuda:
         self.refused: dict[str, int] = {}
         self.fails_at: tuple[int, int] | None = None
         self.number = 0x1000
+        self.busy = 0
         self.log: list[str] = []
 
     # what a test asks
@@ -288,6 +289,18 @@ class FakeCuda:
         for work in queue:
             work()
         return (status,)
+
+    def cudaStreamQuery(self, stream: int) -> tuple[Any, ...]:
+        status = self._counted("cudaStreamQuery")
+        if status:
+            return (status,)
+        if self.busy > 0 and self.streams[stream].queue:
+            self.busy -= 1
+            return (600,)
+        queue, self.streams[stream].queue = self.streams[stream].queue, []
+        for work in queue:
+            work()
+        return (OK,)
 
     def cudaEventCreate(self) -> tuple[Any, ...]:
         status = self._counted("cudaEventCreate")

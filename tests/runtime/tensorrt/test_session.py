@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgedl.core.errors import EdgeError, EngineFailed, Unsupported, WrongInput
+from edgedl.core.errors import EdgeError, EngineFailed, Late, Unsupported, WrongInput
 from edgedl.runtime.tensorrt.contexts import Running
 from edgedl.runtime.tensorrt.cuda import CudaRuntime
 from edgedl.runtime.tensorrt.session import TensorRtSession
@@ -226,9 +226,10 @@ def test_into_arrays_of_the_callers(bench: Bench) -> None:
         wrong: list[dict[str, np.ndarray]] = [{}, {"y": out[:1]}, {"y": out.astype(np.float64)}]
         frozen = out.copy()
         frozen.flags.writeable = False
-        for given in [*wrong, {"y": frozen}, {"y": out, "z": out}]:
+        x = rows(2)
+        for given in [*wrong, {"y": frozen}, {"y": out, "z": out}, {"y": x}]:
             with pytest.raises(WrongInput):
-                session.run_into({"x": rows(2)}, given)
+                session.run_into({"x": x}, given)
 
 
 def test_arrays_of_the_session_are_not_copied(bench: Bench) -> None:
@@ -321,24 +322,60 @@ def test_a_session_that_is_forgotten_gives_everything_back(bench: Bench) -> None
     del session
 
 
-def test_a_forked_process_neither_uses_nor_frees(bench: Bench, monkeypatch: Any) -> None:
+def test_a_forked_process_neither_uses_nor_frees(bench: Bench) -> None:
     session = bench.open()
     session.run({"x": rows(2)})
     before = len(bench.cuda.calls)
-    mine = os.getpid()
-    with monkeypatch.context() as forked:
-        forked.setattr(os, "getpid", lambda: mine + 1)
-        with pytest.raises(EngineFailed, match="forked"):
-            session.run({"x": rows(2)})
-        with pytest.raises(EngineFailed, match="forked"):
-            session.arrays({"x": (2, 3)})
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        words = []
+        for call in (lambda: session.run({"x": rows(2)}), lambda: session.arrays({"x": (2, 3)})):
+            try:
+                call()
+            except WrongInput as error:
+                words.append(error.message)
         session.close()
-    assert len(bench.cuda.calls) == before
+        del session
+        gc.collect()
+        words.append(str(len(bench.cuda.calls) - before))
+        os.write(write, "|".join(words).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    told = os.read(read, 1000).decode().split("|")
+    assert told == ["the session was opened before this process was forked"] * 2 + ["0"]
+    for end in (read, write):
+        os.close(end)
     bench.calls_of(session, rows(2))
     session.close()
-    from edgedl.runtime.tensorrt import session as room
 
-    room._INHERITED.clear()
+
+def test_a_call_that_is_late_leaves_its_work_to_the_next_one(bench: Bench) -> None:
+    with bench.open() as session:
+        for turn in range(4):
+            bench.cuda.busy = 10**6
+            with pytest.raises(Late, match="no answer within 1 ms"):
+                session.run({"x": rows(2, turn)}, deadline_ms=1)
+            bench.cuda.busy = 3
+            x = rows(2, turn + 10)
+            np.testing.assert_array_equal(session.run({"x": x}, deadline_ms=1e9)["y"], 2 * x + 1)
+            bench.calls_of(session, rows(2, turn))
+        with pytest.raises(Late):
+            session.run({"x": rows(2)}, deadline_ms=0)
+        with pytest.raises(WrongInput, match="deadline"):
+            session.run({"x": rows(2)}, deadline_ms=float("nan"))
+        bench.cuda.busy = 10**6
+        with pytest.raises(Late):
+            session.run_into({"x": rows(2)}, {"y": rows(2)}, deadline_ms=1)
+
+
+def test_waiting_for_a_turn_counts(bench: Bench) -> None:
+    with bench.open() as session:
+        session._lock.acquire()
+        with pytest.raises(Late):
+            session.run({"x": rows(2)}, deadline_ms=1)
+        session._lock.release()
+        bench.calls_of(session, rows(2))
 
 
 def test_another_gpu_than_the_first_is_chosen_in_every_thread(bench: Bench) -> None:
