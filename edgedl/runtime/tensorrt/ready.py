@@ -71,12 +71,15 @@ class Ready:
     (TensorRT developer guide, CUDA graphs).
 
     Attributes:
+        cuda: the binding.
+        stream: where all of it runs, and nothing else.
         note: why there is no CUDA graph, where there is none.
     """
 
     def __init__(self, trt: Any, cuda: Cuda, opened: Opened, running: Running, stream: int) -> None:
-        self._trt, self._cuda, self._opened = trt, cuda, opened
-        self._running, self._stream = running, stream
+        self._trt, self._opened = trt, opened
+        self.cuda, self.stream = cuda, stream
+        self._running = running
         self._in = [port for port in opened.ports if port.is_input]
         self._out = [port for port in opened.ports if not port.is_input]
         self._buffers: dict[str, Buffer] = {}
@@ -99,7 +102,7 @@ class Ready:
             EngineFailed: there is too little.
         """
         for port in self._opened.ports:
-            buffer = self._buffers[port.name] = Buffer(self._cuda, on_host=port.on_host)
+            buffer = self._buffers[port.name] = Buffer(self.cuda, on_host=port.on_host)
             buffer.grow(self._opened.largest(port))
 
     def found(self, inputs: Mapping[str, np.ndarray]) -> Bound:
@@ -133,7 +136,7 @@ class Ready:
                 anything else.
         """
         if bound.executable or self._captured(bound):
-            self._cuda.launch(bound.executable, self._stream)
+            self.cuda.launch(bound.executable, self.stream)
             self._wait(late)
         else:
             kept = self._set(bound.profile, bound.shapes)
@@ -143,14 +146,14 @@ class Ready:
     def settle(self) -> None:
         """Wait for the work of a call that was late."""
         if self._under_way:
-            self._cuda.synchronize(self._stream)
+            self.cuda.synchronize(self.stream)
             self._under_way = False
 
     def _wait(self, late: Callable[[], bool] | None) -> None:
         if late is None:
-            self._cuda.synchronize(self._stream)
+            self.cuda.synchronize(self.stream)
             return
-        while not self._cuda.done(self._stream):
+        while not self.cuda.done(self.stream):
             if late():
                 self._under_way = True
                 raise TimeoutError
@@ -219,7 +222,7 @@ class Ready:
         bound.runs = -RUNS_AGAIN
         try:
             if executable:
-                self._cuda.destroy_executable(executable)
+                self.cuda.destroy_executable(executable)
         finally:
             bound.own = None
 
@@ -227,7 +230,7 @@ class Ready:
         """The profile's context, set to these shapes and to where everything lies now."""
         kept = self._sets.get(profile.index)
         if kept is None:
-            kept = _Set(self._opened.context(profile, self._stream))
+            kept = _Set(self._opened.context(profile, self.stream))
             self._sets[profile.index] = kept
             if self._changing and not self.by_value:
                 # room for the largest outputs now, lest graphs go when they come
@@ -270,11 +273,11 @@ class Ready:
     def _enqueue(self, bound: Bound, kept: _Set) -> None:
         heard = self._opened.heard()
         for device, host, size in bound.to_device:
-            self._cuda.to_device(device, host, size, self._stream)
-        if not kept.context.execute_async_v3(self._stream):
+            self.cuda.to_device(device, host, size, self.stream)
+        if not kept.context.execute_async_v3(self.stream):
             raise self._why(kept, heard)
         for device, host, size in bound.to_host:
-            self._cuda.to_host(host, device, size, self._stream)
+            self.cuda.to_host(host, device, size, self.stream)
 
     def _why(self, kept: _Set, heard: int) -> EdgeError:
         refused = self._opened.failed("run the engine", heard)
@@ -288,7 +291,7 @@ class Ready:
         except BaseException:
             # what is under way reads and writes our memory all the same
             with contextlib.suppress(EngineFailed):
-                self._cuda.synchronize(self._stream)
+                self.cuda.synchronize(self.stream)
             raise
         self._wait(late)
         if kept.grown is not None:
@@ -305,8 +308,8 @@ class Ready:
             array = bound.outputs[port.name] = self._view(port, shape)
             if array.nbytes:
                 address = buffer.device.address
-                self._cuda.to_host(buffer.host_address, address, array.nbytes, self._stream)
-        self._cuda.synchronize(self._stream)
+                self.cuda.to_host(buffer.host_address, address, array.nbytes, self.stream)
+        self.cuda.synchronize(self.stream)
         bound.outputs = {port.name: bound.outputs[port.name] for port in self._out}
 
     def _captured(self, bound: Bound) -> bool:
@@ -328,33 +331,33 @@ class Ready:
     def _capture(self, bound: Bound) -> None:
         kept = self._set(bound.profile, bound.shapes)
         if self._changing:
-            kept = _Set(self._opened.context(bound.profile, self._stream))
+            kept = _Set(self._opened.context(bound.profile, self.stream))
             bound.own = kept.context
             self._point(kept, bound.shapes)
             # what TensorRT puts off until a context's first run must not be in the graph
             self._run_plainly(bound, kept)
         context = kept.context
         if hasattr(context, "is_stream_capturable") and not context.is_stream_capturable(
-            self._stream
+            self.stream
         ):
             raise EngineFailed("the engine's kernels cannot be noted down")
         graph = self._noted(bound, kept)
         try:
-            bound.executable = self._cuda.instantiate(graph)
+            bound.executable = self.cuda.instantiate(graph)
         finally:
-            self._cuda.destroy_graph(graph)
+            self.cuda.destroy_graph(graph)
 
     def _noted(self, bound: Bound, kept: _Set) -> int:
-        self._cuda.begin_capture(self._stream)
+        self.cuda.begin_capture(self.stream)
         try:
             self._enqueue(bound, kept)
         except BaseException:
             with contextlib.suppress(EngineFailed):
-                broken = self._cuda.end_capture(self._stream)
+                broken = self.cuda.end_capture(self.stream)
                 if broken:
-                    self._cuda.destroy_graph(broken)
+                    self.cuda.destroy_graph(broken)
             raise
-        return self._cuda.end_capture(self._stream)
+        return self.cuda.end_capture(self.stream)
 
     def release(self) -> Iterator[Callable[[], None]]:
         """What gives graphs and contexts back, step by step."""
