@@ -147,6 +147,9 @@ class CudaRuntime:
         self._api = api
         self._to_device = api.cudaMemcpyKind(TO_DEVICE)
         self._to_host = api.cudaMemcpyKind(TO_HOST)
+        # the two calls of every run, found once
+        self._synchronize = api.cudaStreamSynchronize
+        self._launch = api.cudaGraphLaunch
         self._capture_mode = api.cudaStreamCaptureMode(THREAD_LOCAL)
 
     def _call(self, name: str, *arguments: Any) -> Any:
@@ -242,7 +245,9 @@ class CudaRuntime:
         self._call("cudaStreamDestroy", stream)
 
     def synchronize(self, stream: int) -> None:
-        self._call("cudaStreamSynchronize", stream)
+        (status,) = self._synchronize(stream)
+        if int(status):
+            raise self._failed("cudaStreamSynchronize", status, (stream,))
 
     def done(self, stream: int) -> bool:
         (status,) = self._api.cudaStreamQuery(stream)
@@ -296,7 +301,9 @@ class CudaRuntime:
         self._call("cudaGraphDestroy", graph)
 
     def launch(self, executable: int, stream: int) -> None:
-        self._call("cudaGraphLaunch", executable, stream)
+        (status,) = self._launch(executable, stream)
+        if int(status):
+            raise self._failed("cudaGraphLaunch", status, (executable, stream))
 
     def destroy_executable(self, executable: int) -> None:
         self._call("cudaGraphExecDestroy", executable)

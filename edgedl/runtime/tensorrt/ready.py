@@ -143,6 +143,12 @@ class Ready:
             self._run_plainly(bound, kept, late)
         bound.runs += 1
 
+    def launch(self, bound: Bound) -> None:
+        """`run` of a bound that has a graph."""
+        self.cuda.launch(bound.executable, self.stream)
+        self.cuda.synchronize(self.stream)
+        bound.runs += 1
+
     def settle(self) -> None:
         """Wait for the work of a call that was late."""
         if self._under_way:

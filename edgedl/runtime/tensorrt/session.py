@@ -48,6 +48,7 @@ class TensorRtSession:
         self._running = running or Running()
         self._lock = threading.Lock()
         self._closed = self._is_forked = False
+        self._last: Bound | None = None
         self._stream = 0
         self._opened: Opened | None = None
         self._ready: Ready | None = None
@@ -92,6 +93,8 @@ class TensorRtSession:
 
         Those that `arrays` gave are neither copied from nor to.
         """
+        if deadline_ms is None and self._launched(inputs, outputs):
+            return
         feed = self._check(inputs)
         self._check_outputs(outputs)
         with self._turn(deadline_ms) as is_late:
@@ -100,11 +103,28 @@ class TensorRtSession:
                 self._check_outputs.apart(feed, outputs)
             same_shapes(bound.outputs, outputs)
             answers = self._ran(feed, is_late)
+            self._last = bound
             if not bound.sized:
                 same_shapes(answers, outputs)
             for name, array in answers.items():
                 if outputs[name] is not array:
                     np.copyto(outputs[name], array)
+
+    def _launched(
+        self, inputs: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]
+    ) -> bool:
+        """Answer at once, where these are the very arrays of the last such call, which `arrays`
+        gave: nothing is left to be checked or copied then, and its graph is all there is to do."""
+        with self._lock:
+            last = self._last
+            # one whose graph went, or whose session is closed, has none
+            if last is None or not last.executable or self._running.device:
+                return False
+            if not (_same(inputs, last.inputs) and _same(outputs, last.outputs)):
+                return False
+            ready = self._alive()
+            ready.launch(last)
+            return True
 
     def arrays(
         self, shapes: Mapping[str, tuple[int, ...]] | None = None
@@ -239,13 +259,13 @@ class TensorRtSession:
     def forked(self) -> None:
         """Leave to the parent what is the parent's: nothing of it is used or given back here."""
         forks.KEPT.append((self._ready, self._opened))
-        self._ready = self._opened = None
+        self._ready = self._opened = self._last = None
         self._is_forked, self._closed = True, True
         self._lock = threading.Lock()
 
     def _steps(self) -> Iterable[Callable[[], None]]:
         cuda, stream = self._cuda, self._stream
-        ready, self._ready = self._ready, None
+        ready, self._ready, self._last = self._ready, None, None
         opened, self._opened = self._opened, None
         if self._running.device:
             yield lambda: cuda.set_device(self._running.device)
@@ -275,3 +295,13 @@ class TensorRtSession:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _same(given: Mapping[str, np.ndarray], known: Mapping[str, np.ndarray]) -> bool:
+    """Whether these are the very arrays, by name."""
+    if type(given) is not dict or len(given) != len(known):
+        return False
+    for name, array in known.items():  # noqa: SIM110 (a generator costs more than the rest)
+        if given.get(name) is not array:
+            return False
+    return True

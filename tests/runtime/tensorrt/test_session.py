@@ -250,6 +250,33 @@ def test_arrays_of_the_session_are_not_copied(bench: Bench) -> None:
         del inputs, outputs
 
 
+def test_the_sessions_own_arrays_are_known_again_and_only_they(bench: Bench) -> None:
+    with bench.open() as session:
+        inputs, outputs = session.arrays({"x": (2, 3)})
+        for start in range(6):
+            inputs["x"][:] = rows(2, start)
+            before = len(bench.cuda.calls)
+            session.run_into(inputs, outputs)
+            if start > 1:
+                assert bench.cuda.calls[before:] == GRAPH
+            np.testing.assert_array_equal(outputs["y"], 2 * rows(2, start) + 1)
+        # another shape between, another array in the dict, and one that is wrong
+        bench.calls_of(session, rows(4))
+        inputs["x"][:] = rows(2, 3)
+        session.run_into(inputs, outputs)
+        np.testing.assert_array_equal(outputs["y"], 2 * rows(2, 3) + 1)
+        session.run_into({"x": rows(2, 8)}, outputs)
+        np.testing.assert_array_equal(outputs["y"], 2 * rows(2, 8) + 1)
+        with pytest.raises(WrongInput):
+            session.run_into({**inputs, "z": rows(2)}, outputs)
+        with pytest.raises(WrongInput):
+            session.run_into(inputs, {"y": outputs["y"].astype(np.float64)})
+        session.close()
+        with pytest.raises(WrongInput, match="closed"):
+            session.run_into(inputs, outputs)
+        del inputs, outputs
+
+
 def test_an_output_whose_size_only_running_tells(bench: Bench) -> None:
     sparse = plan(x=(-1,), profiles=[((1,), (3,), (9,))], kind="nonzero")
     with bench.open(sparse) as session:
