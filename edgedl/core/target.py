@@ -55,6 +55,8 @@ class Scheme:
             is not 0: onnxruntime's int8 convolutions, by up to 1.17x faster or 2x slower.
         direct: whether weights stored in 8 bits are expanded by a single Cast, which takes a third
             less memory to open; OpenVINO would take it for a compressed weight.
+        dequantizes: whether nothing but DequantizeLinear may read codes, as TensorRT has it:
+            weights stored in 8 bits are expanded by that, and tables are stored as they were.
         free_multiplications: whether a multiplication by constants in front of a quantizer costs
             nothing: OpenVINO makes one kernel of the two.
         fuses_adds: whether a convolution's kernel adds what waits beside it: the waiting operand of
@@ -79,6 +81,7 @@ class Scheme:
     dynamic: bool = False
     shift: frozenset[str] = frozenset()
     direct: bool = False
+    dequantizes: bool = False
     free_multiplications: bool = False
     fuses_adds: bool = False
 
@@ -123,6 +126,7 @@ TENSORRT = Scheme(
     "tensorrt",
     activations="symmetric",
     signed_only=True,
+    dequantizes=True,
     fuses_adds=True,
     outputs=False,
     operators=PRODUCTS | {"ConvTranspose", "Add", "AveragePool", "GlobalAveragePool"},

@@ -20,6 +20,8 @@ DTYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 # The first opset whose quantizers have scales in half precision.
 QUANTIZERS_OPSET = 19
+# The first whose convolutions and pools have bfloat16.
+BFLOAT16_OPSET = 22
 # What sums or grows past 65504, and what makes numbers of nothing or of integers.
 STAYS_FLOAT = frozenset(
     {
@@ -57,7 +59,9 @@ class Half:
         return rewrite(model, self)
 
     def edit(self, graph: ir.Model) -> None:
-        if any(node.op_type in QUANTIZERS for node in graph.graph):
+        if self.to == "bfloat16":
+            raise_opset(graph, BFLOAT16_OPSET)
+        elif any(node.op_type in QUANTIZERS for node in graph.graph):
             raise_opset(graph, QUANTIZERS_OPSET)
         common.TopologicalSortPass()(graph)
         opset = graph.opset_imports.get("", 1)

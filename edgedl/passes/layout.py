@@ -127,7 +127,10 @@ def layout(
     tables = tuple(
         node.name or ""
         for node in facts.nodes
-        if extent != "gemms" and _is_table(node, facts) and node.name not in (keep_float or {})
+        if extent != "gemms"
+        and not scheme.dequantizes
+        and _is_table(node, facts)
+        and node.name not in (keep_float or {})
     )
     users = _users(chosen, groups, facts, scheme)
     return Layout(

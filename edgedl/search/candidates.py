@@ -276,13 +276,24 @@ def without_labels(alike: Agreement) -> float:
     return 1 - (alike.cosine if alike.top1 is None else alike.top1)
 
 
+def stored_weights(scheme: Scheme, exact: Collection[str] = ()) -> WeightOnly:
+    """What stores the weights of float operators in 8 bits, in the scheme's way.
+
+    Args:
+        exact: nodes whose weights stay as they are.
+    """
+    return WeightOnly(
+        keep_float=tuple(sorted(exact)), directly=scheme.direct, dequantized=scheme.dequantizes
+    )
+
+
 def float_candidates(backend: Backend, given: Model, clean: Model) -> Iterator[Candidate]:
     """The model as given, and cleaned in every float precision that is fast here, with its weights
     as they were and stored in 8 bits."""
     float32, *reduced = backend.floats()
     settings = backend.settings(float32)
     yield Candidate(backend.engine, float32, "float32, as given", given, settings, as_given=True)
-    stored = rewrite(clean, WeightOnly(directly=backend.scheme.direct))
+    stored = rewrite(clean, stored_weights(backend.scheme))
     for precision in (float32, *reduced):
         label = "float32, cleaned" if precision == float32 else precision
         settings = backend.settings(precision)
@@ -307,7 +318,7 @@ def dynamic_candidate(backend: Backend, clean: Model) -> Candidate | None:
     kernels for that, or the model's weights are not in such products for the most part."""
     if not backend.scheme.dynamic:
         return None
-    model = rewrite(clean, Dynamic(), WeightOnly(directly=backend.scheme.direct))
+    model = rewrite(clean, Dynamic(), stored_weights(backend.scheme))
     if clean.bytes - rewrite(clean, Dynamic()).bytes < WORTHWHILE * clean.bytes:
         return None
     settings = backend.settings("int8")
@@ -361,7 +372,7 @@ def int8_candidate(
         narrow=tuple(n for n in decided.int8 if n in narrow),
     )
     corrected = (CorrectBias(decided, means),) if means is not None else ()
-    stored = WeightOnly(keep_float=tuple(sorted(exact)), directly=backend.scheme.direct)
+    stored = stored_weights(backend.scheme, exact)
     model = rewrite(clean, *corrected, Place(decided), stored)
     settings = backend.settings("int8") if settings is None else settings
     return Candidate(

@@ -10,14 +10,14 @@ from edgedl.backends.emulated import AS_WRITTEN, RUNNER, Emulated
 from edgedl.core.errors import EdgeError, EngineFailed, Unsupported
 from edgedl.core.model import Model
 from edgedl.core.registry import installed
-from edgedl.passes.graph import quantized_already, to_ship
+from edgedl.passes.graph import quantized_already, rewrite, to_ship
 from edgedl.passes.sparse import two_of_four
 from edgedl.runtime.tensorrt.build import built as build_engine
 from edgedl.runtime.tensorrt.build import module
 from edgedl.runtime.tensorrt.layers import Layer
 from edgedl.runtime.tensorrt.refusals import Refused
 from edgedl.runtime.tensorrt.settings import Build, profile_seen
-from edgedl.search.candidates import Candidate, Refusal, Trial, in_half
+from edgedl.search.candidates import Candidate, Refusal, Trial, in_half, stored_weights
 from edgedl.search.memory import judge
 from edgedl.search.ways import REST_IN_HALF, Ways, int8_of, planned
 
@@ -144,11 +144,18 @@ def _keeps(trial: Trial, ways: Ways) -> bool:
 
 def _candidates(standing: Emulated, ways: Ways) -> Iterator[Candidate | Refusal]:
     """What is worth a look, the fastest guess first."""
-    if ways.ask in ("weights", "bf16", "dynamic"):
+    if ways.ask in ("bf16", "dynamic"):
         raise Unsupported(
             f"--{ways.ask} cannot be judged without {standing.needs}",
-            hint="--int8 and --fp16 can: onnxruntime computes what they write",
+            hint="--int8, --weights int8 and --fp16 can: onnxruntime computes what they write",
         )
+    if ways.ask == "weights":
+        stored = rewrite(ways.clean, stored_weights(standing.scheme))
+        named = Candidate(
+            RUNNER, "float16", "float16, 8-bit weights", stored, AS_WRITTEN, stored=True
+        )
+        yield _half(named, named)
+        return
     if ways.plan is not None:
         whole: Candidate | Refusal | None = planned(
             standing, ways.clean, ways.calibration, ways.plan, ways.progress

@@ -18,7 +18,6 @@ from edgedl.passes.graph import quantized_already, rewrite
 from edgedl.passes.place import Place
 from edgedl.passes.plan_file import PlanFile, fit
 from edgedl.passes.scales import decide
-from edgedl.passes.weight_only import WeightOnly
 from edgedl.runtime import engine
 from edgedl.search.candidates import (
     Ask,
@@ -30,6 +29,7 @@ from edgedl.search.candidates import (
     has_choices,
     in_half,
     narrower,
+    stored_weights,
     tensors_to_watch,
 )
 from edgedl.search.effort import EFFORTS, WORTH_DB, Effort
@@ -231,7 +231,7 @@ def planned(
     )
     means = channel_means(clean, decided, calibration) if written.corrected else None
     corrected = (CorrectBias(decided, means),) if means is not None else ()
-    stored = WeightOnly(keep_float=written.exact, directly=built.scheme.direct)
+    stored = stored_weights(built.scheme, written.exact)
     model = rewrite(clean, *corrected, Place(decided), stored)
     return Candidate(
         built.engine, "int8", PLANNED, model, dict(written.settings), decided,
