@@ -72,7 +72,11 @@ def untimed(
     limits = replace(ways.limits, max_latency_ms=None)
     choices = [
         Choice(
-            f"{standing.stands_for} {one.candidate.label}", None, one.agreement, one.drop, one.candidate.model.bytes,
+            f"{standing.stands_for} {one.candidate.label}",
+            None,
+            one.agreement,
+            one.drop,
+            one.candidate.model.bytes,
             "ships" if one is winner else "; ".join(limits.broken_by(one, 0.0)),
         )
         for one in found.trials

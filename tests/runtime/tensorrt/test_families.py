@@ -66,7 +66,7 @@ def engine_of(model: Model, capability: str) -> Built:
 
 
 @pytest.mark.parametrize("precision", OPPOSITE)
-@pytest.mark.parametrize("name", (*SMALL, *TRAINED))
+@pytest.mark.parametrize("name", [*SMALL, *TRAINED])
 def test_parses_and_builds(name: str, precision: str, folder: Path) -> None:
     model, capability = precise(name, precision, folder), OPPOSITE[precision]
     if (name, precision) == ("if", "float16"):  # bodies stay float32, which Turing's GEMMs are not
@@ -76,7 +76,7 @@ def test_parses_and_builds(name: str, precision: str, folder: Path) -> None:
     assert found.layers
 
 
-@pytest.mark.parametrize("name", ("residual", "depthwise", "attention", "concat", *TRAINED))
+@pytest.mark.parametrize("name", ["residual", "depthwise", "attention", "concat", *TRAINED])
 def test_what_the_plan_has_in_int8_the_engine_computes_in_int8(name: str, folder: Path) -> None:
     plan, _ = planned(name, folder)
     wanted = {
@@ -105,7 +105,7 @@ def test_a_residual_sum_is_added_where_the_next_codes_are_made(folder: Path) -> 
     assert one.outputs == ("int8",)
 
 
-@pytest.mark.parametrize("name", ("conv", "attention", "recurrent", "mobilenet_v2", "vit"))
+@pytest.mark.parametrize("name", ["conv", "attention", "recurrent", "mobilenet_v2", "vit"])
 def test_weights_stored_in_8_bits_are_taken(name: str, folder: Path) -> None:
     stored = rewrite(clean(name, folder), stored_weights(TENSORRT))
     assert stored.bytes <= clean(name, folder).bytes
