@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgedl.core.errors import BadOption, BadSamples
+from edgedl.core.errors import BadKey, BadOption, BadSamples
 from edgedl.core.model import Model
 from edgedl.core.registry import load
 from edgedl.core.samples import Samples, from_arrays, open_npz
@@ -111,7 +111,7 @@ def load_model(path: str | Path) -> Model:
 
     Raises:
         BadModel, BadBundle: the file is missing or unsound. Missing: what reads ONNX is not
-            installed; to run a model, an engine is enough.
+            installed; to run a model, an engine is enough. BadKey: the bundle's is encrypted.
     """
     path = find_model(path)
     what = "looking into an ONNX model"
@@ -120,6 +120,12 @@ def load_model(path: str | Path) -> Model:
         return open_model(path)
     bundle = open_bundle(path)
     payload = bundle.onnx
+    if payload.sealed is not None:
+        raise BadKey(
+            "its model is encrypted, and is never written to disk in clear",
+            where=str(path),
+            hint="name the bundle, or the ONNX file, that it was made of",
+        )
 
     def unpack(folder: Path) -> None:
         (folder / UNPACKED).write_bytes(bundle.payload_bytes(payload))

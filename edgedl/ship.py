@@ -20,7 +20,7 @@ from edgedl.core.store import atomic_write
 from edgedl.passes.graph import to_ship
 from edgedl.runtime import engine, installed_engines
 from edgedl.runtime.apart import tried_apart
-from edgedl.runtime.bundle import Payload, bundle_blocks, stored, write_bundle
+from edgedl.runtime.bundle import Payload, bundle_blocks, read_bundle, stored, write_bundle
 from edgedl.runtime.check import check
 from edgedl.runtime.golden import Answer, Golden, coarse
 from edgedl.runtime.layout import padded_bytes
@@ -147,8 +147,9 @@ def _likely(payload: Payload) -> tuple[Payload, ...]:
 
 def _answers_apart(bundle: Path, place: int) -> bool:
     """Whether a payload opens, and gives all golden answers, in a process of its own."""
+    identity = read_bundle(bundle, sparing=True).identity
     try:
-        tried_apart(bundle, place, threads=1, golden="all")
+        tried_apart(bundle, place, threads=1, golden="all", identity=identity)
     except EngineFailed:
         return False
     return True

@@ -32,6 +32,8 @@ from edgedl.runtime import ENGINES, engine, how_to_get, installed_engines
 from edgedl.runtime.artifact import Artifact, engine_of_target, find_artifact, find_model
 from edgedl.runtime.bundle import is_bundle, open_bundle
 from edgedl.runtime.run import write_answers
+from edgedl.runtime.sealed import KeySource
+from edgedl.runtime.trust import TrustSource
 
 ANOTHER = "answers of another processor"
 
@@ -260,19 +262,23 @@ def run(
     preprocess: ProcessingSource | None = None,
     threads: int | None = None,
     target: str | None = None,
+    trust: TrustSource | None = None,
+    key: KeySource | None = None,
     progress: Progress = silent,
 ) -> int:
     """Run every sample and save the outputs by name, one row a sample; returns how many.
 
     Inputs may be raw files, a folder or one, where `preprocess` or the bundle says what turns them
-    into inputs; an array `files` then names the rows.
+    into inputs; an array `files` then names the rows. `trust` and `key` are those of `edgedl.open`.
 
     Raises:
         EdgeError: a file is unsound, its engine is missing, the inputs do not fit, or the outputs
             of two samples have unlike shapes.
     """
     check_writable(Path(output))
-    artifact = find_artifact(bundle, engine_of_target(target))
+    artifact = find_artifact(bundle, engine_of_target(target), trust=trust, key=key)
+    if trust is not None and preprocess is None:
+        preprocess = open_bundle(bundle, trust=trust).processing()
     with artifact.open(threads) as session:
         bound = open_inputs(inputs, preprocess, [bundle])[0].bind(session.signature)
         return write_answers(session, bound, output, progress)

@@ -22,6 +22,7 @@ from edgedl.runtime.process import Processing
 from tests.models import answers, conv_net, feeds, saved
 
 REFUSED = ["torch", "onnx", "onnx_ir", "onnxscript", "yaml", "click", "google.protobuf", "PIL"]
+REFUSED += ["cryptography"]
 REFUSE = """
 import sys
 
@@ -68,6 +69,36 @@ for needs_more in (
     else:
         raise AssertionError("it needs onnx")
 print(json.dumps({"bench": found.to_json(), "eval": scored}))
+"""
+
+
+SIGNED = """
+import sys
+import edgedl
+signed, sealed, trusted, other = sys.argv[1:]
+with edgedl.open(signed, threads=1, trust=trusted) as session:
+    assert session.signature.inputs
+assert edgedl.verify(signed, trusted).proofs[0].statement.signer == "alice"
+for way_in in (edgedl.open, edgedl.check, edgedl.verify):
+    try:
+        way_in(signed, trust=other)
+    except edgedl.EdgeError as error:
+        assert "nobody who is trusted" in error.message, error
+    else:
+        raise AssertionError("nobody trusted signed it")
+for needs_more in (
+    lambda: edgedl.open(sealed, trust=trusted, key=lambda name: bytes(32)),
+    lambda: edgedl.keygen("alice"),
+    lambda: edgedl.sign(signed, "alice.key"),
+    lambda: edgedl.encrypt(signed, bytes(32), sealed),
+):
+    try:
+        needs_more()
+    except edgedl.EdgeError as error:
+        assert error.hint == "pip install 'edgedl[sign]'", (error, error.hint)
+    else:
+        raise AssertionError("it needs cryptography")
+print("trusted")
 """
 
 
@@ -131,6 +162,18 @@ def test_a_bundle_runs_on_numpy_and_one_engine(engine_name: str, tmp_path: Path)
     _, bundle = net_and_bundle(tmp_path, installed_or_skipped(engine_name))
     words = ["-c", OPEN, bundle, tmp_path / "given.npz"]
     assert bare(tmp_path, engine_name, words).strip() == "answered"
+
+
+@pytest.mark.parametrize("engine_name", ENGINES)
+def test_signatures_need_no_library(engine_name: str, tmp_path: Path) -> None:
+    _, bundle = net_and_bundle(tmp_path, installed_or_skipped(engine_name))
+    sealed = edgedl.encrypt(bundle, bytes(32), tmp_path / "sealed.edl").path
+    for name in ("alice", "bob"):
+        edgedl.keygen(tmp_path / name)
+    for path in (bundle, sealed):
+        edgedl.sign(path, tmp_path / "alice.key")
+    words = ["-c", SIGNED, bundle, sealed, tmp_path / "alice.pub", tmp_path / "bob.pub"]
+    assert bare(tmp_path, engine_name, words).strip() == "trusted"
 
 
 @pytest.mark.parametrize("engine_name", ENGINES)

@@ -60,6 +60,7 @@ OWNERS = {
     "yaml": {"yamls"},
     "PIL": {"runtime.image"},
     "tokenizers": {"runtime.text"},
+    "cryptography": {"runtime.private", "runtime.cipher"},
     "pyarrow": {"train.data.table_files"},
     "matplotlib": {"report.picture"},
     "starlette": {"service"},

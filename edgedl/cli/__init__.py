@@ -26,6 +26,10 @@ COMMANDS = {
     "diagnose": "Why a compressed model answers worse than its float model, and what mends it.",
     "serve": "Answer requests over HTTP by the Open Inference Protocol.",
     "check": "Check a bundle's digests and its golden answers on this machine.",
+    "keygen": "Make a pair of keys: a private one that signs, a public one that others trust.",
+    "encrypt": "Encrypt the models in a bundle, before it is signed.",
+    "sign": "Sign a bundle, so that devices can refuse every other.",
+    "verify": "Who signed a bundle, of those that are trusted; no engine is needed.",
 }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import click
 
-from edgedl.cli.options import json_option, print_json
+from edgedl.cli.options import json_option, key_file_option, print_json, trust_option
 from edgedl.report.table import table
 
 
@@ -15,13 +17,24 @@ from edgedl.report.table import table
     type=click.IntRange(1, 1024),
     help="Processor threads; the engine's choice if absent.",
 )
+@trust_option
+@key_file_option
 @json_option
-def command(bundle: str, threads: int | None, as_json: bool) -> int:
-    """Check BUNDLE's digests, and its golden answers on this machine."""
+def command(
+    bundle: str,
+    threads: int | None,
+    trust: list[str] | None,
+    key: Callable[[str], bytes] | None,
+    as_json: bool,
+) -> int:
+    """Check BUNDLE's digests, its signature, and its golden answers on this machine."""
     from edgedl.runtime.check import check
 
-    found = check(bundle, threads=threads)
+    found = check(bundle, threads=threads, trust=trust, key=key)
     rows = [["digests", f"{found.parts} parts", "right"]]
+    rows += [
+        ["signature", f"{one.statement.signer}, by {one.key.name}", "right"] for one in found.proofs
+    ]
     for payload in found.payloads:
         error = (
             ""
@@ -46,6 +59,7 @@ def command(bundle: str, threads: int | None, as_json: bool) -> int:
                 "bundle": str(found.path),
                 "ok": found.ok,
                 "parts": found.parts,
+                "signers": [{"key": one.key.id, **one.statement.to_json()} for one in found.proofs],
                 "golden_samples": found.golden_samples,
                 "tolerance": found.tolerance,
                 "payloads": [

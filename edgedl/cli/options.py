@@ -45,6 +45,38 @@ metric_option = click.option(
 )
 
 
+def _listed(
+    context: click.Context, parameter: click.Parameter, value: Sequence[str]
+) -> list[str] | None:
+    return list(value) or None
+
+
+def _key(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> Callable[[str], bytes] | None:
+    if value is None:
+        return None
+    from edgedl.runtime.keys import key_of_file
+
+    return key_of_file(value)
+
+
+trust_option = click.option(
+    "--trust",
+    multiple=True,
+    metavar="FILE|FOLDER",
+    callback=_listed,
+    help="Public keys, one of which must have signed the bundle; else what EDGEDL_TRUST names.",
+)
+key_file_option = click.option(
+    "--key-file",
+    "key",
+    metavar="FILE",
+    callback=_key,
+    help="The key of an encrypted bundle: 32 bytes, in hex or as they are.",
+)
+
+
 def target_option(command: Command) -> Command:
     """`--target NAME`; a processor's caps OpenVINO as `--isa` does."""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import click
 
-from edgedl.cli.options import Bar, preprocess_option, target_option
+from edgedl.cli.options import Bar, key_file_option, preprocess_option, target_option, trust_option
 
 
 @click.command()
@@ -26,6 +28,8 @@ from edgedl.cli.options import Bar, preprocess_option, target_option
 )
 @preprocess_option
 @target_option
+@trust_option
+@key_file_option
 def command(
     bundle: str,
     inputs: str,
@@ -33,6 +37,8 @@ def command(
     threads: int | None,
     preprocess: str | None,
     target: str | None,
+    trust: list[str] | None,
+    key: Callable[[str], bytes] | None,
 ) -> None:
     """Run BUNDLE on every sample and save its outputs by name."""
     from edgedl import verbs
@@ -45,6 +51,8 @@ def command(
             preprocess=preprocess,
             threads=threads,
             target=target,
+            trust=trust,
+            key=key,
             progress=bar,
         )
     click.echo(f"{count} samples -> {output}")

@@ -58,6 +58,14 @@ class NoPayload(EdgeError):
     """None of a bundle's payloads opens on this machine, each for its own reason."""
 
 
+class Untrusted(EdgeError):
+    """No trusted key signed the bundle as it lies there, or what was signed no longer holds."""
+
+
+class BadKey(EdgeError):
+    """A key cannot be used: its file is damaged, of another kind, or it is the wrong one."""
+
+
 class BadOption(EdgeError):
     """The command was called in a way that it does not understand."""
 

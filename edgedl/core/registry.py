@@ -23,6 +23,7 @@ EXTRAS = {
     "torch": "train",
     "safetensors": "train",
     "matplotlib": "plot",
+    "cryptography": "sign",
     "starlette": "serve",
     "uvicorn": "serve",
 }

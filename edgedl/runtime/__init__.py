@@ -13,7 +13,9 @@ from edgedl.core.errors import BadOption, Missing, nearest
 from edgedl.core.registry import installed, resolve
 from edgedl.runtime.bundle import open_bundle
 from edgedl.runtime.gpu import nvidia_gpu_here
+from edgedl.runtime.sealed import KeySource
 from edgedl.runtime.session import EngineSession, Operator
+from edgedl.runtime.trust import TrustSource
 
 if TYPE_CHECKING:
     from edgedl.runtime.opening import GoldenCheck, OpenedSession
@@ -152,6 +154,8 @@ def open(  # noqa: A001
     at_once: int = 1,
     warm: bool = False,
     finite: bool = False,
+    trust: TrustSource | None = None,
+    key: KeySource | None = None,
 ) -> OpenedSession:
     """A session on the bundle at `path`.
 
@@ -177,9 +181,15 @@ def open(  # noqa: A001
         warm: run the bundle's first golden input, or zeros where it has none, before anything else,
             so that the first call is as fast as those after it.
         finite: refuse inputs that are not finite, at the cost of a pass over them.
+        trust: public keys, or files or folders of them, one of which must have signed the bundle,
+            before anything of it is parsed; where None, those that `EDGEDL_TRUST` names, if any.
+        key: takes the name of the key by which a model is encrypted, returns its 32 bytes. Nothing
+            of such a model is kept in a cache.
 
     Raises:
         BadBundle: the file is damaged or is no bundle.
+        Untrusted: no trusted key signed it, or what the signer said no longer holds.
+        BadKey: its models are encrypted, and their key is not given, or another one.
         BadOption: the bundle has no payload for this engine, `golden` is none of its words, or
             `at_once` is less than 1.
         Missing: no engine of the bundle's is installed.
@@ -195,7 +205,7 @@ def open(  # noqa: A001
         raise BadOption(f"no golden check `{golden}`", hint=nearest(str(golden), GOLDEN_CHECKS))
     if at_once < 1:
         raise BadOption(f"`at_once` is {at_once}", hint="at_once=1 is the least")
-    bundle = open_bundle(path, sparing=True)
+    bundle = open_bundle(path, sparing=True, trust=trust, key=key)
     kept = None
     if cache is not None or os.environ.get(CACHE_VARIABLE):
         from edgedl.runtime.cache import Cache

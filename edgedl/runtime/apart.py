@@ -15,21 +15,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edgedl.core.errors import EdgeError, EngineFailed
+from edgedl.core.errors import BadBundle, EdgeError, EngineFailed
 
 SECONDS = 600
 
 
-def tried_apart(path: Path, payload: int, threads: int | None, golden: str) -> None:
+def tried_apart(path: Path, payload: int, threads: int | None, golden: str, identity: str) -> None:
     """Open a payload in a fresh process, compare its golden answers there, and leave it.
 
     Args:
         payload: which one, counted from 0.
+        identity: of the bundle that was opened here; no other is opened there.
 
     Raises:
         EngineFailed: it does not open or answer there, its engine crashed, or it took ten minutes.
     """
-    words = [sys.executable, "-m", __name__, str(path.resolve()), str(payload)]
+    words = [sys.executable, "-m", __name__, str(path.resolve()), identity, str(payload)]
     try:
         done = subprocess.run(
             [*words, str(threads or 0), golden],
@@ -59,13 +60,15 @@ def _reason(done: subprocess.CompletedProcess[str]) -> str:
 
 def main(words: list[str]) -> int:
     """Try what the words say; the exit status."""
-    from edgedl.runtime.bundle import open_bundle
+    from edgedl.runtime.bundle import read_bundle
     from edgedl.runtime.opening import GOLDEN_CHECKS, Way, open_first
 
-    path, payload, threads, golden = words
+    path, identity, payload, threads, golden = words
     check = next(one for one in GOLDEN_CHECKS if one == golden)
     try:
-        bundle = open_bundle(path, sparing=True)
+        bundle = read_bundle(path, sparing=True)
+        if bundle.identity != identity:
+            raise BadBundle("it was replaced while it was opened")
         open_first(bundle, [bundle.payloads[int(payload)]], Way(int(threads) or None, check))
     except EdgeError as error:
         print(json.dumps({"reason": error.message}))

@@ -11,7 +11,9 @@ from edgedl.core.errors import BadModel
 from edgedl.core.target import target_of
 from edgedl.runtime import any_engine, engine, installed_engines
 from edgedl.runtime.bundle import SUFFIX, is_bundle, open_bundle
+from edgedl.runtime.sealed import KeySource
 from edgedl.runtime.session import Session
+from edgedl.runtime.trust import TrustSource
 
 
 @dataclass(frozen=True)
@@ -63,17 +65,25 @@ def find_model(path: str | Path) -> Path:
     return found[0]
 
 
-def find_artifact(path: str | Path, engine_name: str | None = None) -> Artifact:
+def find_artifact(
+    path: str | Path,
+    engine_name: str | None = None,
+    *,
+    trust: TrustSource | None = None,
+    key: KeySource | None = None,
+) -> Artifact:
     """The artifact at a path, for this engine or the first that is installed.
 
-    An ONNX file runs in the engine's float32 setting.
+    An ONNX file runs in the engine's float32 setting. `trust` and `key` are those of `edgedl.open`,
+    and where a signer is asked for, nothing but a signed bundle is taken.
 
     Raises:
         BadModel, BadBundle: the file is missing or unsound. Missing: its engine is not installed.
+        Untrusted: no trusted key signed it. BadKey: it is encrypted, and its key is not given.
     """
     path = find_model(path)
-    if is_bundle(path):
-        bundle = open_bundle(path)
+    if is_bundle(path) or trust is not None:
+        bundle = open_bundle(path, trust=trust, key=key)
         payload = bundle.payload(engine_name, installed_engines())
         return Artifact(
             path,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import mmap
 import os
 import stat
@@ -16,22 +15,25 @@ from typing import TYPE_CHECKING, Any
 from edgedl.core.errors import BadBundle, BadOption, BadValue, Missing, nearest
 from edgedl.core.model import Signature, Step
 from edgedl.core.store import atomic_write
+from edgedl.runtime.claims import signature_of
 from edgedl.runtime.deflate import document_of, inflate, of_document
 from edgedl.runtime.golden import Golden, pack, parts_of, unpack
 from edgedl.runtime.layout import (
     AGAIN,
-    HEADER,
     MAGIC,
+    SIGNED,
     Part,
-    aligned,
     checked,
+    file_blocks,
     is_whole,
-    padded_bytes,
+    write_blocks,
 )
 from edgedl.runtime.limits import LIMITS
 from edgedl.runtime.payload import COMPILED, FORMATS, version_of
 from edgedl.runtime.payload import Payload as Payload
 from edgedl.runtime.payload import stored as stored
+from edgedl.runtime.sealed import KeySource, unseal
+from edgedl.runtime.trust import Proof, Trust, TrustSource, admitted, region_digest, trust_of
 
 if TYPE_CHECKING:
     from edgedl.runtime.process import Processing
@@ -52,6 +54,8 @@ class Bundle:
         payloads: models by engine, the best first.
         notes: what was measured when it was made, as plain JSON.
         unchecked: names of the parts that are still to be checked when they are read.
+        proofs: who signed it, of the keys that were trusted; empty where none was asked for.
+        key: gives the keys of encrypted payloads by their names.
     """
 
     path: Path
@@ -62,14 +66,22 @@ class Bundle:
     golden_index: Mapping[str, Any]
     data: memoryview
     unchecked: set[str] = field(default_factory=set)
+    proofs: tuple[Proof, ...] = ()
+    key: KeySource | None = None
 
     def read(self, name: str) -> bytes:
         """The contents of a part, as they lie there; of a payload's, `payload_bytes`.
 
         Raises:
-            BadBundle: they were altered.
+            BadBundle: they were altered; of a signed file, also since it was opened.
         """
-        return self._view(name).tobytes()
+        part = self.parts[name]
+        if not self.proofs:
+            return self._view(name).tobytes()
+        contents = self.data[part.offset : part.offset + part.bytes].tobytes()
+        if hashlib.sha256(contents).hexdigest() != part.sha256:
+            raise BadBundle(f"part `{name}` was altered", where=str(self.path), hint=AGAIN)
+        return contents
 
     def _view(self, name: str) -> memoryview:
         part = self.parts[name]
@@ -85,6 +97,7 @@ class Bundle:
         Raises:
             BadBundle: it does not inflate to what the manifest says, or its format is of a later
                 kind.
+            BadKey: it is encrypted, and its key was not given, or another one.
         """
         if payload.format not in FORMATS:
             raise BadBundle(
@@ -92,14 +105,27 @@ class Bundle:
                 where=str(self.path),
                 hint="pip install --upgrade edgedl",
             )
-        if payload.inflated is None:
-            return self.read(payload.part)
+        if payload.sealed is None:
+            if payload.inflated is None:
+                return self.read(payload.part)
+            view = self._view(payload.part)
+        else:
+            lying, where = self._view(payload.part), str(self.path)
+            opened = unseal(lying, payload.sealed, payload.binds, self.key, where)
+            if payload.inflated is None:
+                return opened
+            view = memoryview(opened)
         try:
-            return inflate(self._view(payload.part), payload.inflated)
+            return inflate(view, payload.inflated)
         except ValueError as error:
             raise BadBundle(
                 f"its model for {payload.engine} {error}", where=str(self.path), hint=AGAIN
             ) from error
+
+    @property
+    def identity(self) -> str:
+        """SHA-256, in hex, of header and manifest, which bind every part."""
+        return region_digest(self.data, str(self.path))
 
     @property
     def size_bytes(self) -> int:
@@ -236,37 +262,64 @@ def is_bundle(path: str | Path) -> bool:
         return path.suffix == SUFFIX
 
 
-def open_bundle(path: str | Path, *, sparing: bool = False) -> Bundle:
+def open_bundle(
+    path: str | Path,
+    *,
+    sparing: bool = False,
+    trust: TrustSource | None = None,
+    key: KeySource | None = None,
+) -> Bundle:
     """The bundle at `path`, with every byte of it checked before anything is believed.
 
     Args:
+        path: a bundle, or a folder that holds one.
         sparing: check parts of more than 256 KiB, which payloads are, only when they are read, so
             that one that is not taken costs nothing.
+        trust: public keys, or files or folders of them: one of them must have signed the bundle,
+            which is found out before any of it is parsed. Where None, those that the environment
+            variable `EDGEDL_TRUST` names, if it does.
+        key: takes the name of an encrypted payload's key and returns its 32 bytes.
 
     Raises:
         BadBundle: the file is missing, no bundle, of a later format, too large, truncated or
             altered.
+        Untrusted: no trusted key signed it, or what the signer said no longer holds.
+        BadKey: a trusted key cannot be read.
     """
+    return read_bundle(path, trust_of(trust), key, sparing=sparing)
+
+
+def read_bundle(
+    path: str | Path,
+    trust: Trust | None = None,
+    key: KeySource | None = None,
+    *,
+    sparing: bool = False,
+) -> Bundle:
+    """As `open_bundle`, but whatever `EDGEDL_TRUST` says: where `trust` is None, any will do."""
     path = find_bundle(path)
     where = str(path)
     data = _mapped(path)
-    version, manifest, parts = checked(data, where, MOST_AT_ONCE if sparing else None)
+    region, proofs = admitted(data, where, trust)
+    version, manifest, parts = checked(region, where, MOST_AT_ONCE if sparing else None)
     try:
         bundle = Bundle(
             path,
-            Signature.from_json(manifest["signature"]),
+            signature_of(manifest["signature"]),
             _payloads(manifest["payloads"], parts),
             parts,
             dict(manifest["notes"]),
             dict(manifest["golden"]),
             data,
             {p.name for p in parts.values() if sparing and p.bytes > MOST_AT_ONCE},
+            proofs,
+            key,
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BadBundle(f"its manifest lacks {error}", where=where, hint=AGAIN) from error
     if not bundle.payloads:
         raise BadBundle("it holds no model", where=where, hint=AGAIN)
-    if version != version_of(bundle.payloads):
+    if version not in (SIGNED, version_of(bundle.payloads)):
         raise BadBundle("its header was altered", where=where, hint=AGAIN)
     return bundle
 
@@ -330,9 +383,7 @@ def write_bundle(
         processing=processing,
     )
     with atomic_write(path) as work, work.open("wb") as file:
-        for block in blocks:
-            file.write(block)
-            file.write(bytes(aligned(file.tell()) - file.tell()))
+        write_blocks(file, blocks)
 
 
 def bundle_blocks(
@@ -359,28 +410,4 @@ def bundle_blocks(
     contents["about/names"] = document_of(dict(names or {}))
     if processing is not None:
         contents[PROCESSING] = document_of(processing.to_json())
-    digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
-    text = _with_places(manifest, contents, digests)
-    length = padded_bytes(HEADER.size + len(text), *map(len, contents.values()))
-    version = version_of([payload for payload, _ in payloads])
-    header = HEADER.pack(MAGIC, version, 0, length, len(text), hashlib.sha256(text).digest())
-    return (header + text, *contents.values())
-
-
-def _with_places(
-    manifest: dict[str, Any], contents: Mapping[str, bytes], digests: Mapping[str, str]
-) -> bytes:
-    """The manifest's text, once its own length and the places that follow from it agree."""
-    length = 0
-    while True:
-        offset = aligned(HEADER.size + length)
-        parts = []
-        for name, data in contents.items():
-            parts.append(
-                {"name": name, "offset": offset, "bytes": len(data), "sha256": digests[name]}
-            )
-            offset += aligned(len(data))
-        text = json.dumps({**manifest, "parts": parts}, sort_keys=True, allow_nan=False).encode()
-        if aligned(HEADER.size + len(text)) == aligned(HEADER.size + length):
-            return text
-        length = len(text)
+    return file_blocks(manifest, contents, version_of([payload for payload, _ in payloads]))

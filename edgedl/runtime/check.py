@@ -10,6 +10,8 @@ from edgedl.core.errors import EdgeError, Missing, Unsupported
 from edgedl.runtime.bundle import Bundle, open_bundle
 from edgedl.runtime.golden import Golden
 from edgedl.runtime.opening import Way, engine_of, open_payload, refuse_unfit
+from edgedl.runtime.sealed import KeySource
+from edgedl.runtime.trust import Proof, TrustSource
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,17 @@ class PayloadCheck:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """A bundle's check. Its digests were right, or opening it would have raised."""
+    """A bundle's check. Its digests were right, or opening it would have raised.
+
+    `proofs` say who signed it, of the keys that were trusted.
+    """
 
     path: Path
     parts: int
     golden_samples: int
     tolerance: float
     payloads: tuple[PayloadCheck, ...]
+    proofs: tuple[Proof, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -44,13 +50,22 @@ class CheckResult:
         return bool(ran) and all(check.problem is None for check in ran)
 
 
-def check(path: str | Path, *, threads: int | None = None) -> CheckResult:
+def check(
+    path: str | Path,
+    *,
+    threads: int | None = None,
+    trust: TrustSource | None = None,
+    key: KeySource | None = None,
+) -> CheckResult:
     """Check digests, then run the golden samples through every payload that may open here.
+
+    `trust` and `key` are those of `edgedl.open`.
 
     Raises:
         BadBundle: the file is damaged or is no bundle.
+        Untrusted: no trusted key signed it, or what the signer said no longer holds.
     """
-    bundle = open_bundle(path)
+    bundle = open_bundle(path, trust=trust, key=key)
     golden = bundle.golden()
     return CheckResult(
         bundle.path,
@@ -58,6 +73,7 @@ def check(path: str | Path, *, threads: int | None = None) -> CheckResult:
         len(golden.inputs),
         golden.tolerance,
         tuple(_check_payload(bundle, i, golden, threads) for i in range(len(bundle.payloads))),
+        bundle.proofs,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,18 @@ import numpy as np
 from edgedl.core.errors import Unsupported
 from edgedl.runtime.limits import LIMITS
 
+# What `write_array` writes of one axis: magic, version, the header's length and the header.
+NPY = re.compile(
+    rb"\x93NUMPY\x01\x00(..)\{'descr': '([<>|](?:b1|[iu][1248]|f[248]))', "
+    rb"'fortran_order': (?:False|True), 'shape': \((\d{1,10}),\), \} *\n",
+    re.DOTALL,
+)
+PREFIX = 10
+DTYPES = frozenset(
+    ["bool", "float16", "float32", "float64"]
+    + [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
+)
+MOST_NUMBER = float(np.finfo(np.float32).max)
 LEVELS = 255
 MOST_ANSWER_ELEMENTS = 1024
 # Deflate's own limit, and what its frame may add to a few bytes.
@@ -102,8 +115,9 @@ def _decode(head: Mapping[str, Any], data: bytes) -> np.ndarray:
         raise ValueError("an array's length does not fit its shape")
     array = np.frombuffer(raw, stored).reshape(shape)
     if coded:
-        low, step = np.float32(head["low"]), np.float32(head["step"])
-        return np.asarray(low + array.astype(np.float32) * step, np.float32)
+        low, step = np.float32(_number(head["low"])), np.float32(_number(head["step"]))
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.asarray(low + array.astype(np.float32) * step, np.float32)
     return np.array(array)
 
 
@@ -136,6 +150,7 @@ def unpack(index: Mapping[str, Any], parts: Mapping[str, bytes], most: int | Non
         KeyError, TypeError, ValueError, EOFError, zlib.error: they do not fit one another, or pass
             a limit.
     """
+    total = 0
     inputs: list[dict[str, np.ndarray]] = []
     answers: list[dict[str, Answer]] = []
     samples: Sequence[Mapping[str, Any]] = index["samples"]
@@ -145,8 +160,11 @@ def unpack(index: Mapping[str, Any], parts: Mapping[str, bytes], most: int | Non
         inputs.append(
             {n: _decode(head, parts[head["part"]]) for n, head in sample["inputs"].items()}
         )
+        total += sum(array.nbytes for array in inputs[-1].values())
+        if total > LIMITS.array_bytes:
+            raise ValueError("golden inputs that are too large together")
         answers.append({n: _answer(entry, parts) for n, entry in sample["answers"].items()})
-    return Golden(tuple(inputs), tuple(answers), float(index["tolerance"]))
+    return Golden(tuple(inputs), tuple(answers), _number(index["tolerance"]))
 
 
 def parts_of(index: Mapping[str, Any], most: int | None = None) -> tuple[str, ...]:
@@ -160,8 +178,16 @@ def parts_of(index: Mapping[str, Any], most: int | None = None) -> tuple[str, ..
 
 
 def _answer(entry: Mapping[str, Any], parts: Mapping[str, bytes]) -> Answer:
-    values = _values(parts[entry["part"]])
-    return Answer(_shape(entry["shape"]), max(1, int(entry["stride"])), values)
+    values, shape, stride = _values(parts[entry["part"]]), _shape(entry["shape"]), entry["stride"]
+    if type(stride) is not int or stride < 1 or len(values) != -(-math.prod(shape) // stride):
+        raise ValueError("an answer's length does not fit its shape")
+    return Answer(shape, stride, values)
+
+
+def _number(value: Any) -> float:
+    if type(value) not in (int, float) or not abs(value) <= MOST_NUMBER:
+        raise ValueError("a number of the golden samples is none that float32 holds")
+    return float(value)
 
 
 def _shape(sizes: Sequence[Any]) -> tuple[int, ...]:
@@ -172,13 +198,15 @@ def _shape(sizes: Sequence[Any]) -> tuple[int, ...]:
 
 
 def _values(data: bytes) -> np.ndarray:
-    """An array of NumPy's format 1.0, whose header claims no more than is there."""
-    file = io.BytesIO(data)
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("an answer of another version of NumPy's format")
-    sizes, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    rest = data[file.tell() :]
-    count = math.prod(_shape(sizes))
-    if dtype.hasobject or not dtype.itemsize or count * dtype.itemsize != len(rest):
-        raise ValueError("an answer's length does not fit its shape")
-    return np.frombuffer(rest, dtype).reshape(sizes, order="F" if fortran else "C")
+    """An array of one axis in NumPy's format 1.0, whose header claims no more than is there.
+
+    NumPy's own reader parses that header as Python, and raises what its tokenizer does.
+    """
+    found = NPY.match(data)
+    if found is None:
+        raise ValueError("an answer's header is damaged")
+    dtype, rest = np.dtype(found[2].decode()), memoryview(data)[found.end() :]
+    length = int.from_bytes(found[1], "little")
+    if found.end() != PREFIX + length or len(rest) != int(found[3]) * dtype.itemsize:
+        raise ValueError("an answer's length does not fit its header")
+    return np.frombuffer(rest, dtype)

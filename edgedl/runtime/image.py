@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -14,6 +13,7 @@ import numpy as np
 from edgedl.core.errors import BadSamples, BadValue
 from edgedl.core.registry import installed, missing
 from edgedl.runtime.place import Place
+from edgedl.runtime.planes import scaled, to_planes
 from edgedl.runtime.resample import resampled
 
 CHANNELS = {"rgb": 3, "bgr": 3, "gray": 1}
@@ -25,7 +25,6 @@ ORIENTATION = 0x0112
 NEAR = 1e-6
 LUMA = (19595, 38470, 7471)
 BLOCK = 1 << 18
-_local = threading.local()
 
 
 @dataclass(frozen=True)
@@ -238,7 +237,7 @@ class Image:
                 return
             np.copyto(rows, pixels.reshape(rows.shape))
             factor, summand = self._fused
-            _scale(
+            scaled(
                 rows, np.tile(factor, width), None if summand is None else np.tile(summand, width)
             )
             return
@@ -250,10 +249,10 @@ class Image:
                 for channel, table in enumerate(self._table):
                     np.take(table, some[:, :, channel], out=places[channel], mode="clip")
                 continue
-            _planes(some, places)
+            to_planes(some, places)
             factor, summand = self._fused
             for i, place in enumerate(places):
-                _scale(place, factor[i], None if summand is None else summand[i])
+                scaled(place, factor[i], None if summand is None else summand[i])
 
     @cached_property
     def _left_alone(self) -> tuple[int, int] | None:
@@ -412,36 +411,6 @@ def _by_pillow(pixels: np.ndarray, size: tuple[int, int], interpolation: str) ->
 @lru_cache(maxsize=1)
 def _has_pillow() -> bool:
     return installed("PIL")
-
-
-def _planes(pixels: np.ndarray, out: np.ndarray) -> None:
-    """Pixels as float32, channels first: the cast runs over what lies side by side, and channels
-    are parted by a magnitude of numbers that are none below 0, which numpy reads by leaps faster
-    than it copies."""
-    if pixels.shape[2] == 1:
-        np.copyto(out[0], pixels[:, :, 0])
-        return
-    turned = pixels.strides[2] < 0
-    wide = _scratch(pixels.size).reshape(pixels.shape)
-    np.copyto(wide, pixels[:, :, ::-1] if turned else pixels)
-    parts = wide.reshape(-1, len(out)).T
-    for part, plane in zip(parts[::-1] if turned else parts, out, strict=True):
-        np.absolute(part, out=plane.reshape(-1))
-
-
-def _scratch(size: int) -> np.ndarray:
-    """Float32 of shape [size], this thread's own until it asks again."""
-    found: np.ndarray | None = getattr(_local, "scratch", None)
-    if found is None or len(found) < size:
-        found = _local.scratch = np.empty(size, np.float32)
-    return found[:size]
-
-
-def _scale(values: np.ndarray, factor: np.ndarray, summand: np.ndarray | None) -> None:
-    """Multiply, and add where there is something to add, in place."""
-    np.multiply(values, factor, out=values)
-    if summand is not None:
-        np.add(values, summand, out=values)
 
 
 def _by(sides: tuple[int, ...]) -> str:

@@ -1,12 +1,13 @@
-"""The layout of the one file that ships, format versions 1 to 3, and the check of every byte.
+"""The layout of the one file that ships, format versions 1 to 5, and the check of every byte.
 
 `FORMAT.md` beside this file has every key. Layout, little-endian:
 
     0    8   magic, 89 45 44 4C 0D 0A 1A 0A
-    8    4   format version: 3 where a payload needs more than its engine, or is compiled or to be
-             built; else 2 where one is deflated, else 1
+    8    4   format version: 5 where it is signed; else 4 where a payload is encrypted; else 3
+             where one needs more than its engine, or is compiled or to be built; else 2 where one
+             is deflated, else 1
     12   4   reserved, 0
-    16   8   length of the whole file
+    16   8   length of the whole file; of version 5, where its signatures begin
     24   8   length of the manifest
     32  32   SHA-256 of the manifest
     64   n   manifest, JSON in UTF-8
@@ -20,23 +21,27 @@ added that a reader does not know of: it checks them and leaves them alone.
 A payload of the format `onnx` lies in its part as it is. One of the format `onnx+deflate` lies
 there as a zlib stream (RFC 1950), and its `inflated` says `bytes` and `sha256` of what that holds;
 `edgedl.runtime.deflate` says when, and why. Readers of version 1 refuse such a file by its version.
+How encrypted ones lie, `edgedl.runtime.sealed` says; signatures, `edgedl.runtime.trust`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import struct
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 from edgedl.core.errors import BadBundle
 from edgedl.runtime.limits import LIMITS, manifest_of
 
 MAGIC = b"\x89EDL\r\n\x1a\n"
-VERSION, DEFLATING, COMPILING = 1, 2, 3
+VERSION, DEFLATING, COMPILING, SEALING, SIGNED = 1, 2, 3, 4, 5
 HEADER = struct.Struct("<8sIIQQ32s")
 ALIGN = 64
+MOST_SHOWN = 80
 PART_NAME = re.compile(r"[A-Za-z0-9_\-]+(?:[./][A-Za-z0-9_\-]+)*")
 AGAIN = "copy it again from where it was made, or make it again with `edgedl compress`"
 
@@ -63,15 +68,7 @@ def checked(
     Raises:
         BadBundle: it is no bundle, of a later format, truncated or altered.
     """
-    if len(data) < HEADER.size or bytes(data[: len(MAGIC)]) != MAGIC:
-        raise BadBundle("not an edgedl bundle", where=where, hint="`edgedl compress` makes one")
-    _, version, reserved, length, manifest_length, digest = HEADER.unpack_from(data)
-    if version not in (VERSION, DEFLATING, COMPILING):
-        raise BadBundle(
-            f"format version {version} is not known here, only {VERSION} to {COMPILING}",
-            where=where,
-            hint="pip install --upgrade edgedl",
-        )
+    version, reserved, length, manifest_length, digest = header(data, where)
     if length != len(data):
         raise BadBundle(
             f"{len(data)} bytes long, but says {length}: truncated", where=where, hint=AGAIN
@@ -97,7 +94,8 @@ def checked(
             or not PART_NAME.fullmatch(part.name)
             or part.name in parts
         ):
-            raise BadBundle(f"a part has the name {part.name!r}", where=where, hint=AGAIN)
+            shown = repr(part.name)[:MOST_SHOWN]
+            raise BadBundle(f"a part has the name {shown}", where=where, hint=AGAIN)
         if type(part.offset) is not int or type(part.bytes) is not int or part.bytes < 0:
             raise BadBundle(f"part `{part.name}` has no sound place", where=where, hint=AGAIN)
         if part.offset != aligned(end) or part.offset + part.bytes > len(data):
@@ -116,6 +114,24 @@ def checked(
         raise BadBundle("bytes follow its last part", where=where, hint=AGAIN)
     _zeros(data, end, len(data), where)
     return version, manifest, parts
+
+
+def header(data: memoryview, where: str) -> tuple[int, int, int, int, bytes]:
+    """A file's format version, reserved bytes, length, and its manifest's length and digest.
+
+    Raises:
+        BadBundle: it is no bundle, or of a later format.
+    """
+    if len(data) < HEADER.size or bytes(data[: len(MAGIC)]) != MAGIC:
+        raise BadBundle("not an edgedl bundle", where=where, hint="`edgedl compress` makes one")
+    _, version, *rest = HEADER.unpack_from(data)
+    if version not in range(VERSION, SIGNED + 1):
+        raise BadBundle(
+            f"format version {version} is not known here, only {VERSION} to {SIGNED}",
+            where=where,
+            hint="pip install --upgrade edgedl",
+        )
+    return version, *rest
 
 
 def is_whole(part: Part, data: memoryview) -> bool:
@@ -137,3 +153,40 @@ def aligned(offset: int) -> int:
 def _zeros(data: memoryview, start: int, end: int, where: str) -> None:
     if bytes(data[start:end]).strip(b"\0"):
         raise BadBundle("bytes between its parts were altered", where=where, hint=AGAIN)
+
+
+def file_blocks(
+    manifest: dict[str, Any], contents: Mapping[str, bytes], version: int
+) -> tuple[bytes, ...]:
+    """Header and manifest, which is given without its `parts`, then the parts, not yet padded."""
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+    text = _with_places(manifest, contents, digests)
+    length = padded_bytes(HEADER.size + len(text), *map(len, contents.values()))
+    header = HEADER.pack(MAGIC, version, 0, length, len(text), hashlib.sha256(text).digest())
+    return (header + text, *contents.values())
+
+
+def write_blocks(file: BinaryIO, blocks: Iterable[bytes]) -> None:
+    """Write blocks from a file's beginning, each followed by zeros up to where the next may be."""
+    for block in blocks:
+        file.write(block)
+        file.write(bytes(aligned(file.tell()) - file.tell()))
+
+
+def _with_places(
+    manifest: dict[str, Any], contents: Mapping[str, bytes], digests: Mapping[str, str]
+) -> bytes:
+    """The manifest's text, once its own length and the places that follow from it agree."""
+    length = 0
+    while True:
+        offset = aligned(HEADER.size + length)
+        parts = []
+        for name, data in contents.items():
+            parts.append(
+                {"name": name, "offset": offset, "bytes": len(data), "sha256": digests[name]}
+            )
+            offset += aligned(len(data))
+        text = json.dumps({**manifest, "parts": parts}, sort_keys=True, allow_nan=False).encode()
+        if aligned(HEADER.size + len(text)) == aligned(HEADER.size + length):
+            return text
+        length = len(text)

@@ -104,3 +104,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("with a key twice")
     return found
+
+
+def canonical(value: Any) -> bytes:
+    """The one way in which a value is written where its bytes are signed: keys sorted, no spaces,
+    ASCII alone."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

@@ -198,7 +198,8 @@ def _open(
         )  # fmt: skip
 
     key = None
-    if way.cache is not None and payload.format != COMPILED and isinstance(chosen, Compiler):
+    keeps = payload.format != COMPILED and payload.sealed is None
+    if way.cache is not None and keeps and isinstance(chosen, Compiler):
         key = _key(bundle, payload, chosen, way)
         kept = way.cache.find(key)
         if kept is not None and len(kept.data):
@@ -210,7 +211,12 @@ def _open(
     if way.apart:
         from edgedl.runtime.apart import tried_apart
 
-        tried_apart(bundle.path, place, way.threads, way.golden)
+        if payload.sealed is not None:
+            raise Unsupported(
+                "it is encrypted, and its key is not given to a process of its own",
+                hint="open it without `apart`",
+            )
+        tried_apart(bundle.path, place, way.threads, way.golden, bundle.identity)
     if key is not None and way.cache is not None and isinstance(chosen, Compiler):
         return _compiled(bundle, payload, chosen, way, key, told)
     session = open_payload(bundle, payload, way)

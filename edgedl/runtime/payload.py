@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from edgedl.runtime.deflate import DEFLATED, PLAIN, Inflated, deflate
-from edgedl.runtime.layout import COMPILING, DEFLATING, VERSION, Part
+from edgedl.runtime.layout import COMPILING, DEFLATING, SEALING, VERSION, Part
 from edgedl.runtime.limits import LIMITS
 from edgedl.runtime.machine import Processor
+from edgedl.runtime.sealed import Sealed, associated
 
 # What an engine made of a model for itself, and an ONNX model that it is to make that of here.
 COMPILED, BUILD = "compiled", "build"
@@ -98,6 +99,7 @@ class Payload:
             another.
         inflated: what the part holds, where it is deflated.
         needs: what it asks beside its engine.
+        sealed: how it is encrypted. What is made of such a payload is never written to disk.
     """
 
     engine: str
@@ -107,6 +109,13 @@ class Payload:
     settings: Mapping[str, Any]
     inflated: Inflated | None = None
     needs: Needs = Needs()
+    sealed: Sealed | None = None
+
+    @property
+    def binds(self) -> bytes:
+        """What its tag binds, where it is encrypted."""
+        inflated = None if self.inflated is None else self.inflated.to_json()
+        return associated(self.part, inflated, "" if self.sealed is None else self.sealed.key)
 
     @property
     def is_onnx(self) -> bool:
@@ -119,6 +128,8 @@ class Payload:
             more["inflated"] = self.inflated.to_json()
         if self.needs != Needs():
             more["needs"] = self.needs.to_json()
+        if self.sealed is not None:
+            more["sealed"] = self.sealed.to_json()
         return {
             "engine": self.engine,
             "format": self.format,
@@ -151,6 +162,7 @@ class Payload:
             dict(document["settings"]),
             inflated,
             needs,
+            Sealed.from_json(document["sealed"]) if "sealed" in document else None,
         )
 
 
@@ -177,8 +189,10 @@ def stored(payload: Payload, data: bytes) -> tuple[Payload, bytes]:
 
 
 def version_of(payloads: Sequence[Payload]) -> int:
-    """The earliest format version whose readers know these payloads: 3 where one needs more than
-    its engine, or is no portable ONNX model."""
+    """The earliest format version whose readers know these payloads: 4 where one is encrypted, 3
+    where one needs more than its engine, or is no portable ONNX model."""
+    if any(one.sealed is not None for one in payloads):
+        return SEALING
     if any(one.needs != Needs() or one.format in (COMPILED, BUILD) for one in payloads):
         return COMPILING
     return DEFLATING if any(one.format == DEFLATED for one in payloads) else VERSION

@@ -58,9 +58,9 @@ def rewritten(path: Path, manifest: Any, body: bytes, sound: bool = True) -> Pat
             for part in manifest["parts"]:
                 part["offset"] += shift
         longer = json.dumps(manifest).encode()
-        if len(longer) == len(text):
+        text, shorter = longer, text
+        if len(text) == len(shorter):
             break
-        text = longer
     start = -(-(HEADER.size + len(text)) // ALIGN) * ALIGN
     header = HEADER.pack(MAGIC, 1, 0, start + len(body), len(text), hashlib.sha256(text).digest())
     path.write_bytes((header + text).ljust(start, b"\0") + body)

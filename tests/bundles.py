@@ -1,0 +1,61 @@
+"""Small bundles whose models no engine opens, and keys to sign and encrypt them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgedl.core.model import Signature, Step, Tensor
+from edgedl.runtime.bundle import Payload, stored, write_bundle
+from edgedl.runtime.encrypt import encrypt
+from edgedl.runtime.golden import Answer, Golden
+from edgedl.runtime.keys import PublicKey
+from edgedl.runtime.private import Signed, keygen, sign
+
+SECRET = bytes(range(32))
+NOW = 1_800_000_000
+
+
+def clock() -> float:
+    """The time at which these bundles are signed, in January 2027."""
+    return NOW + 0.5
+
+
+def small_bundle(path: Path, model: bytes = b"model", *, deflated: bool = False) -> Path:
+    """A bundle of one input, one output, one golden sample and a payload of these bytes."""
+    x, y = np.arange(6, dtype=np.float32).reshape(1, 6), np.ones((1, 2), np.float32)
+    plain = Payload("onnxruntime", "onnx", "models/a.onnx", "int8", {"a": 1})
+    write_bundle(
+        path,
+        signature=Signature(
+            (Tensor("x", "float32", (1, 6)),), (Tensor("y", "float32", (1, None)),)
+        ),
+        payloads=[stored(plain, model) if deflated else (plain, model)],
+        golden=Golden(({"x": x},), ({"y": Answer.of(y)},), 0.01),
+        history=[Step("clean", {"a": 1}, hashlib.sha256(b"").hexdigest(), {"edgedl": "0"})],
+        notes={"a": [1, {"b": None}]},
+        names={"w0": "weight"},
+    )
+    return path
+
+
+def pair(folder: Path, name: str = "alice", **more: Any) -> tuple[Path, PublicKey]:
+    """A private key's file, the public one beside it, and the latter's key."""
+    key = keygen(folder / name, **more)
+    return folder / f"{name}.key", key
+
+
+def signed(path: Path, key: Path, **more: Any) -> Signed:
+    """Sign a bundle at `NOW`."""
+    return sign(path, key, **{"clock": clock, **more})
+
+
+def encrypted_bundle(path: Path, model: bytes = b"model", *, deflated: bool = False) -> Path:
+    """As `small_bundle`, its payload encrypted by `SECRET`."""
+    plain = small_bundle(path.with_suffix(".plain.edl"), model, deflated=deflated)
+    encrypt(plain, SECRET, path)
+    plain.unlink()
+    return path
