@@ -24,15 +24,15 @@ from edgedl.runtime.documents import canonical
 import edgedl
 from edgedl.core.errors import EdgeError
 from edgedl.core.model import Signature, Step, Tensor
-from edgedl.runtime import trust
 from edgedl.runtime.bundle import Payload, open_bundle, stored, write_bundle
-from edgedl.runtime.encrypt import encrypt
-from edgedl.runtime.envelope import Envelope, Statement, lines, of_lines, signed_message
 from edgedl.runtime.golden import Answer, Golden
 from edgedl.runtime.layout import ALIGN, HEADER, SIGNED, aligned, file_blocks
-from edgedl.runtime.private import private_key
 from edgedl.runtime.process import Processing
-from edgedl.runtime.trust import TRAILER
+from edgedl.runtime.sign import trust
+from edgedl.runtime.sign.encrypt import encrypt
+from edgedl.runtime.sign.envelope import Envelope, Statement, lines, of_lines, signed_message
+from edgedl.runtime.sign.private import private_key
+from edgedl.runtime.sign.trust import TRAILER
 
 SECRET = bytes(range(32))
 NOW = 1_800_000_000

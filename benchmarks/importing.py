@@ -47,7 +47,7 @@ import edgedl
 edgedl.open, edgedl.answering
 from edgedl.runtime import engine
 engine("{engine}")
-import edgedl.runtime.image, edgedl.runtime.scores, edgedl.runtime.detect
+import edgedl.runtime.process.image, edgedl.runtime.process.scores, edgedl.runtime.process.detect
 """
 
 

@@ -30,11 +30,11 @@ from zoo import CACHE, fetch
 import edgedl
 from edgedl.benchmark.machine import this_machine
 from edgedl.report.table import markdown
-from edgedl.runtime import ENGINES, image, installed_engines
+from edgedl.runtime import ENGINES, installed_engines
 from edgedl.runtime.answering import Answering
-from edgedl.runtime.image import Image, Resize
-from edgedl.runtime.process import Processing
-from edgedl.runtime.scores import TopK
+from edgedl.runtime.process import Processing, image
+from edgedl.runtime.process.image import Image, Resize
+from edgedl.runtime.process.scores import TopK
 from edgedl.runtime.session import Session
 
 RESULTS = Path(__file__).parent / "results"

@@ -24,11 +24,11 @@ VERBS = {
     "run": "edgedl.verbs:run",
     "doctor": "edgedl.verbs:doctor",
     "serve": "edgedl.service.run:serve",
-    "keygen": "edgedl.runtime.private:keygen",
-    "sign": "edgedl.runtime.private:sign",
-    "encrypt": "edgedl.runtime.encrypt:encrypt",
-    "verify": "edgedl.runtime.verify:verify",
-    "trust": "edgedl.runtime.trust:trust",
+    "keygen": "edgedl.runtime.sign.private:keygen",
+    "sign": "edgedl.runtime.sign.private:sign",
+    "encrypt": "edgedl.runtime.sign.encrypt:encrypt",
+    "verify": "edgedl.runtime.sign.verify:verify",
+    "trust": "edgedl.runtime.sign.trust:trust",
     "EdgeError": "edgedl.core.errors:EdgeError",
 }
 
@@ -47,12 +47,12 @@ if TYPE_CHECKING:
     from edgedl.runtime.answering import answering as answering
     from edgedl.runtime.batches import run_batch as run_batch
     from edgedl.runtime.check import check as check
-    from edgedl.runtime.encrypt import encrypt as encrypt
-    from edgedl.runtime.private import keygen as keygen
-    from edgedl.runtime.private import sign as sign
+    from edgedl.runtime.sign.encrypt import encrypt as encrypt
+    from edgedl.runtime.sign.private import keygen as keygen
+    from edgedl.runtime.sign.private import sign as sign
+    from edgedl.runtime.sign.trust import trust as trust
+    from edgedl.runtime.sign.verify import verify as verify
     from edgedl.runtime.stream import Stream as Stream
-    from edgedl.runtime.trust import trust as trust
-    from edgedl.runtime.verify import verify as verify
     from edgedl.runtime.warm import warm as warm
     from edgedl.runtime.workers import Workers as Workers
     from edgedl.service.run import serve as serve

@@ -15,8 +15,8 @@ from edgedl.core.samples import Samples, from_arrays, open_npz
 from edgedl.core.store import default_store, key_of
 from edgedl.runtime.artifact import find_model
 from edgedl.runtime.bundle import is_bundle, open_bundle
-from edgedl.runtime.files import open_files
 from edgedl.runtime.process import Preprocess, Processing
+from edgedl.runtime.process.files import open_files
 
 UNPACKED = "model.onnx"
 MOST_CALIBRATION = 512

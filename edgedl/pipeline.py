@@ -35,8 +35,8 @@ from edgedl.inputs import (
 from edgedl.passes.plan_file import fit, from_document
 from edgedl.report.compressed import Choice, Compressed
 from edgedl.runtime import ENGINES, how_to_get, installed_engines
-from edgedl.runtime.postprocess import Postprocess
 from edgedl.runtime.process import Processing
+from edgedl.runtime.process.postprocess import Postprocess
 from edgedl.search.candidates import (
     Ask,
     Reference,

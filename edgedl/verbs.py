@@ -32,8 +32,8 @@ from edgedl.runtime import ENGINES, engine, how_to_get, installed_engines
 from edgedl.runtime.artifact import Artifact, engine_of_target, find_artifact, find_model
 from edgedl.runtime.bundle import is_bundle, open_bundle
 from edgedl.runtime.run import write_answers
-from edgedl.runtime.sealed import KeySource
-from edgedl.runtime.trust import TrustSource
+from edgedl.runtime.sign.sealed import KeySource
+from edgedl.runtime.sign.trust import TrustSource
 
 ANOTHER = "answers of another processor"
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from edgedl.core.model import Signature, Step, Tensor
 from edgedl.runtime.bundle import Payload, stored, write_bundle
-from edgedl.runtime.encrypt import encrypt
 from edgedl.runtime.golden import Answer, Golden
-from edgedl.runtime.keys import PublicKey
-from edgedl.runtime.private import Signed, keygen, sign
+from edgedl.runtime.sign.encrypt import encrypt
+from edgedl.runtime.sign.keys import PublicKey
+from edgedl.runtime.sign.private import Signed, keygen, sign
 
 SECRET = bytes(range(32))
 NOW = 1_800_000_000

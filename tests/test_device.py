@@ -17,9 +17,9 @@ import pytest
 
 import edgedl
 from edgedl.runtime import ENGINES, installed_engines
-from edgedl.runtime.image import Image, Resize
 from edgedl.runtime.process import Processing
-from edgedl.runtime.scores import TopK
+from edgedl.runtime.process.image import Image, Resize
+from edgedl.runtime.process.scores import TopK
 from tests.test_bare_runtime import REFUSE, REFUSED, net_and_bundle
 
 ROOT = Path(edgedl.__file__).parents[1]

@@ -16,8 +16,8 @@ from edgedl.core.errors import BadSamples
 from edgedl.core.samples import Samples, from_arrays
 from edgedl.inputs import split
 from edgedl.runtime import installed_engines
-from edgedl.runtime.boxes import Boxes
 from edgedl.runtime.process import Processing
+from edgedl.runtime.process.boxes import Boxes
 from edgedl.yamls import read_yaml
 from tests.models import Sketch, gemm_net, saved
 from tests.test_line import MODEL, ROOT, TEST, call

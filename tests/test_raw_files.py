@@ -21,10 +21,10 @@ from edgedl.passes.graph import open_model, to_ship
 from edgedl.runtime import installed_engines
 from edgedl.runtime.bundle import Payload, open_bundle, write_bundle
 from edgedl.runtime.golden import Answer, Golden
-from edgedl.runtime.image import Image, Resize
 from edgedl.runtime.process import Processing
-from edgedl.runtime.scores import Guess, TopK
-from edgedl.runtime.sound import Sound
+from edgedl.runtime.process.image import Image, Resize
+from edgedl.runtime.process.scores import Guess, TopK
+from edgedl.runtime.process.sound import Sound
 from edgedl.yamls import read_yaml
 from tests.models import answers, conv_net, gemm_net, saved
 from tests.photos import photo
@@ -370,9 +370,9 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 import numpy as np
 import edgedl
-from edgedl.runtime.image import Image, Resize
+from edgedl.runtime.process.image import Image, Resize
 from edgedl.runtime.process import Processing
-from edgedl.runtime.sound import Sound
+from edgedl.runtime.process.sound import Sound
 sound = Processing(Sound(rate=8000, length=10, input="x"))
 assert sound.before(sys.argv[1])["x"].shape == (1, 10)
 frame = np.zeros((8, 9, 3), np.uint8)

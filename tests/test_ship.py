@@ -20,8 +20,8 @@ from edgedl.core.stats import Agreement, Interval
 from edgedl.pipeline import compress
 from edgedl.runtime import installed_engines
 from edgedl.runtime.bundle import open_bundle
-from edgedl.runtime.image import Image
 from edgedl.runtime.process import Processing
+from edgedl.runtime.process.image import Image
 from edgedl.search.candidates import Candidate, Trial
 from edgedl.search.choose import troubles
 from edgedl.search.limits import Limits

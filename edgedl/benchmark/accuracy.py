@@ -13,7 +13,7 @@ from edgedl.core.errors import BadSamples
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
 from edgedl.core.stats import Agreement, AgreementMeter
-from edgedl.runtime.boxes import Boxes
+from edgedl.runtime.process.boxes import Boxes
 from edgedl.runtime.session import Session
 
 

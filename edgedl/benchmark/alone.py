@@ -24,8 +24,8 @@ from edgedl.core.samples import Arrays
 from edgedl.core.stats import percentiles
 from edgedl.runtime.artifact import Artifact
 from edgedl.runtime.bundle import SUFFIX
-from edgedl.runtime.files import reopen
-from edgedl.runtime.postprocess import Postprocess, Seen, read, written
+from edgedl.runtime.process.files import reopen
+from edgedl.runtime.process.postprocess import Postprocess, Seen, read, written
 from edgedl.runtime.session import Session
 
 LIMIT_SECONDS = 600

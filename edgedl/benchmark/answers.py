@@ -19,7 +19,7 @@ from edgedl.core.errors import MetricFailed
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
 from edgedl.runtime.artifact import Artifact
-from edgedl.runtime.boxes import Boxes
+from edgedl.runtime.process.boxes import Boxes
 from edgedl.runtime.session import Session
 
 

@@ -33,7 +33,7 @@ from edgedl.core.samples import Samples
 from edgedl.core.stats import FLOORS
 from edgedl.core.target import ISA_DOUBT, ISA_VARIABLE
 from edgedl.runtime.artifact import Artifact, find_artifact
-from edgedl.runtime.postprocess import Postprocess
+from edgedl.runtime.process.postprocess import Postprocess
 
 MOST_SCORED = 1000
 MOST_COMPARED = 64

@@ -19,7 +19,7 @@ from edgedl.core.registry import load
 @click.option("--key-id", help="The name by which a device asks for the key.")
 def command(bundle: str, key_file: str, output: str, key_id: str | None) -> None:
     """Write BUNDLE again, the models in it encrypted by AES-256-GCM."""
-    encrypt = load("edgedl.runtime.encrypt:encrypt", "`edgedl encrypt`")
+    encrypt = load("edgedl.runtime.sign.encrypt:encrypt", "`edgedl encrypt`")
     done = encrypt(bundle, key_file, output, key_id=key_id)
     models = "1 model" if done.payloads == 1 else f"{done.payloads} models"
     click.echo(f"{models} encrypted by the key {done.key} -> {done.path}")

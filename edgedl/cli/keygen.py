@@ -22,11 +22,11 @@ def command(name: str, passphrase: bool, passphrase_file: str | None, encryption
     if encryption:
         if passphrase or passphrase_file:
             raise click.UsageError("`--encryption` makes a key that no passphrase encrypts")
-        path = load("edgedl.runtime.private:encryption_keygen", "`edgedl keygen`")(name)
+        path = load("edgedl.runtime.sign.private:encryption_keygen", "`edgedl keygen`")(name)
         click.echo(f"secret key  {path}   keep it; whoever has it reads the models")
         return
     word = asked(passphrase_file, confirm=True) if passphrase or passphrase_file else None
-    key = load("edgedl.runtime.private:keygen", "`edgedl keygen`")(name, passphrase=word)
+    key = load("edgedl.runtime.sign.private:keygen", "`edgedl keygen`")(name, passphrase=word)
     click.echo(f"private key  {name}.key   keep it where bundles are signed, and nowhere else")
     click.echo(f"public key   {name}.pub   give it to devices")
     click.echo(f"id           {key.id}")

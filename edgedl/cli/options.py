@@ -56,7 +56,7 @@ def _key(
 ) -> Callable[[str], bytes] | None:
     if value is None:
         return None
-    from edgedl.runtime.keys import key_of_file
+    from edgedl.runtime.sign.keys import key_of_file
 
     return key_of_file(value)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from edgedl.core.errors import BadKey
-from edgedl.runtime.keys import key_file
+from edgedl.runtime.sign.keys import key_file
 
 passphrase_option = click.option(
     "--passphrase-file", metavar="FILE", help="A file whose first line is the passphrase."

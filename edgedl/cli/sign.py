@@ -39,7 +39,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Sign BUNDLE where it lies, and write BUNDLE.sig for openssl and C programs beside it."""
-    done = load("edgedl.runtime.private:sign", "`edgedl sign`")(
+    done = load("edgedl.runtime.sign.private:sign", "`edgedl sign`")(
         bundle,
         key,
         passphrase=lambda: asked(passphrase_file),

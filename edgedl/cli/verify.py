@@ -26,8 +26,8 @@ def command(
     """Check that a trusted key signed BUNDLE as it lies there, every byte of it."""
     from dataclasses import replace
 
-    from edgedl.runtime.trust import trust_of
-    from edgedl.runtime.verify import short, told, verify
+    from edgedl.runtime.sign.trust import trust_of
+    from edgedl.runtime.sign.verify import short, told, verify
 
     trusted = trust_of(trust)
     if trusted is not None:

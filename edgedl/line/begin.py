@@ -22,7 +22,7 @@ from edgedl.core.samples import Samples
 from edgedl.core.store import default_store
 from edgedl.recipe import Recipe
 from edgedl.report.made import Stage
-from edgedl.runtime.boxes import Boxes
+from edgedl.runtime.process.boxes import Boxes
 from edgedl.train.data.dataset import signature_of
 from edgedl.train.data.load import load as load_data
 from edgedl.train.data.settings import PLACES, seen_from

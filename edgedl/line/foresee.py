@@ -33,7 +33,7 @@ from edgedl.line.spent import expected
 from edgedl.recipe import Compress, read_recipe
 from edgedl.report.made import Forecast, Stage
 from edgedl.runtime import engine, installed_engines
-from edgedl.runtime.boxes import Boxes
+from edgedl.runtime.process.boxes import Boxes
 
 STEPS = 3
 # Weights, their gradients, and two averages of these in the optimizer.

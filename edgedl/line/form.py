@@ -13,10 +13,10 @@ from edgedl.core.errors import BadValue, Unsupported
 from edgedl.core.registry import load
 from edgedl.core.samples import Samples
 from edgedl.line.begin import Line
-from edgedl.runtime.boxes import Boxes
-from edgedl.runtime.detect import Detect
 from edgedl.runtime.process import Processing
-from edgedl.runtime.scores import TopK
+from edgedl.runtime.process.boxes import Boxes
+from edgedl.runtime.process.detect import Detect
+from edgedl.runtime.process.scores import TopK
 from edgedl.train.data.dataset import Standard, signature_of
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from edgedl.core.errors import BadOption, Missing, nearest
 from edgedl.core.registry import installed, resolve
 from edgedl.runtime.bundle import open_bundle
 from edgedl.runtime.gpu import nvidia_gpu_here
-from edgedl.runtime.sealed import KeySource
 from edgedl.runtime.session import EngineSession, Operator
-from edgedl.runtime.trust import TrustSource
+from edgedl.runtime.sign.sealed import KeySource
+from edgedl.runtime.sign.trust import TrustSource
 
 if TYPE_CHECKING:
     from edgedl.runtime.opening import GoldenCheck, OpenedSession

@@ -200,7 +200,7 @@ def _recolor(
     if processing.preprocess.kind != "image":
         message = f"`color` is of pictures, and the model takes a {processing.preprocess.kind}"
         raise BadOption(message, hint="leave it out")
-    from edgedl.runtime.image import recolored
+    from edgedl.runtime.process.image import recolored
 
     wanted: str = getattr(processing.preprocess, "color", color)
     return None if wanted == color else lambda pixels: recolored(pixels, color, wanted)

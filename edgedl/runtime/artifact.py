@@ -11,9 +11,9 @@ from edgedl.core.errors import BadModel
 from edgedl.core.target import target_of
 from edgedl.runtime import any_engine, engine, installed_engines
 from edgedl.runtime.bundle import SUFFIX, is_bundle, open_bundle
-from edgedl.runtime.sealed import KeySource
 from edgedl.runtime.session import Session
-from edgedl.runtime.trust import TrustSource
+from edgedl.runtime.sign.sealed import KeySource
+from edgedl.runtime.sign.trust import TrustSource
 
 
 @dataclass(frozen=True)

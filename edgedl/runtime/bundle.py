@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from edgedl.core.errors import BadBundle, BadOption, BadValue, Missing, nearest
 from edgedl.core.model import Signature, Step
 from edgedl.core.store import atomic_write
-from edgedl.runtime.claims import signature_of
 from edgedl.runtime.deflate import document_of, inflate, of_document
 from edgedl.runtime.golden import Golden, pack, parts_of, unpack
 from edgedl.runtime.layout import (
@@ -32,8 +31,9 @@ from edgedl.runtime.limits import LIMITS
 from edgedl.runtime.payload import COMPILED, FORMATS, version_of
 from edgedl.runtime.payload import Payload as Payload
 from edgedl.runtime.payload import stored as stored
-from edgedl.runtime.sealed import KeySource, unseal
-from edgedl.runtime.trust import Proof, Trust, TrustSource, admitted, region_digest, trust_of
+from edgedl.runtime.sign.claims import signature_of
+from edgedl.runtime.sign.sealed import KeySource, unseal
+from edgedl.runtime.sign.trust import Proof, Trust, TrustSource, admitted, region_digest, trust_of
 
 if TYPE_CHECKING:
     from edgedl.runtime.process import Processing

@@ -10,8 +10,8 @@ from edgedl.core.errors import EdgeError, Missing, Unsupported
 from edgedl.runtime.bundle import Bundle, open_bundle
 from edgedl.runtime.golden import Golden
 from edgedl.runtime.opening import Way, engine_of, open_payload, refuse_unfit
-from edgedl.runtime.sealed import KeySource
-from edgedl.runtime.trust import Proof, TrustSource
+from edgedl.runtime.sign.sealed import KeySource
+from edgedl.runtime.sign.trust import Proof, TrustSource
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ added that a reader does not know of: it checks them and leaves them alone.
 A payload of the format `onnx` lies in its part as it is. One of the format `onnx+deflate` lies
 there as a zlib stream (RFC 1950), and its `inflated` says `bytes` and `sha256` of what that holds;
 `edgedl.runtime.deflate` says when, and why. Readers of version 1 refuse such a file by its version.
-How encrypted ones lie, `edgedl.runtime.sealed` says; signatures, `edgedl.runtime.trust`.
+How encrypted ones lie, `edgedl.runtime.sign.sealed` says; signatures, `edgedl.runtime.sign.trust`.
 """
 
 from __future__ import annotations

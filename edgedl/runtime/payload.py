@@ -11,7 +11,7 @@ from edgedl.runtime.deflate import DEFLATED, PLAIN, Inflated, deflate
 from edgedl.runtime.layout import COMPILING, DEFLATING, SEALING, VERSION, Part
 from edgedl.runtime.limits import LIMITS
 from edgedl.runtime.machine import Processor
-from edgedl.runtime.sealed import Sealed, associated
+from edgedl.runtime.sign.sealed import Sealed, associated
 
 # What an engine made of a model for itself, and an ONNX model that it is to make that of here.
 COMPILED, BUILD = "compiled", "build"

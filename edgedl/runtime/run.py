@@ -15,8 +15,8 @@ from edgedl.runtime import open as open_session
 from edgedl.runtime.answering import PROOF
 from edgedl.runtime.batches import row_of
 from edgedl.runtime.bundle import open_bundle
-from edgedl.runtime.files import Files, open_files
 from edgedl.runtime.process import Processing
+from edgedl.runtime.process.files import Files, open_files
 from edgedl.runtime.session import Session
 
 

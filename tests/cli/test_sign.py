@@ -11,7 +11,7 @@ import pytest
 from edgedl.cli import main
 from edgedl.cli.sign import until
 from edgedl.core.errors import BadOption
-from edgedl.runtime.envelope import of_moment
+from edgedl.runtime.sign.envelope import of_moment
 from tests.bundles import small_bundle
 from tests.runtime.test_bundle import written
 

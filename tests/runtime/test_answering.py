@@ -17,12 +17,12 @@ from edgedl.runtime import ENGINES, installed_engines
 from edgedl.runtime.answering import Answering
 from edgedl.runtime.bundle import write_bundle
 from edgedl.runtime.golden import Golden
-from edgedl.runtime.image import Image, Resize, recolored
-from edgedl.runtime.maps import Mask
 from edgedl.runtime.process import Processing
-from edgedl.runtime.scores import TopK
-from edgedl.runtime.sound import Recording, Sound, recorded
-from edgedl.runtime.table import Column, Table
+from edgedl.runtime.process.image import Image, Resize, recolored
+from edgedl.runtime.process.maps import Mask
+from edgedl.runtime.process.scores import TopK
+from edgedl.runtime.process.sound import Recording, Sound, recorded
+from edgedl.runtime.process.table import Column, Table
 from tests.models import conv_net, dynamic_net, gemm_net, image_net, saved
 from tests.photos import photo
 from tests.sounds import wav

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from edgedl.core.errors import BadBundle, BadKey, EdgeError
 from edgedl.runtime.bundle import open_bundle
-from edgedl.runtime.envelope import of_lines
 from edgedl.runtime.golden import unpack
-from edgedl.runtime.keys import PublicKey, public_key
 from edgedl.runtime.layout import HEADER, MAGIC, aligned, file_blocks
+from edgedl.runtime.sign.envelope import of_lines
+from edgedl.runtime.sign.keys import PublicKey, public_key
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

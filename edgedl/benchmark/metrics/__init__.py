@@ -26,7 +26,7 @@ from edgedl.benchmark.metrics.sequences import ctc, tagging, wer
 from edgedl.benchmark.metrics.values import anomaly, mae, mse, reconstruction, relative, rmse
 from edgedl.core.errors import BadOption, BadValue, nearest
 from edgedl.core.fields import from_plain
-from edgedl.runtime.boxes import Boxes
+from edgedl.runtime.process.boxes import Boxes
 
 METRICS: Mapping[str, Callable[..., Metric]] = {
     "top1": top1,

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgedl.benchmark.metrics.metric import Answers, Metric, Rows, ratio_of_sums
 from edgedl.core.errors import BadSamples, BadValue
-from edgedl.runtime.boxes import Boxes, Detections, overlaps
+from edgedl.runtime.process.boxes import Boxes, Detections, overlaps
 
 COCO_IOUS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 RECALLS = np.linspace(0, 1, 101)

@@ -11,7 +11,7 @@ import numpy as np
 from edgedl.core.errors import BadSamples, nearest
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import LABELS, Arrays, from_arrays, map_npz
-from edgedl.runtime.image import Image
+from edgedl.runtime.process.image import Image
 from edgedl.train.data.dataset import Found, Prepared, Task
 from edgedl.train.data.labels import (
     anomalies,

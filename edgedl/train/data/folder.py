@@ -14,12 +14,12 @@ import numpy as np
 from edgedl.core.errors import BadSamples
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
-from edgedl.runtime.features import Features
-from edgedl.runtime.files import Files, open_files
-from edgedl.runtime.image import Image
 from edgedl.runtime.process import Preprocess, Processing
-from edgedl.runtime.scores import Argmax
-from edgedl.runtime.sound import Sound
+from edgedl.runtime.process.features import Features
+from edgedl.runtime.process.files import Files, open_files
+from edgedl.runtime.process.image import Image
+from edgedl.runtime.process.scores import Argmax
+from edgedl.runtime.process.sound import Sound
 from edgedl.train.data.dataset import Found, Prepared, Task
 from edgedl.train.data.labels import anomalies
 from edgedl.train.data.pixels import MOST_READ, normal_image

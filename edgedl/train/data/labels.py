@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgedl.core.errors import BadSamples, nearest
-from edgedl.runtime.table import category, is_missing
+from edgedl.runtime.process.table import category, is_missing
 
 MOST_CLASSES = 1000
 FEW_VALUES = 20

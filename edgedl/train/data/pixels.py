@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgedl.runtime.image import Image, Resize
+from edgedl.runtime.process.image import Image, Resize
 
 MOST_READ = 4096
 LEAST_STD = 1 / 255

@@ -12,8 +12,8 @@ import numpy as np
 from edgedl.core.errors import BadSamples, nearest
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import map_npz
-from edgedl.runtime.series import Series
-from edgedl.runtime.table import category, is_missing
+from edgedl.runtime.process.series import Series
+from edgedl.runtime.process.table import category, is_missing
 from edgedl.train.data.dataset import Found, Prepared, Task
 from edgedl.train.data.labels import anomalies, group_numbers, is_regression, numbers, to_classes
 from edgedl.train.data.rows import prepared

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgedl.core.errors import BadValue
-from edgedl.runtime.features import Features
-from edgedl.runtime.image import Image
-from edgedl.runtime.sound import Sound
+from edgedl.runtime.process.features import Features
+from edgedl.runtime.process.image import Image
+from edgedl.runtime.process.sound import Sound
 from edgedl.train.data.dataset import Task
 
 SAID_BY_SETS = ("test", "label", "group", "categories", "classes", "normal")

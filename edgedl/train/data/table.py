@@ -11,7 +11,7 @@ import numpy as np
 from edgedl.core.errors import BadSamples
 from edgedl.core.progress import Progress, silent
 from edgedl.runtime.process import Processing
-from edgedl.runtime.table import Column, Table, category, is_missing
+from edgedl.runtime.process.table import Column, Table, category, is_missing
 from edgedl.train.data.dataset import Found, Prepared, Task
 from edgedl.train.data.labels import (
     anomalies,

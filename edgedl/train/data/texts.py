@@ -10,10 +10,10 @@ import numpy as np
 
 from edgedl.core.errors import BadSamples
 from edgedl.core.progress import Progress, silent
-from edgedl.runtime.files import open_files
 from edgedl.runtime.process import Processing
-from edgedl.runtime.table import is_missing
-from edgedl.runtime.text import Text, tokenizers
+from edgedl.runtime.process.files import open_files
+from edgedl.runtime.process.table import is_missing
+from edgedl.runtime.process.text import Text, tokenizers
 from edgedl.train.data.dataset import Found, Prepared, Task
 from edgedl.train.data.labels import group_numbers, is_regression, to_classes, to_values
 from edgedl.train.data.rows import prepared

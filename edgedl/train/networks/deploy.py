@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from edgedl.runtime.boxes import Boxes
+from edgedl.runtime.process.boxes import Boxes
 from edgedl.train.shapes import TensorShape
 
 # What a network of several outputs calls its answer.

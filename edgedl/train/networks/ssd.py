@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgedl.core.errors import BadValue
-from edgedl.runtime.boxes import Boxes
+from edgedl.runtime.process.boxes import Boxes
 from edgedl.train.networks.boxes import VARIANCES, Decoder, Level, anchors_of, multibox
 from edgedl.train.networks.inputs import image, positive, values
 from edgedl.train.networks.layers import begin_convolutions, convolution

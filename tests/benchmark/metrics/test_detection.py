@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from edgedl.benchmark.metrics import metric_of
 from edgedl.core.errors import BadSamples
-from edgedl.runtime.boxes import Boxes
+from edgedl.runtime.process.boxes import Boxes
 
 Rows = list[list[float]]
 A, B, C = [0, 0, 10, 10], [20, 20, 30, 30], [50, 50, 60, 60]

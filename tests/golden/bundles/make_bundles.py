@@ -18,8 +18,8 @@ import numpy as np
 from edgedl.core.model import Signature, Step, Tensor
 from edgedl.runtime.bundle import Payload, stored, write_bundle
 from edgedl.runtime.golden import Answer, Golden, coarse
-from edgedl.runtime.image import Image
 from edgedl.runtime.process import Processing
+from edgedl.runtime.process.image import Image
 from tests.models import Sketch, answers
 
 HERE = Path(__file__).parent

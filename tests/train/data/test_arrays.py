@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgedl.core.errors import BadSamples, BadValue
-from edgedl.runtime.image import Image
+from edgedl.runtime.process.image import Image
 from edgedl.train.data import Data, load
 from edgedl.train.data.dataset import Dataset
 

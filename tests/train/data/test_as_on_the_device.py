@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from edgedl.runtime.features import Features
-from edgedl.runtime.files import Files
-from edgedl.runtime.image import Image, Resize
 from edgedl.runtime.process import Processing
-from edgedl.runtime.sound import Sound
+from edgedl.runtime.process.features import Features
+from edgedl.runtime.process.files import Files
+from edgedl.runtime.process.image import Image, Resize
+from edgedl.runtime.process.sound import Sound
 from edgedl.train.batches import open_data
 from edgedl.train.data import Data, load
 from edgedl.train.data.dataset import Dataset, signature_of

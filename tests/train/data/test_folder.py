@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from edgedl.core.errors import BadSamples
-from edgedl.runtime.features import Features
-from edgedl.runtime.image import Image, Resize
-from edgedl.runtime.sound import Sound
+from edgedl.runtime.process.features import Features
+from edgedl.runtime.process.image import Image, Resize
+from edgedl.runtime.process.sound import Sound
 from edgedl.train.data import Data, load
 from edgedl.train.data.dataset import Dataset
 from tests.sounds import tone, wav

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgedl.core.errors import BadSamples
-from edgedl.runtime.series import Series
+from edgedl.runtime.process.series import Series
 from edgedl.train.data import Data, load
 from edgedl.train.data.dataset import Dataset
 

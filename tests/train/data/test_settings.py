@@ -10,7 +10,7 @@ import pytest
 
 from edgedl.core.errors import BadValue
 from edgedl.core.fields import from_plain, to_plain
-from edgedl.runtime.features import Features
+from edgedl.runtime.process.features import Features
 from edgedl.train.data import SETS, Data, Vocabulary
 
 

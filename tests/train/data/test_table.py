@@ -10,7 +10,7 @@ import pytest
 
 from edgedl.core.errors import BadSamples, Missing
 from edgedl.core.registry import installed
-from edgedl.runtime.table import Table
+from edgedl.runtime.process.table import Table
 from edgedl.train.data import Data, load
 from edgedl.train.data.dataset import Dataset
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from edgedl.core.errors import BadSamples
-from edgedl.runtime.text import Text
+from edgedl.runtime.process.text import Text
 from edgedl.train.data import Data, Vocabulary, load
 from edgedl.train.data.dataset import Dataset
 from edgedl.train.data.texts import trained

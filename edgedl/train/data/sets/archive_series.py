@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from edgedl.core.progress import Progress, silent
-from edgedl.runtime.series import Series
+from edgedl.runtime.process.series import Series
 from edgedl.train.data.dataset import Found, Prepared
 from edgedl.train.data.fetch import Package, obtain
 from edgedl.train.data.labels import to_classes

@@ -8,7 +8,7 @@ import numpy as np
 
 from edgedl.core.errors import BadValue
 from edgedl.core.progress import Progress, silent
-from edgedl.runtime.series import Series
+from edgedl.runtime.process.series import Series
 from edgedl.train.data.dataset import Found, Prepared
 from edgedl.train.data.rows import prepared
 from edgedl.train.data.sets.archive_series import archived

@@ -9,7 +9,7 @@ import numpy as np
 from edgedl.core.errors import BadSamples
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import map_npz
-from edgedl.runtime.series import Series
+from edgedl.runtime.process.series import Series
 from edgedl.train.data.dataset import Found, Prepared
 from edgedl.train.data.fetch import Package, obtain
 from edgedl.train.data.labels import check_range

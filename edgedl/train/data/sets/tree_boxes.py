@@ -13,7 +13,7 @@ import numpy as np
 
 from edgedl.core.errors import BadSamples, BadValue
 from edgedl.core.progress import Progress, silent
-from edgedl.runtime.image import Image, Resize
+from edgedl.runtime.process.image import Image, Resize
 from edgedl.train.data.dataset import Found, Prepared
 from edgedl.train.data.fetch import Package, obtain
 from edgedl.train.data.pixels import normal_image
