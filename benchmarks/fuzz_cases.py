@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from edgedl.runtime.documents import canonical
 
 import edgedl
 from edgedl.core.errors import EdgeError
@@ -27,6 +26,7 @@ from edgedl.core.model import Signature, Step, Tensor
 from edgedl.runtime.bundle import Payload, open_bundle, stored, write_bundle
 from edgedl.runtime.golden import Answer, Golden
 from edgedl.runtime.layout import ALIGN, HEADER, SIGNED, aligned, file_blocks
+from edgedl.runtime.limits import canonical
 from edgedl.runtime.process import Processing
 from edgedl.runtime.sign import trust
 from edgedl.runtime.sign.encrypt import encrypt

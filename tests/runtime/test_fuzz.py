@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgedl.runtime.documents import canonical
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +17,7 @@ from edgedl.core.errors import BadBundle, BadKey, EdgeError
 from edgedl.runtime.bundle import open_bundle
 from edgedl.runtime.golden import unpack
 from edgedl.runtime.layout import HEADER, MAGIC, aligned, file_blocks
+from edgedl.runtime.limits import canonical
 from edgedl.runtime.sign.envelope import of_lines
 from edgedl.runtime.sign.keys import PublicKey, public_key
 
