@@ -14,7 +14,7 @@ from edgedl import reports
 from edgedl.cli import main
 from edgedl.core.errors import EdgeError
 from edgedl.report.compressed import Compressed
-from edgedl.runtime import installed_engines
+from edgedl.runtime import ENGINES, ON_GPU, installed_engines, nvidia_gpu_here
 from edgedl.runtime.bundle import open_bundle
 from tests.models import concat_net, gemm_net, if_net, residual_net, saved
 
@@ -253,5 +253,9 @@ def test_doctor_names_engines_and_the_command_that_installs(
     status, text, _ = call(capsys, "doctor", "--json")
     assert status == 0
     found = json.loads(text.splitlines()[-1])
-    assert {engine["name"] for engine in found["engines"]} == {"onnxruntime", "openvino"}
-    assert all("pip install" in engine["install"] for engine in found["engines"])
+    assert {engine["name"] for engine in found["engines"]} == set(ENGINES)
+    for row in found["engines"]:
+        if row["name"] in ON_GPU and not nvidia_gpu_here():
+            assert "needs an NVIDIA GPU" in row["install"]
+        else:
+            assert "pip install" in row["install"]

@@ -20,7 +20,7 @@ from edgedl.passes.graph import to_ship
 from edgedl.passes.plan_file import to_yaml
 from edgedl.passes.repairs import Repair
 from edgedl.reports import write_compressed
-from edgedl.runtime import installed_engines
+from edgedl.runtime import how_to_get, installed_engines
 from edgedl.runtime.bundle import open_bundle
 from edgedl.search.effort import EFFORTS
 from edgedl.search.tuned import tuned
@@ -277,5 +277,5 @@ def test_a_plan_for_an_engine_that_is_not_here_says_how_to_get_it(
     path.write_text(path.read_text().replace(f"engine: {engine}", "engine: tensorrt"))
     status, _, error = call(capsys, *command)
     assert status == 1
-    assert "hint: known: onnxruntime, openvino" in error
+    assert f"hint: {how_to_get('tensorrt')}" in error
     assert not (tmp_path / "o.edl").exists()

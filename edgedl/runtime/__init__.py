@@ -12,7 +12,7 @@ import numpy as np
 from edgedl.core.errors import BadOption, Missing, nearest
 from edgedl.core.registry import installed, resolve
 from edgedl.runtime.bundle import open_bundle
-from edgedl.runtime.gpu import nvidia_gpu_here
+from edgedl.runtime.gpu import INSTALL, nvidia_gpu_here
 from edgedl.runtime.session import EngineSession, Operator
 from edgedl.runtime.sign.sealed import KeySource
 from edgedl.runtime.sign.trust import TrustSource
@@ -112,11 +112,7 @@ def how_to_get(name: str) -> str:
     """What to do for an engine that cannot be used here: install it, or another machine."""
     if name in ON_GPU and not nvidia_gpu_here():
         return "it needs an NVIDIA GPU, and the system shows none"
-    if name == "tensorrt":
-        from edgedl.runtime.tensorrt.build import INSTALL
-
-        return INSTALL[name]
-    return f"pip install 'edgedl[{name.replace('_', '-')}]'"
+    return INSTALL.get(name) or f"pip install 'edgedl[{name.replace('_', '-')}]'"
 
 
 def any_engine() -> Engine:

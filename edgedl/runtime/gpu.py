@@ -1,4 +1,5 @@
-"""Whether this machine has an NVIDIA GPU, found out without loading a driver's library."""
+"""Whether this machine has an NVIDIA GPU, found out without loading a driver's library, and how
+to get what needs one."""
 
 from __future__ import annotations
 
@@ -9,6 +10,11 @@ ROOT = Path("/")
 # A desktop's driver, a Jetson's old and new one, and that of Windows' subsystem for Linux.
 DEVICES = ("nvidiactl", "nvhost-gpu", "nvgpu", "dxg")
 WINDOWS_DRIVER = Path("C:/Windows/System32/nvcuda.dll")
+INSTALL = {
+    "tensorrt": "a Jetson has it from its system image (`apt install python3-libnvinfer`); on a"
+    " desktop, pip install tensorrt, which fetches from NVIDIA's own index",
+    "tensorrt_rtx": "pip install 'edgedl[tensorrt-rtx]'",
+}
 
 
 def nvidia_gpu_here(root: Path = ROOT, platform: str = sys.platform) -> bool:

@@ -10,7 +10,8 @@ import pytest
 import edgedl
 from edgedl.core.errors import BadOption, EdgeError, Missing
 from edgedl.core.registry import installed, load, resolve, version
-from edgedl.core.target import SCHEMES, TARGETS, target_of
+from edgedl.core.target import TARGETS, target_of
+from edgedl.runtime import ENGINES
 
 TABLE = {"pi": "math:pi", "absent": "surely_absent_package.part:thing"}
 
@@ -90,7 +91,7 @@ def test_public_names_are_loaded_on_first_use() -> None:
 def test_targets() -> None:
     assert target_of("cpu").engines
     for target in TARGETS.values():
-        assert set(target.engines) <= set(SCHEMES)
+        assert set(target.engines) <= set(ENGINES)
     with pytest.raises(BadOption, match="`openvin`") as caught:
         target_of("openvin")
     assert "did you mean `openvino`?" in (caught.value.hint or "")

@@ -13,16 +13,12 @@ from typing import Any
 from edgedl.core.errors import BadModel, EngineFailed, Missing, Unsupported, nearest
 from edgedl.core.progress import Progress, silent
 from edgedl.core.registry import installed
+from edgedl.runtime.gpu import INSTALL
 from edgedl.runtime.tensorrt.layers import Layer, layers_of
 from edgedl.runtime.tensorrt.refusals import Refused, refused_operators, tidy
 from edgedl.runtime.tensorrt.settings import Bounds, Build, check_profiles
 
 NAMES = ("tensorrt", "tensorrt_rtx")
-INSTALL = {
-    "tensorrt": "a Jetson has it from its system image (`apt install python3-libnvinfer`); on a"
-    " desktop, pip install tensorrt, which fetches from NVIDIA's own index",
-    "tensorrt_rtx": "pip install 'edgedl[tensorrt-rtx]'",
-}
 HARDWARE = {
     "same_compute_capability": "SAME_COMPUTE_CAPABILITY",
     "ampere_plus": "AMPERE_PLUS",
