@@ -1,5 +1,4 @@
-"""Whether this machine has an NVIDIA GPU, found out without loading a driver's library, and how
-to get what needs one."""
+"""Whether this machine has an NVIDIA GPU, told by files alone, and how to get what needs one."""
 
 from __future__ import annotations
 

@@ -86,11 +86,12 @@ def tried(
     at = ways(residual_net(), folder, engine, effort=EFFORTS["normal"])
     start = full_plan(at.clean, engine)
     assert start.plan is not None
-    every = set(start.plan.int8)
 
     def back(candidate: Candidate) -> int:
+        """Those that were put back, and not what follows a float operator into float."""
         assert candidate.plan is not None
-        return len(every - set(candidate.plan.int8))
+        decisions = candidate.plan.decisions
+        return sum(decision.reason.startswith("put back to float") for decision in decisions)
 
     found = paid(
         backend(engine), start, at, room, lambda trial: back(trial.candidate) >= enough,
@@ -111,7 +112,7 @@ def test_as_many_operators_as_the_room_suffices_for(engine: str, tmp_path: Path)
         reasons = [d.reason for d in trial.candidate.plan.decisions if d.precision == "float"]
         assert sum(reason.startswith("put back to float") for reason in reasons) == count
         in_float = [cost.node for cost in trial.candidate.costs if cost.chosen == "float"]
-        assert len(in_float) == count
+        assert len(in_float) >= count
     db = [trial.agreement.sqnr_db for _, trial, _ in found]
     assert db[-1] > db[0] or len(db) == 1
 
