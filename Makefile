@@ -17,7 +17,7 @@ demo: $(VENV)/.demo
 	$(BIN)/edgedl bench $(MODEL) $(OUT)/fashion-onnxruntime.edl $(OUT)/fashion-openvino.edl --samples $(DATA)/test.npz --seconds 4
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
