@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from edgedl.core.errors import BadOption
-from edgedl.core.target import ISA_CAPS, ISA_VARIABLE, PROCESSORS
+from edgedl.core.target import ISA_CAPS, ISA_VARIABLE, PROCESSORS, Processor
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 QUIET_SECONDS = 2.0
@@ -77,12 +77,18 @@ key_file_option = click.option(
 )
 
 
+def _runs_here(processor: Processor) -> bool:
+    from edgedl.benchmark.machine import this_machine
+
+    return processor.can_run_on(this_machine().isa)
+
+
 def target_option(command: Command) -> Command:
     """`--target NAME`; a processor's caps OpenVINO as `--isa` does."""
 
     def cap(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
         processor = PROCESSORS.get(value or "")
-        if processor is not None and processor.cap is not None:
+        if processor is not None and processor.cap is not None and _runs_here(processor):
             os.environ[ISA_VARIABLE] = processor.cap
         return value
 
@@ -103,11 +109,26 @@ def threads_option(command: Command) -> Command:
 
 
 def isa_option(command: Command) -> Command:
-    """`--isa NAME`, which must be set before OpenVINO is loaded, and is at once."""
+    """`--isa NAME`, which must be set before OpenVINO is loaded, and is at once.
+
+    Raises:
+        BadOption: this processor lacks these instructions, and would be left with fewer.
+    """
 
     def cap(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-        if value is not None:
-            os.environ[ISA_VARIABLE] = ISA_CAPS[value]
+        if value is None:
+            return
+        able = [
+            name
+            for name, cap in ISA_CAPS.items()
+            if any(one.cap == cap and _runs_here(one) for one in PROCESSORS.values())
+        ]
+        if value not in able:
+            raise BadOption(
+                f"--isa {value}: this processor has more or other instructions, but not these",
+                hint=f"here can be had: {', '.join(able) or 'none'}; --target foretells answers",
+            )
+        os.environ[ISA_VARIABLE] = ISA_CAPS[value]
 
     return click.option(
         "--isa",

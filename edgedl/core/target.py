@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -158,6 +158,10 @@ class Processor:
             "isa": list(self.isa),
             "isa_cap": None,
         }
+
+    def can_run_on(self, isa: Collection[str]) -> bool:
+        """Whether OpenVINO, under the cap, runs on a processor of these sets as it does there."""
+        return self.cap is not None and set(self.isa) <= set(isa)
 
 
 PROCESSORS: Mapping[str, Processor] = {

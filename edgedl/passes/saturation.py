@@ -24,16 +24,19 @@ LEAST, MOST = -(1 << 15), (1 << 15) - 1
 PAIRS_TRIED = 4096
 DRAWS = 64
 VNNI = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
-CAPS_WITHOUT_VNNI = frozenset({"AVX2"})
 
 
 def saturates(machine: Mapping[str, Any], engine: str) -> bool:
     """Whether int8 products on this machine are added in 16 bits by this engine."""
     if machine["architecture"] not in ("x86_64", "AMD64", "i686"):
         return False
-    if engine == "openvino" and machine["isa_cap"] in CAPS_WITHOUT_VNNI:
+    sets = set(machine["isa"])
+    if engine == "openvino" and machine["isa_cap"] == "AVX2":
         return True
-    return not VNNI & set(machine["isa"])
+    if engine == "openvino" and machine["isa_cap"] == "AVX2_VNNI":
+        # A processor that has VNNI in AVX-512 alone is left with AVX2.
+        return "avx_vnni" not in sets
+    return not VNNI & sets
 
 
 def at_risk(plan: Plan, model: Model, histograms: Mapping[str, Histogram]) -> dict[str, float]:

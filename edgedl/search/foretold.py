@@ -25,8 +25,8 @@ def is_run_as_there(processor: Processor, engine: str) -> bool:
     """Whether this engine runs here as on the processor, times and all."""
     return (
         engine == "openvino"
-        and processor.cap is not None
-        and (os.environ.get(ISA_VARIABLE) == processor.cap)
+        and os.environ.get(ISA_VARIABLE) == processor.cap
+        and processor.can_run_on(this_machine().isa)
     )
 
 

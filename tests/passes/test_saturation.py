@@ -27,6 +27,16 @@ from tests.models import saved
         ({"architecture": "x86_64", "isa": ["avx512_vnni"], "isa_cap": None}, "openvino", False),
         ({"architecture": "x86_64", "isa": ["avx512_vnni"], "isa_cap": "AVX2"}, "openvino", True),
         ({"architecture": "x86_64", "isa": ["avx_vnni"], "isa_cap": "AVX2"}, "onnxruntime", False),
+        (
+            {"architecture": "x86_64", "isa": ["avx_vnni"], "isa_cap": "AVX2_VNNI"},
+            "openvino",
+            False,
+        ),
+        (
+            {"architecture": "x86_64", "isa": ["avx512_vnni"], "isa_cap": "AVX2_VNNI"},
+            "openvino",
+            True,
+        ),
         ({"architecture": "aarch64", "isa": ["neon"], "isa_cap": None}, "onnxruntime", False),
     ],
 )

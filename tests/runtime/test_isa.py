@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -12,8 +13,11 @@ import pytest
 
 from edgedl.benchmark.machine import this_machine
 from edgedl.benchmark.unlike import unlike
-from edgedl.core.target import ISA_CAPS, ISA_VARIABLE
+from edgedl.cli import main
+from edgedl.core.errors import BadOption
+from edgedl.core.target import ISA_CAPS, ISA_VARIABLE, PROCESSORS
 from edgedl.runtime import installed_engines
+from edgedl.search.foretold import can_foretell, is_run_as_there
 from tests.models import conv_net, saved
 
 
@@ -37,6 +41,34 @@ def test_openvino_offers_float32_only_under_a_cap(name: str) -> None:
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "('float32',)"
+
+
+def test_instructions_that_are_not_here_are_not_pretended(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under such a cap OpenVINO would run on fewer, and add in 16 bits."""
+    without = dataclasses.replace(this_machine(), isa=("avx2", "avx512f", "avx512_vnni"))
+    monkeypatch.setattr("edgedl.benchmark.machine.this_machine", lambda: without)
+    monkeypatch.setenv(ISA_VARIABLE, "")
+    with pytest.raises(SystemExit) as caught:
+        main(["bench", "x.onnx", "--isa", "avx2_vnni"])
+    assert caught.value.code == BadOption("").exit_status
+    told = capsys.readouterr().err
+    assert "error: --isa avx2_vnni: this processor has" in told
+    assert "here can be had: avx2, avx512_vnni" in told
+    with pytest.raises(SystemExit):
+        main(
+            ["compress", "x.onnx", "--target", "x86-avx2-vnni", "--samples", "s.npz", "-o", "o.edl"]
+        )
+    assert os.environ[ISA_VARIABLE] == ""
+    processor = PROCESSORS["x86-avx2-vnni"]
+    monkeypatch.setattr("edgedl.search.foretold.this_machine", lambda: without)
+    assert can_foretell(processor, "openvino")
+    monkeypatch.setenv(ISA_VARIABLE, "AVX2_VNNI")
+    assert not is_run_as_there(processor, "openvino")
+    with_it = dataclasses.replace(without, isa=(*without.isa, "avx_vnni"))
+    monkeypatch.setattr("edgedl.search.foretold.this_machine", lambda: with_it)
+    assert is_run_as_there(processor, "openvino")
 
 
 @pytest.mark.skipif("openvino" not in installed_engines(), reason="openvino is not installed")
