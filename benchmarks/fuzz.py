@@ -5,7 +5,7 @@
 A case is a fault where anything but an EdgeError is raised, where a bundle is trusted that nobody
 signed, where more Python functions are called than `MOST_CALLS` or a case takes `MOST_SECONDS`,
 or where more memory is taken than the limits of the format allow. Prints each fault with the number
-that makes it again (`--first N --cases 1`). With `--write`, writes `benchmarks/results/fuzz.md`.
+that makes it again (`--first N --cases 1`). With `--write`, writes `benchmarks/results/fuzz.{md,json}`.
 Exit status 1 where there was a fault.
 """
 
@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import argparse
 import collections
+import json
 import os
 import platform
+import resource
 import signal
 import sys
 import tempfile
@@ -48,18 +50,23 @@ class Tally:
     Attributes:
         ends: how many cases ended how.
         faults: what was wrong, with the last lines of its trace.
-        calls, bytes: the most Python calls, and the most memory, of one case.
+        calls, bytes, seconds: the most Python calls, memory and time of one case.
+        resident_bytes: the most that the process ever had resident.
     """
 
     ends: collections.Counter[str] = field(default_factory=collections.Counter)
     faults: list[str] = field(default_factory=list)
     calls: int = 0
     bytes: int = 0
+    seconds: float = 0.0
+    resident_bytes: int = 0
 
     def add(self, other: Tally) -> None:
         self.ends += other.ends
         self.faults += other.faults
         self.calls, self.bytes = max(self.calls, other.calls), max(self.bytes, other.bytes)
+        self.seconds = max(self.seconds, other.seconds)
+        self.resident_bytes = max(self.resident_bytes, other.resident_bytes)
 
 
 def one(number: int, path: Path, tools: Any, tally: Tally) -> None:
@@ -78,6 +85,7 @@ def one(number: int, path: Path, tools: Any, tally: Tally) -> None:
     tracemalloc.reset_peak()
     before = tracemalloc.get_traced_memory()[0]
     signal.alarm(MOST_SECONDS)
+    began = time.perf_counter()
     sys.setprofile(counted)
     try:
         end = exercise(path, tools, vouched=made.vouched)
@@ -96,6 +104,7 @@ def one(number: int, path: Path, tools: Any, tally: Tally) -> None:
     finally:
         sys.setprofile(None)
         signal.alarm(0)
+    tally.seconds = max(tally.seconds, time.perf_counter() - began)
     tally.calls = max(tally.calls, calls)
     tally.ends[end] += 1
 
@@ -115,6 +124,7 @@ def many(span: tuple[int, int]) -> Tally:
         for number in range(*span):
             one(number, path, tools, tally)
         tracemalloc.stop()
+    tally.resident_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return tally
 
 
@@ -124,7 +134,9 @@ def report(tally: Tally, cases: int, first: int, seconds: float) -> str:
         f"# Altered bundles\n\n`python benchmarks/fuzz.py --cases {cases} --first {first} --write`,"
         f" edgedl {edgedl.__version__}, Python {platform.python_version()}, {platform.machine()},"
         f" {seconds:.0f} s.\n\n{cases} cases, {len(tally.faults)} faults. The most of one case:"
-        f" {tally.calls} Python calls, {tally.bytes / 1e6:.1f} MB of memory.\n\n"
+        f" {tally.calls} Python calls, {tally.bytes / 1e6:.1f} MB of memory, and"
+        f" {tally.seconds:.2f} s, counted and traced on a machine that is shared. The largest"
+        f" process had {tally.resident_bytes / 1e6:.0f} MB resident.\n\n"
         f"| how a case ended | cases |\n| --- | --- |\n{ends}\n"
     )
 
@@ -151,6 +163,20 @@ def main() -> None:
     print(text)
     if given.write:
         (RESULTS / "fuzz.md").write_text(text)
+        found = {
+            "edgedl": edgedl.__version__,
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "first": given.first,
+            "cases": given.cases,
+            "faults": len(tally.faults),
+            "most_calls": tally.calls,
+            "most_bytes": tally.bytes,
+            "slowest_seconds": round(tally.seconds, 4),
+            "most_resident_bytes": tally.resident_bytes,
+            "ends": dict(tally.ends.most_common()),
+        }
+        (RESULTS / "fuzz.json").write_text(json.dumps(found, indent=1) + "\n")
     sys.exit(bool(tally.faults))
 
 

@@ -78,7 +78,7 @@ def bench(folder: Path) -> Bench:
     """Sound bundles of every kind, made in a folder."""
     key = edgedl.keygen(folder / "alice")
     private, _ = private_key(folder / "alice.key")
-    model, dense = bytes(3000) + b"model", bytes(range(256)) * 4
+    model, dense = b"\x12\xc0\x17" + bytes(3008), b"\x12\x80\x08" + bytes(range(256)) * 4
     after = {"kind": "top-k", "k": 2, "labels": ["cat", "dog"]}
     image = {"kind": "image", "crop": [8, 8], "mean": [0.5, 0.5, 0.5], "postprocess": after}
     plain = written(folder / "plain.edl", dense, None)

@@ -24,10 +24,19 @@ def clock() -> float:
     return NOW + 0.5
 
 
+def like_onnx(content: bytes) -> bytes:
+    """A message of Protocol Buffers that holds these bytes where ONNX has its producer's name."""
+    size, length = bytearray(), len(content)
+    while length > 127:
+        size.append(length & 127 | 128)
+        length >>= 7
+    return bytes([2 << 3 | 2, *size, length]) + content
+
+
 def small_bundle(path: Path, model: bytes = b"model", *, deflated: bool = False) -> Path:
     """A bundle of one input, one output, one golden sample and a payload of these bytes."""
     x, y = np.arange(6, dtype=np.float32).reshape(1, 6), np.ones((1, 2), np.float32)
-    plain = Payload("onnxruntime", "onnx", "models/a.onnx", "int8", {"a": 1})
+    plain = Payload("onnxruntime", "onnx", "models/a.onnx", "int8", {"memory_pattern": True})
     write_bundle(
         path,
         signature=Signature(

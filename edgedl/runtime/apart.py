@@ -18,6 +18,8 @@ from pathlib import Path
 from edgedl.core.errors import BadBundle, EdgeError, EngineFailed
 
 SECONDS = 600
+# The folder that edgedl lies in, from which its modules come anyway.
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def tried_apart(path: Path, payload: int, threads: int | None, golden: str, identity: str) -> None:
@@ -38,7 +40,8 @@ def tried_apart(path: Path, payload: int, threads: int | None, golden: str, iden
             text=True,
             check=False,
             timeout=SECONDS,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            cwd=ROOT,
+            env=surroundings(),
         )
     except subprocess.TimeoutExpired as error:
         raise EngineFailed(f"it did not open within {SECONDS} s") from error
@@ -46,6 +49,15 @@ def tried_apart(path: Path, payload: int, threads: int | None, golden: str, iden
         raise EngineFailed(f"no process to try it in ({error.strerror})") from error
     if done.returncode:
         raise EngineFailed(_reason(done))
+
+
+def surroundings() -> dict[str, str]:
+    """The environment of a child process that imports what this one does, and nothing out of the
+    folder that it happens to be started in (from Python 3.11 on)."""
+    places = os.pathsep.join(
+        str(Path(one).absolute()) for one in (*filter(None, sys.path), str(ROOT))
+    )
+    return {**os.environ, "PYTHONPATH": places, "PYTHONSAFEPATH": "1"}
 
 
 def _reason(done: subprocess.CompletedProcess[str]) -> str:

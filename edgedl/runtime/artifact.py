@@ -12,6 +12,7 @@ from edgedl.core.target import target_of
 from edgedl.runtime import any_engine, engine, installed_engines
 from edgedl.runtime.bundle import SUFFIX, is_bundle, open_bundle
 from edgedl.runtime.session import Session
+from edgedl.runtime.settings import refuse_unknown
 from edgedl.runtime.sign.sealed import KeySource
 from edgedl.runtime.sign.trust import TrustSource
 
@@ -80,11 +81,13 @@ def find_artifact(
     Raises:
         BadModel, BadBundle: the file is missing or unsound. Missing: its engine is not installed.
         Untrusted: no trusted key signed it. BadKey: it is encrypted, and its key is not given.
+        Unsupported: it brings a setting that is not known here.
     """
     path = find_model(path)
     if is_bundle(path) or trust is not None:
         bundle = open_bundle(path, trust=trust, key=key)
         payload = bundle.payload(engine_name, installed_engines())
+        refuse_unknown(payload.engine, payload.settings)
         return Artifact(
             path,
             payload.engine,

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
-import os
-import stat
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgedl.core.errors import BadBundle, BadOption, BadValue, Missing, nearest
 from edgedl.core.model import Signature, Step
 from edgedl.core.store import atomic_write
+from edgedl.runtime.contained import refuse_outward
 from edgedl.runtime.deflate import document_of, inflate, of_document
 from edgedl.runtime.golden import Golden, pack, parts_of, unpack
 from edgedl.runtime.layout import (
     AGAIN,
+    HEADER,
     MAGIC,
     SIGNED,
     Part,
     checked,
     file_blocks,
-    is_whole,
     write_blocks,
 )
 from edgedl.runtime.limits import LIMITS
@@ -33,27 +31,30 @@ from edgedl.runtime.payload import Payload as Payload
 from edgedl.runtime.payload import stored as stored
 from edgedl.runtime.sign.claims import signature_of
 from edgedl.runtime.sign.sealed import KeySource, unseal
-from edgedl.runtime.sign.trust import Proof, Trust, TrustSource, admitted, region_digest, trust_of
+from edgedl.runtime.sign.trust import Proof, Trust, TrustSource, admitted, head_digest, trust_of
+from edgedl.runtime.window import Window, opened
 
 if TYPE_CHECKING:
     from edgedl.runtime.process import Processing
 
 SUFFIX = ".edl"
 PROCESSING = "about/processing"
+# What this engine compiles is an ONNX file again.
+ONNX_COMPILER = "onnxruntime"
 # Larger parts may be left to be checked when they are read.
 MOST_AT_ONCE = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A bundle, memory-mapped, every byte of it checked.
+    """A bundle; what is read of it was checked, and is a copy that nobody else can write to.
 
     Attributes:
         path: the file.
         signature: inputs and outputs.
         payloads: models by engine, the best first.
         notes: what was measured when it was made, as plain JSON.
-        unchecked: names of the parts that are still to be checked when they are read.
+        head: header and manifest as they were checked.
         proofs: who signed it, of the keys that were trusted; empty where none was asked for.
         key: gives the keys of encrypted payloads by their names.
     """
@@ -64,8 +65,8 @@ class Bundle:
     parts: Mapping[str, Part]
     notes: Mapping[str, Any]
     golden_index: Mapping[str, Any]
-    data: memoryview
-    unchecked: set[str] = field(default_factory=set)
+    data: Window
+    head: bytes
     proofs: tuple[Proof, ...] = ()
     key: KeySource | None = None
 
@@ -73,50 +74,49 @@ class Bundle:
         """The contents of a part, as they lie there; of a payload's, `payload_bytes`.
 
         Raises:
-            BadBundle: they were altered; of a signed file, also since it was opened.
+            BadBundle: they were altered, also since it was opened.
         """
         part = self.parts[name]
-        if not self.proofs:
-            return self._view(name).tobytes()
-        contents = self.data[part.offset : part.offset + part.bytes].tobytes()
+        contents = self.data.read(part.offset, part.bytes)
         if hashlib.sha256(contents).hexdigest() != part.sha256:
             raise BadBundle(f"part `{name}` was altered", where=str(self.path), hint=AGAIN)
         return contents
-
-    def _view(self, name: str) -> memoryview:
-        part = self.parts[name]
-        if name in self.unchecked:
-            if not is_whole(part, self.data):
-                raise BadBundle(f"part `{name}` was altered", where=str(self.path), hint=AGAIN)
-            self.unchecked.discard(name)
-        return self.data[part.offset : part.offset + part.bytes]
 
     def payload_bytes(self, payload: Payload) -> bytes:
         """A payload as its engine takes it, inflated where it lies deflated.
 
         Raises:
-            BadBundle: it does not inflate to what the manifest says, or its format is of a later
-                kind.
+            BadBundle: it does not inflate to what the manifest says, its format is of a later
+                kind, or it is to be an ONNX file, and is none or names data outside of it.
             BadKey: it is encrypted, and its key was not given, or another one.
         """
+        found = self._opened(payload)
+        if payload.is_onnx or payload.engine == ONNX_COMPILER:
+            try:
+                refuse_outward(found)
+            except ValueError as error:
+                raise BadBundle(
+                    f"its model for {payload.engine} {error}",
+                    where=str(self.path),
+                    hint="make it again with `edgedl compress`, of a model that you trust",
+                ) from error
+        return found
+
+    def _opened(self, payload: Payload) -> bytes:
         if payload.format not in FORMATS:
             raise BadBundle(
                 f"a payload of the format {payload.format!r} is not known here",
                 where=str(self.path),
                 hint="pip install --upgrade edgedl",
             )
-        if payload.sealed is None:
-            if payload.inflated is None:
-                return self.read(payload.part)
-            view = self._view(payload.part)
-        else:
-            lying, where = self._view(payload.part), str(self.path)
-            opened = unseal(lying, payload.sealed, payload.binds, self.key, where)
-            if payload.inflated is None:
-                return opened
-            view = memoryview(opened)
+        lying = self.read(payload.part)
+        if payload.sealed is not None:
+            view, where = memoryview(lying), str(self.path)
+            lying = unseal(view, payload.sealed, payload.binds, self.key, where)
+        if payload.inflated is None:
+            return lying
         try:
-            return inflate(view, payload.inflated)
+            return inflate(memoryview(lying), payload.inflated)
         except ValueError as error:
             raise BadBundle(
                 f"its model for {payload.engine} {error}", where=str(self.path), hint=AGAIN
@@ -125,7 +125,7 @@ class Bundle:
     @property
     def identity(self) -> str:
         """SHA-256, in hex, of header and manifest, which bind every part."""
-        return region_digest(self.data, str(self.path))
+        return head_digest(self.head)
 
     @property
     def size_bytes(self) -> int:
@@ -299,9 +299,9 @@ def read_bundle(
     """As `open_bundle`, but whatever `EDGEDL_TRUST` says: where `trust` is None, any will do."""
     path = find_bundle(path)
     where = str(path)
-    data = _mapped(path)
-    region, proofs = admitted(data, where, trust)
-    version, manifest, parts = checked(region, where, MOST_AT_ONCE if sparing else None)
+    data = opened(path)
+    region, head, proofs = admitted(data, trust)
+    manifest, parts = checked(region, head, MOST_AT_ONCE if sparing else None)
     try:
         bundle = Bundle(
             path,
@@ -311,7 +311,7 @@ def read_bundle(
             dict(manifest["notes"]),
             dict(manifest["golden"]),
             data,
-            {p.name for p in parts.values() if sparing and p.bytes > MOST_AT_ONCE},
+            head,
             proofs,
             key,
         )
@@ -319,7 +319,7 @@ def read_bundle(
         raise BadBundle(f"its manifest lacks {error}", where=where, hint=AGAIN) from error
     if not bundle.payloads:
         raise BadBundle("it holds no model", where=where, hint=AGAIN)
-    if version not in (SIGNED, version_of(bundle.payloads)):
+    if HEADER.unpack_from(head)[1] not in (SIGNED, version_of(bundle.payloads)):
         raise BadBundle("its header was altered", where=where, hint=AGAIN)
     return bundle
 
@@ -328,28 +328,6 @@ def _payloads(documents: Sequence[Any], parts: Mapping[str, Part]) -> tuple[Payl
     if len(documents) > LIMITS.payloads:
         raise ValueError(f"a sound number of payloads: {len(documents)}, {LIMITS.payloads} at most")
     return tuple(Payload.from_json(one, parts) for one in documents)
-
-
-def _mapped(path: Path) -> memoryview:
-    """A regular file's bytes, memory-mapped."""
-    where = str(path)
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise BadBundle("is no file", where=where, hint="`edgedl compress` makes one")
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > LIMITS.file_bytes:
-                raise BadBundle(
-                    f"of {size} bytes, a bundle has {LIMITS.file_bytes} at most", where=where,
-                    hint="`edgedl compress` makes one",
-                )  # fmt: skip
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except FileNotFoundError as error:
-        raise BadBundle("no such file", where=where, hint="`edgedl compress` makes one") from error
-    except ValueError as error:
-        raise BadBundle("the file is empty", where=where, hint=AGAIN) from error
-    except OSError as error:
-        raise BadBundle(f"cannot be read ({error.strerror})", where=where) from error
 
 
 def write_bundle(

@@ -32,10 +32,11 @@ import re
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from edgedl.core.errors import BadBundle
 from edgedl.runtime.limits import LIMITS, manifest_of
+from edgedl.runtime.window import Window
 
 MAGIC = b"\x89EDL\r\n\x1a\n"
 VERSION, DEFLATING, COMPILING, SEALING, SIGNED = 1, 2, 3, 4, 5
@@ -56,31 +57,73 @@ class Part:
     sha256: str
 
 
-def checked(
-    data: memoryview, where: str, most: int | None = None
-) -> tuple[int, dict[str, Any], dict[str, Part]]:
-    """The format version, the manifest and the parts of a file, every byte of it checked.
+class Header(NamedTuple):
+    """What a file begins with."""
 
-    Args:
-        most: the size of a part up to which its digest is compared here; for larger ones,
-            `is_whole` does it later.
+    version: int
+    reserved: int
+    length: int
+    manifest_bytes: int
+    sha256: bytes
+
+
+def header(data: Window) -> Header:
+    """A file's header.
 
     Raises:
-        BadBundle: it is no bundle, of a later format, truncated or altered.
+        BadBundle: it is no bundle, or of a later format.
     """
-    version, reserved, length, manifest_length, digest = header(data, where)
-    if length != len(data):
+    first = data.read(0, min(HEADER.size, len(data)))
+    if len(first) < HEADER.size or first[: len(MAGIC)] != MAGIC:
         raise BadBundle(
-            f"{len(data)} bytes long, but says {length}: truncated", where=where, hint=AGAIN
+            "not an edgedl bundle", where=data.where, hint="`edgedl compress` makes one"
         )
-    if reserved or manifest_length > min(LIMITS.manifest_bytes, len(data) - HEADER.size):
-        raise BadBundle("its header is damaged", where=where, hint=AGAIN)
-    end = HEADER.size + manifest_length
-    text = data[HEADER.size : end]
-    if hashlib.sha256(text).digest() != digest:
+    found = Header(*HEADER.unpack(first)[1:])
+    if found.version not in range(VERSION, SIGNED + 1):
+        raise BadBundle(
+            f"format version {found.version} is not known here, only {VERSION} to {SIGNED}",
+            where=data.where,
+            hint="pip install --upgrade edgedl",
+        )
+    return found
+
+
+def head_of(region: Window, said: Header) -> bytes:
+    """Header and manifest, read once: what is proven of them is what is parsed.
+
+    Raises:
+        BadBundle: the file is truncated, or its header damaged.
+    """
+    if said.length != len(region):
+        raise BadBundle(
+            f"{len(region)} bytes long, but says {said.length}: truncated",
+            where=region.where,
+            hint=AGAIN,
+        )
+    most = min(LIMITS.manifest_bytes, len(region) - HEADER.size)
+    if said.reserved or said.manifest_bytes > most:
+        raise BadBundle("its header is damaged", where=region.where, hint=AGAIN)
+    return HEADER.pack(MAGIC, *said) + region.read(HEADER.size, said.manifest_bytes)
+
+
+def checked(
+    data: Window, head: bytes, most: int | None = None
+) -> tuple[dict[str, Any], dict[str, Part]]:
+    """The manifest and the parts of a file, every byte of it checked.
+
+    Args:
+        head: as `head_of` gives it.
+        most: the size of a part up to which its digest is compared here; for larger ones,
+            whoever reads them does it.
+
+    Raises:
+        BadBundle: it is altered.
+    """
+    where, text, end = data.where, head[HEADER.size :], len(head)
+    if hashlib.sha256(text).digest() != HEADER.unpack_from(head)[-1]:
         raise BadBundle("its manifest was altered", where=where, hint=AGAIN)
     try:
-        manifest = manifest_of(bytes(text))
+        manifest = manifest_of(text)
         entries = [Part(p["name"], p["offset"], p["bytes"], p["sha256"]) for p in manifest["parts"]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadBundle("its manifest cannot be read", where=where, hint=AGAIN) from error
@@ -105,39 +148,23 @@ def checked(
                 where=where,
                 hint=AGAIN,
             )
-        _zeros(data, end, part.offset, where)
+        _zeros(data, end, part.offset)
         end = part.offset + part.bytes
         if (most is None or part.bytes <= most) and not is_whole(part, data):
             raise BadBundle(f"part `{part.name}` was altered", where=where, hint=AGAIN)
         parts[part.name] = part
     if aligned(end) != len(data):
         raise BadBundle("bytes follow its last part", where=where, hint=AGAIN)
-    _zeros(data, end, len(data), where)
-    return version, manifest, parts
+    _zeros(data, end, len(data))
+    return manifest, parts
 
 
-def header(data: memoryview, where: str) -> tuple[int, int, int, int, bytes]:
-    """A file's format version, reserved bytes, length, and its manifest's length and digest.
-
-    Raises:
-        BadBundle: it is no bundle, or of a later format.
-    """
-    if len(data) < HEADER.size or bytes(data[: len(MAGIC)]) != MAGIC:
-        raise BadBundle("not an edgedl bundle", where=where, hint="`edgedl compress` makes one")
-    _, version, *rest = HEADER.unpack_from(data)
-    if version not in range(VERSION, SIGNED + 1):
-        raise BadBundle(
-            f"format version {version} is not known here, only {VERSION} to {SIGNED}",
-            where=where,
-            hint="pip install --upgrade edgedl",
-        )
-    return version, *rest
-
-
-def is_whole(part: Part, data: memoryview) -> bool:
+def is_whole(part: Part, data: Window) -> bool:
     """Whether a part's bytes are those that the manifest names."""
-    lying = data[part.offset : part.offset + part.bytes]
-    return hashlib.sha256(lying).hexdigest() == part.sha256
+    digest = hashlib.sha256()
+    for block in data.blocks(part.offset, part.bytes):
+        digest.update(block)
+    return digest.hexdigest() == part.sha256
 
 
 def padded_bytes(*blocks: int) -> int:
@@ -150,9 +177,9 @@ def aligned(offset: int) -> int:
     return -(-offset // ALIGN) * ALIGN
 
 
-def _zeros(data: memoryview, start: int, end: int, where: str) -> None:
-    if bytes(data[start:end]).strip(b"\0"):
-        raise BadBundle("bytes between its parts were altered", where=where, hint=AGAIN)
+def _zeros(data: Window, start: int, end: int) -> None:
+    if end > start and data.read(start, end - start).strip(b"\0"):
+        raise BadBundle("bytes between its parts were altered", where=data.where, hint=AGAIN)
 
 
 def file_blocks(

@@ -26,6 +26,7 @@ from edgedl.runtime.golden import parts_of
 from edgedl.runtime.machine import this_processor
 from edgedl.runtime.payload import COMPILED, Payload
 from edgedl.runtime.session import EngineSession, Session
+from edgedl.runtime.settings import refuse_unknown
 
 if TYPE_CHECKING:
     from edgedl.runtime.cache import Cache, Kept
@@ -155,11 +156,13 @@ def engine_of(payload: Payload) -> Engine:
 
 
 def refuse_unfit(payload: Payload, chosen: Engine) -> None:
-    """Say whether this machine and this version of the engine are what a payload needs.
+    """Say whether this machine and this version of the engine are what a payload needs, and whether
+    its settings are known here.
 
     Raises:
         Unsupported: they are not, and why.
     """
+    refuse_unknown(payload.engine, payload.settings)
     reason = payload.needs.unmet(payload.engine, chosen.version, this_processor())
     if reason is not None:
         raise Unsupported(reason, hint="`edgedl compress` on this machine makes one for it")

@@ -18,7 +18,8 @@ from edgedl.runtime import any_engine
 from edgedl.runtime.bundle import Payload, open_bundle, write_bundle
 from edgedl.runtime.check import check
 from edgedl.runtime.golden import Answer, Golden, coarse
-from edgedl.runtime.layout import HEADER, MAGIC
+from edgedl.runtime.layout import HEADER, MAGIC, SIGNED
+from edgedl.runtime.sign.keys import PublicKey
 from tests.models import answers, conv_net, feeds, saved
 
 
@@ -149,15 +150,22 @@ def test_forged_manifests_are_refused(tmp_path: Path) -> None:
         open_bundle(path)
 
 
+# A public key: the group's base point.
+SOUND = bytes.fromhex("58" + "66" * 31)
+
+
 def test_a_later_format_says_upgrade(bundle: Path, tmp_path: Path) -> None:
-    later = bytearray(bundle.read_bytes())
-    later[8] = 4
-    (tmp_path / "later.edl").write_bytes(later)
-    with pytest.raises(
-        BadBundle, match="format version 4 is not known here, only 1 to 3"
-    ) as caught:
-        open_bundle(tmp_path / "later.edl")
-    assert "upgrade" in str(caught.value.hint)
+    path = tmp_path / "later.edl"
+    for version in (0, SIGNED + 1, 255):
+        later = bytearray(bundle.read_bytes())
+        later[8] = version
+        # All behind the header may lie otherwise there: nothing of it is looked at.
+        path.write_bytes(later[:64])
+        words = f"format version {version} is not known here, only 1 to {SIGNED}"
+        for trust in (None, edgedl.trust(PublicKey(SOUND, "anybody"))):
+            with pytest.raises(BadBundle, match=words) as caught:
+                open_bundle(path, trust=trust)
+            assert "upgrade" in str(caught.value.hint)
 
 
 def test_what_is_no_bundle_says_so(tmp_path: Path) -> None:

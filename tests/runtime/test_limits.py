@@ -247,7 +247,7 @@ def test_golden_answers_claim_no_more_than_they_hold(answer: bytes) -> None:
 
 def test_golden_answers_are_read_as_numpy_reads_them() -> None:
     index, parts = golden_of()
-    for values in (np.arange(6.0).reshape(2, 3), np.asfortranarray(np.arange(6).reshape(2, 3))):
+    for values in (np.arange(3.0), np.arange(3), np.arange(3, dtype=">i2"), np.zeros(3, bool)):
         buffer = io.BytesIO()
         np.lib.format.write_array(buffer, values, (1, 0), allow_pickle=False)
         parts["golden/0/answer-0"] = buffer.getvalue()

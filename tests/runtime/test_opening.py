@@ -47,7 +47,7 @@ def compiled(needs: Needs, data: bytes = b"none", engine: str = "building") -> P
 
 THIS = Needs("3.1", "3.1", this_processor().fingerprint, "this one")
 SKIPPED = {
-    "not known": (payload("coral"), "the engine `coral` is not known here"),
+    "not known": (payload("later"), "the engine `later` is not known here"),
     "refused": (payload("refusing"), "refusing refuses the model"),
     "raised": (payload("raising"), r"raising cannot open it \(ZeroDivisionError: division by zero"),
     "wrong": (payload("wrong"), "its answers are 1 away from the golden ones, 0.01 allowed"),
@@ -92,12 +92,12 @@ def test_the_first_that_opens_is_taken(tmp_path: Path) -> None:
 
 
 def test_where_none_opens_every_reason_is_named(tmp_path: Path) -> None:
-    path = written(tmp_path / "net.edl", [payload(n) for n in ("refusing", "coral", "wrong")])
+    path = written(tmp_path / "net.edl", [payload(n) for n in ("refusing", "later", "wrong")])
     with pytest.raises(NoPayload) as caught:
         edgedl.open(path, threads=1)
     text = str(caught.value)
     assert text.startswith(f"{path}: none of its 3 payloads opens: ")
-    for words in ("refusing refuses", "`coral` is not known here", "away from the golden ones"):
+    for words in ("refusing refuses", "`later` is not known here", "away from the golden ones"):
         assert words in text
     assert caught.value.hint
 
@@ -186,7 +186,7 @@ def open_bundle_offset(path: Path, part: str) -> int:
 
 def test_a_check_skips_what_is_for_another_machine(tmp_path: Path) -> None:
     other = compiled(Needs("3.1", "3.1", "0" * 64, "Cortex-A72"))
-    path = written(tmp_path / "net.edl", [other, payload("coral"), payload()])
+    path = written(tmp_path / "net.edl", [other, payload("later"), payload()])
     found = check(path, threads=1)
     assert found.ok
     assert [one.skipped for one in found.payloads] == [True, True, False]
@@ -223,7 +223,7 @@ def test_a_recipe_is_built_where_it_is_opened(tmp_path: Path) -> None:
     assert path.read_bytes()[8] == 3
     with edgedl.open(path, threads=1) as session:
         assert (session.opened.engine, session.opened.format) == ("building", "build")
-    elsewhere = written(tmp_path / "other.edl", [payload("coral", "build"), payload()])
+    elsewhere = written(tmp_path / "other.edl", [payload("later", "build"), payload()])
     assert edgedl.open(elsewhere).opened.payload == 1
 
 
@@ -250,7 +250,7 @@ def test_what_an_engine_compiled_answers_alike(name: str, tmp_path: Path) -> Non
 
 
 def test_missing_says_how_to_install(tmp_path: Path) -> None:
-    path = written(tmp_path / "net.edl", [payload("coral")])
+    path = written(tmp_path / "net.edl", [payload("later")])
     with pytest.raises(Missing, match="not known here") as caught:
         edgedl.open(path)
     assert caught.value.hint == "pip install --upgrade edgedl"

@@ -70,7 +70,7 @@ def encrypt(
     manifest = {**_manifest(found), "payloads": [one.to_json() for one in payloads]}
     with atomic_write(Path(output)) as work, work.open("wb") as file:
         write_blocks(file, file_blocks(manifest, contents, SEALING))
-    return Encrypted(Path(output), name, len(payloads), HEADER.unpack_from(found.data)[1] == SIGNED)
+    return Encrypted(Path(output), name, len(payloads), HEADER.unpack_from(found.head)[1] == SIGNED)
 
 
 def _sealed(bundle: Bundle, key: bytes, name: str) -> tuple[dict[str, bytes], list[Payload]]:
@@ -102,7 +102,5 @@ def _sealed(bundle: Bundle, key: bytes, name: str) -> tuple[dict[str, bytes], li
 
 def _manifest(bundle: Bundle) -> dict[str, Any]:
     """A bundle's manifest as it stands, without its parts."""
-    length = HEADER.unpack_from(bundle.data)[4]
-    text = bytes(bundle.data[HEADER.size : HEADER.size + length])
-    found: Mapping[str, Any] = manifest_of(text)
+    found: Mapping[str, Any] = manifest_of(bundle.head[HEADER.size :])
     return {key: value for key, value in found.items() if key != "parts"}

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from edgedl.core.errors import BadBundle, BadKey, BadOption
 from edgedl.core.store import atomic_write
 from edgedl.runtime.bundle import read_bundle
-from edgedl.runtime.layout import HEADER, MAGIC, SIGNED, header
+from edgedl.runtime.layout import HEADER, MAGIC, SIGNED, Header, header
 from edgedl.runtime.sign.envelope import MOST_SIGNATURES, Envelope, Statement, signed_message
 from edgedl.runtime.sign.keys import (
     HOW,
@@ -28,7 +28,7 @@ from edgedl.runtime.sign.keys import (
     key_file,
 )
 from edgedl.runtime.sign.sealed import KEY_BYTES
-from edgedl.runtime.sign.trust import divided, read, region_digest, trailer
+from edgedl.runtime.sign.trust import divided, head_digest, read, trailer
 
 RAW_SUFFIX = ".sig"
 
@@ -182,15 +182,14 @@ def sign(
             stand in a signature.
     """
     private, public = private_key(key, passphrase)
-    data = read_bundle(bundle)
-    path, where = data.path, str(data.path)
-    region, before = divided(data.data, where)
+    found = read_bundle(bundle)
+    path, where = found.path, str(found.path)
+    region, before = divided(found.data, header(found.data))
     others = () if before is None or alone else read(before, where)
-    whole = marked(region, where)
+    whole = marked(region.read(0, len(region)), found.head, where)
     now = int(clock())
-    statement = Statement(
-        region_digest(memoryview(whole), where), signer or public.name, now, expires, name, release
-    )
+    digest = head_digest(bytes(whole[: len(found.head)]))
+    statement = Statement(digest, signer or public.name, now, expires, name, release)
     _checked(statement)
     made = Envelope(statement, public.id, private.sign(signed_message(statement)))
     envelopes = [*(one for one in others if one.key_id != public.id), made]
@@ -209,11 +208,17 @@ def sign(
     return Signed(path, raw, public, statement, len(envelopes))
 
 
-def marked(region: memoryview, where: str) -> bytearray:
-    """A bundle's region whose header says that signatures follow."""
-    _, _, length, manifest_length, digest = header(region, where)
+def marked(region: bytes, head: bytes, where: str) -> bytearray:
+    """A bundle's region whose header says that signatures follow.
+
+    Raises:
+        BadBundle: it does not begin with the header and the manifest that were checked.
+    """
+    if region[: len(head)] != head:
+        raise BadBundle("it was replaced while it was signed", where=where, hint="sign it again")
+    said = Header(*HEADER.unpack_from(head)[1:])._replace(version=SIGNED)
     whole = bytearray(region)
-    HEADER.pack_into(whole, 0, MAGIC, SIGNED, 0, length, manifest_length, digest)
+    HEADER.pack_into(whole, 0, MAGIC, *said)
     return whole
 
 

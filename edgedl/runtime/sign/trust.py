@@ -21,9 +21,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from edgedl.core.errors import BadBundle, BadOption, Untrusted
-from edgedl.runtime.layout import AGAIN, HEADER, SIGNED, header
+from edgedl.runtime.layout import AGAIN, HEADER, SIGNED, Header, head_of, header
 from edgedl.runtime.sign.ed25519 import verified
 from edgedl.runtime.sign.envelope import (
     MOST_ENVELOPE_BYTES,
@@ -35,6 +36,7 @@ from edgedl.runtime.sign.envelope import (
     of_lines,
 )
 from edgedl.runtime.sign.keys import PublicKey, public_keys
+from edgedl.runtime.window import Window
 
 MAGIC = b"\x89EDS\r\n\x1a\n"
 TRAILER = struct.Struct("<8sQ32s")
@@ -112,51 +114,59 @@ def trust(
     return Trust((*keys, *read), name, least_release, clock)
 
 
-def admitted(
-    data: memoryview, where: str, trust: Trust | None
-) -> tuple[memoryview, tuple[Proof, ...]]:
-    """The region of a file that its header speaks of, and who signed it among the trusted.
+class Admitted(NamedTuple):
+    """A file's region that its header speaks of, its header and manifest, and who signed them."""
+
+    region: Window
+    head: bytes
+    proofs: tuple[Proof, ...]
+
+
+def admitted(data: Window, trust: Trust | None) -> Admitted:
+    """What of a file may be parsed: what somebody signed who is trusted.
 
     Nothing but the header and the signatures is parsed. Without trust nobody is asked for.
 
     Raises:
-        BadBundle: it is no bundle, or its signatures are damaged.
+        BadBundle: it is no bundle, truncated, or its signatures are damaged.
         Untrusted: no trusted key signed the region.
     """
-    region, envelopes = divided(data, where)
+    said = header(data)
+    region, envelopes = divided(data, said)
+    head = head_of(region, said)
     if trust is None:
-        return region, ()
+        return Admitted(region, head, ())
     if envelopes is None:
         raise Untrusted(
             "it is not signed, and only signed bundles are trusted here",
-            where=where,
+            where=data.where,
             hint="`edgedl sign` signs it, where the private key is",
         )
-    return region, proven(region_digest(region, where), read(envelopes, where), trust, where)
+    signers = read(envelopes, data.where)
+    return Admitted(region, head, proven(head_digest(head), signers, trust, data.where))
 
 
-def divided(data: memoryview, where: str) -> tuple[memoryview, bytes | None]:
+def divided(data: Window, said: Header) -> tuple[Window, bytes | None]:
     """A file's region and its envelopes, whose digest is right; None where it is unsigned.
 
     Raises:
-        BadBundle: it is no bundle, of a later format, or its signatures are missing, truncated,
-            altered or too large.
+        BadBundle: its signatures are missing, truncated, altered or too large.
     """
-    version, _, length, _, _ = header(data, where)
-    if version != SIGNED:
+    where, length = data.where, said.length
+    if said.version != SIGNED:
         return data, None
     if not HEADER.size <= length <= len(data) - TRAILER.size:
         raise BadBundle("its signatures are missing: truncated", where=where, hint=AGAIN)
-    magic, size, digest = TRAILER.unpack_from(data, length)
+    magic, size, digest = TRAILER.unpack(data.read(length, TRAILER.size))
     start = length + TRAILER.size
     if magic != MAGIC or size != len(data) - start:
         raise BadBundle("its signatures are damaged", where=where, hint=AGAIN)
     if size > MOST_SIGNATURES * (MOST_ENVELOPE_BYTES + 1):
         raise BadBundle(f"it claims {size} bytes of signatures", where=where, hint=AGAIN)
-    envelopes = bytes(data[start:])
+    envelopes = data.read(start, size)
     if hashlib.sha256(envelopes).digest() != digest:
         raise BadBundle("its signatures were altered", where=where, hint=AGAIN)
-    return data[:length], envelopes
+    return data.upto(length), envelopes
 
 
 def trailer(envelopes: Sequence[Envelope]) -> bytes:
@@ -181,16 +191,9 @@ def read(envelopes: bytes, where: str) -> tuple[Envelope, ...]:
         ) from error
 
 
-def region_digest(region: memoryview, where: str) -> str:
-    """SHA-256 of header and manifest, in hex.
-
-    Raises:
-        BadBundle: the header claims a manifest that is not there.
-    """
-    length = header(region, where)[3]
-    if length > len(region) - HEADER.size:
-        raise BadBundle("its header is damaged", where=where, hint=AGAIN)
-    return hashlib.sha256(region[: HEADER.size + length]).hexdigest()
+def head_digest(head: bytes) -> str:
+    """SHA-256 of header and manifest, in hex: what a signer signs."""
+    return hashlib.sha256(head).hexdigest()
 
 
 def proven(

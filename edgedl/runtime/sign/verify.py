@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgedl.core.errors import BadOption
+from edgedl.core.errors import BadBundle, BadOption
 from edgedl.runtime.bundle import read_bundle
+from edgedl.runtime.layout import AGAIN, header
 from edgedl.runtime.sign.ed25519 import verified
 from edgedl.runtime.sign.envelope import Envelope, Statement, moment
 from edgedl.runtime.sign.keys import PublicKey
 from edgedl.runtime.sign.trust import VARIABLE, Proof, Trust, TrustSource, divided, read, trust_of
+from edgedl.runtime.window import Window
 
 RAW_SUFFIX = ".sig"
 NO_RAW, NOBODYS_RAW = "absent", "of no trusted key, or of another file"
@@ -65,21 +67,22 @@ def verify(bundle: str | Path, trust: TrustSource | None = None) -> Verified:
             hint=f"name a public key, or a folder of them: `--trust`, `trust=` or {VARIABLE}",
         )
     found = read_bundle(bundle, trusted)
-    _, envelopes = divided(found.data, str(found.path))
-    assert envelopes is not None, "an unsigned bundle is not trusted"
+    _, envelopes = divided(found.data, header(found.data))
+    if envelopes is None:
+        raise BadBundle("it was replaced while it was verified", where=str(found.path), hint=AGAIN)
     proven = {one.key.id for one in found.proofs}
     others = [one for one in read(envelopes, str(found.path)) if one.key_id not in proven]
     raw = _raw(found.path, found.data, trusted)
     return Verified(found.path, found.proofs, tuple(others), raw)
 
 
-def _raw(path: Path, data: memoryview, trust: Trust) -> str:
+def _raw(path: Path, data: Window, trust: Trust) -> str:
     try:
         with path.with_name(path.name + RAW_SUFFIX).open("rb") as file:
             signature = file.read(65)
     except OSError:
         return NO_RAW
-    whole = bytes(data)
+    whole = data.read(0, len(data))
     names = (key.name for key in trust.keys if verified(key.raw, signature, whole))
     return next(names, NOBODYS_RAW)
 

@@ -21,6 +21,7 @@ from edgedl.core.errors import EdgeError, EngineFailed
 from edgedl.core.memory import available_bytes
 from edgedl.core.progress import Progress, silent
 from edgedl.core.units import format_bytes
+from edgedl.runtime.apart import surroundings
 
 BUILD = "edgedl.runtime.tensorrt.child:build"
 OPEN_ONCE = "edgedl.runtime.tensorrt.child:open_once"
@@ -68,7 +69,11 @@ def done_apart(
     command = [sys.executable, "-m", "edgedl.runtime.tensorrt.child", str(folder)]
     with (folder / "said").open("wb") as said:
         child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            env=surroundings(),
         )
     try:
         _follow(child, task, progress, cancelled, clock)
