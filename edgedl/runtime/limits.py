@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,7 @@ class Limits:
 
 
 LIMITS = Limits()
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def manifest_of(text: bytes) -> Any:
@@ -62,8 +64,8 @@ def manifest_of(text: bytes) -> Any:
 
 
 def strict_json(text: bytes, most_chars: int | None = None) -> Any:
-    """A document whose objects name no key twice, whose numbers are finite, and that lies no deeper
-    than the limit.
+    """A document whose objects name no key twice, whose numbers are finite, whose texts can be
+    written, and that lies no deeper than the limit.
 
     Args:
         most_chars: of one text in it; as many as there are where None.
@@ -79,6 +81,7 @@ def strict_json(text: bytes, most_chars: int | None = None) -> Any:
         _short((value for value in level if isinstance(value, str)), most_chars)
         inside = [value for value in level if isinstance(value, (dict, list))]
         if not inside:
+            _printable(text, document)
             return document
         level = []
         for value in inside:
@@ -90,6 +93,15 @@ def strict_json(text: bytes, most_chars: int | None = None) -> Any:
 def _short(texts: Iterable[str], most: int | None) -> None:
     if most is not None and any(len(text) > most for text in texts):
         raise ValueError(f"with a text of more than {most} characters")
+
+
+def _printable(text: bytes, document: Any) -> None:
+    """Half a character, `\\ud800`, is text to JSON alone: no screen, file or log takes it."""
+    if SURROGATE.search(text):
+        try:
+            json.dumps(document, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("with half a character in a text") from error
 
 
 def _finite(word: str) -> float:

@@ -174,6 +174,8 @@ def test_what_is_no_regular_file_never_blocks(tmp_path: Path) -> None:
         (b"[1", "delimiter"),
         (b"\xff", "utf-8"),
         (b"1" * 5000, "digits"),
+        (b'["\\ud800"]', "half a character"),
+        (b'{"a": {"\\uDFFF": 1}}', "half a character"),
     ],
 )
 def test_documents_are_strict(text: bytes, words: str) -> None:
@@ -183,6 +185,7 @@ def test_documents_are_strict(text: bytes, words: str) -> None:
 
 def test_documents_up_to_the_depth_are_read() -> None:
     assert strict_json(b"[" * 32 + b"1" + b"]" * 32) == deep(32)
+    assert strict_json(b'["\\ud83d\\ude00"]') == ["\U0001f600"]
     assert strict_json(b'{"a": [1, "b", null, 1e-3]}') == {"a": [1, "b", None, 0.001]}
 
 

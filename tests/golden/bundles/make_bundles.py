@@ -1,15 +1,20 @@
 """Bundles of each format version, kept to be opened by every later reader.
 
-    python -m tests.golden.bundles.make_bundles 3
+    python -m tests.golden.bundles.make_bundles 5
 
 Only a version that has no file yet is ever made; version N is written by code that knows of no
-later one.
+later one. The keys in `keys/` were made for these files and are known to everybody: nothing else
+may ever trust them. They were made by
+
+    edgedl keygen tests/golden/bundles/keys/for_tests_only
+    edgedl keygen tests/golden/bundles/keys/for_tests_only --encryption
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +23,19 @@ import numpy as np
 from edgedl.core.model import Signature, Step, Tensor
 from edgedl.runtime.bundle import Payload, stored, write_bundle
 from edgedl.runtime.golden import Answer, Golden, coarse
+from edgedl.runtime.payload import Needs
 from edgedl.runtime.process import Processing
 from edgedl.runtime.process.image import Image
+from edgedl.runtime.sign.encrypt import encrypt
+from edgedl.runtime.sign.private import sign
 from tests.models import Sketch, answers
 
 HERE = Path(__file__).parent
 PART = "models/net.onnx"
+KEYS = HERE / "keys"
+SIGNER, SECRET = KEYS / "for_tests_only.key", KEYS / "for_tests_only.aes"
+# Version 5 is signed in January 2027, and holds until January 2037.
+SIGNED_AT, EXPIRES = 1_800_000_000, 2_115_360_000
 HISTORY = [Step("clean", {"a": 1}, "0" * 64, {"edgedl": "0.1.0"})]
 
 
@@ -84,10 +96,6 @@ def version_2(path: Path) -> None:
 
 def version_3(path: Path) -> None:
     """Payloads that need more than an engine, a recipe of a deflated part, and one part for all."""
-    from dataclasses import replace
-
-    from edgedl.runtime.payload import Needs
-
     data = sparse_net()
     plain, lying = stored(Payload("onnxruntime", "onnx", PART, "float32", {}), data)
     other = replace(plain, engine="openvino", settings={"precision": "f32"})
@@ -109,7 +117,34 @@ def version_3(path: Path) -> None:
     write(path, data, (1, 40), 32, payloads)
 
 
-VERSIONS: dict[str, Callable[[Path], None]] = {"1": version_1, "2": version_2, "3": version_3}
+def version_4(path: Path) -> None:
+    """Two payloads of one deflated part, and one that lies as it is, encrypted."""
+    data = sparse_net()
+    plain, lying = stored(Payload("onnxruntime", "onnx", PART, "float32", {}), data)
+    other = replace(plain, engine="openvino", settings={"precision": "f32"})
+    whole = replace(plain, format="onnx", part="models/plain.onnx", inflated=None)
+    clear = path.with_name(f"clear_{path.name}")
+    write(clear, data, (1, 40), 32, [(plain, lying), (other, lying), (whole, data)])
+    encrypt(clear, SECRET, path, key_id="for-tests-only")
+    clear.unlink()
+
+
+def version_5(path: Path) -> None:
+    """One ONNX payload, signed, and the raw signature beside it."""
+    data = image_net()
+    payload = Payload("onnxruntime", "onnx", PART, "float32", {})
+    write(path, data, (1, 3, 8, 8), 5, [(payload, data)])
+    more = {"name": "golden/net", "release": 7, "expires": EXPIRES}
+    sign(path, SIGNER, signer="for tests only", clock=lambda: SIGNED_AT, **more)
+
+
+VERSIONS: dict[str, Callable[[Path], None]] = {
+    "1": version_1,
+    "2": version_2,
+    "3": version_3,
+    "4": version_4,
+    "5": version_5,
+}
 
 
 def main(versions: list[str]) -> None:
