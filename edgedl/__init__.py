@@ -17,6 +17,7 @@ VERBS = {
     "make": "edgedl.line.make:make",
     "shrink": "edgedl.line.brought:shrink",
     "compress": "edgedl.pipeline:compress",
+    "compile": "edgedl.backends.compile:compile",
     "inspect": "edgedl.verbs:inspect",
     "bench": "edgedl.verbs:bench",
     "eval": "edgedl.verbs:evaluate",
@@ -33,11 +34,15 @@ VERBS = {
 }
 
 # What stands in for a verb where the device's part of edgedl is installed alone.
-ON_DEVICE = {"run": "edgedl.runtime.run:run"}
+ON_DEVICE = {
+    "run": "edgedl.runtime.run:run",
+    "compile": "edgedl.runtime.compiling:compile",
+}
 
 if TYPE_CHECKING:
     from typing import Any
 
+    from edgedl.backends.compile import compile as compile  # noqa: A004
     from edgedl.core.errors import EdgeError as EdgeError
     from edgedl.line.brought import shrink as shrink
     from edgedl.line.make import make as make

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edgedl.core.errors import EdgeError, EngineFailed, Unsupported
+from edgedl.core.errors import EngineFailed, Unsupported
 from edgedl.core.store import atomic_write
-from edgedl.runtime import Compiler
+from edgedl.runtime import Builder, Compiler
 from edgedl.runtime.bundle import Bundle, Payload, open_bundle, write_bundle
+from edgedl.runtime.compiling import Outcome, refuse_sealed, standing, tried
 from edgedl.runtime.machine import this_processor
 from edgedl.runtime.opening import engine_of, prove
 from edgedl.runtime.payload import BUILD, COMPILED, Needs, short
@@ -31,33 +34,50 @@ def add_compiled(
         What was added.
 
     Raises:
-        Unsupported: none of its engines here compiles one. EdgeError: the bundle is damaged, or
+        NoPayload: none of its engines here compiles one. EdgeError: the bundle is damaged, or
             the file cannot be written.
     """
     opened = open_bundle(bundle)
-    made: dict[int, tuple[Payload, bytes]] = {}
-    reasons: list[str] = []
+    return compiled_into(opened, Path(output), opened.payloads, threads)[1]
+
+
+def compiled_into(
+    opened: Bundle,
+    output: Path,
+    wanted: Sequence[Payload],
+    threads: int | None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[tuple[Outcome, ...], tuple[Payload, ...]]:
+    """Write the bundle with what its engines compile of the wanted payloads: a row for each of
+    these, and what was added.
+
+    Raises:
+        NoPayload: nothing was compiled, and nothing is written. EdgeError: the file cannot be
+            written.
+    """
     plain = [i for i, one in enumerate(opened.payloads) if one.is_onnx and one.format != BUILD]
-    for number, i in enumerate(plain):
-        payload = opened.payloads[i]
-        try:
-            made[i] = _compiled(opened, payload, number, threads)
-        except EdgeError as error:
-            reasons.append(f"{payload.engine}: {error.message}")
-    if not made:
-        raise Unsupported(
-            f"nothing was compiled ({'; '.join(reasons) or 'no ONNX payload'})",
-            where=str(opened.path),
-            hint="`edgedl doctor` shows the engines that are here",
-        )
+    made: dict[int, tuple[Payload, bytes]] = {}
+
+    def make(payload: Payload) -> Outcome:
+        i = opened.payloads.index(payload)
+        start = clock()
+        made[i] = _compiled(opened, payload, plain.index(i) if i in plain else None, threads)
+        seconds, size = clock() - start, len(made[i][1])
+        return Outcome(
+            payload.engine, payload.precision, payload.format, "made",
+            seconds=seconds, bytes=size, where=str(output),
+        )  # fmt: skip
+
+    rows = tuple(tried(one, partial(make, one)) for one in wanted if one.format != COMPILED)
+    standing(opened, rows)
     parts = {payload.part for payload, _ in made.values()}
     payloads: list[tuple[Payload, bytes]] = []
     for i, payload in enumerate(opened.payloads):
         payloads += [made[i]] if i in made else []
         if payload.part not in parts:
             payloads.append((payload, opened.read(payload.part)))
-    _write(opened, Path(output), payloads)
-    return tuple(payload for payload, _ in made.values())
+    _write(opened, output, payloads)
+    return rows, tuple(payload for payload, _ in made.values())
 
 
 def add_recipe(
@@ -95,17 +115,28 @@ def add_recipe(
 
 
 def _compiled(
-    bundle: Bundle, payload: Payload, number: int, threads: int | None
+    bundle: Bundle, payload: Payload, number: int | None, threads: int | None
 ) -> tuple[Payload, bytes]:
-    """What a payload's engine makes of it for itself, opened and proven."""
+    """What a payload's engine makes of it for itself, opened and proven.
+
+    Args:
+        number: which of those that a compiled one can stand in front of; None where it is none.
+    """
     chosen = engine_of(payload)
-    if not isinstance(chosen, Compiler):
-        raise Unsupported("it has no compiled form")
+    if isinstance(chosen, Builder):
+        raise Unsupported(
+            f"an engine of {payload.engine}'s belongs to one GPU and one version, and no bundle"
+            " carries it",
+            hint="without -o, `edgedl compile` builds it here and keeps it",
+        )
+    refuse_sealed(payload)
+    if number is None or not isinstance(chosen, Compiler):
+        raise Unsupported(f"{payload.engine} has no compiled form of it that a bundle carries")
     how: dict[str, Any] = {"settings": payload.settings, "threads": threads}
     session, made = chosen.open_and_compile(bundle.payload_bytes(payload), **how)
     session.close()
     if not made:
-        raise EngineFailed("it has no compiled form of this model")
+        raise EngineFailed(f"{payload.engine} has no compiled form of this model")
     with chosen.open_compiled(memoryview(made), **how) as again:
         prove(bundle, again, None)
     here = this_processor()

@@ -20,6 +20,7 @@ COMMANDS = {
     "doctor": "What this machine can do, what is missing, and how to install it.",
     "inspect": "Inputs, outputs, operators, parameters, MACs, bytes, precisions, history.",
     "compress": "Make a model smaller and faster for a target, and prove it: the main job.",
+    "compile": "Build and keep now what a bundle's engines make of it on this machine.",
     "bench": "Time models side by side, with intervals.",
     "eval": "Accuracy of models on labelled samples.",
     "run": "Run a bundle on samples and save its answers.",

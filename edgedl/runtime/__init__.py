@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from edgedl.core.errors import BadOption, Missing, nearest
+from edgedl.core.progress import Progress
 from edgedl.core.registry import installed, resolve
 from edgedl.runtime.bundle import open_bundle
 from edgedl.runtime.gpu import INSTALL, nvidia_gpu_here
@@ -88,6 +90,45 @@ class Compiler(Engine, Protocol):
 
         Raises:
             EngineFailed: the engine refuses it.
+        """
+
+
+@dataclass(frozen=True)
+class Standing:
+    """An engine's own form of a model, as it is kept on this machine.
+
+    Attributes:
+        fresh: whether it was made now.
+        seconds: what making it took, now or then.
+        place: the folder that it is kept in.
+    """
+
+    fresh: bool
+    seconds: float
+    bytes: int
+    place: Path
+
+
+@runtime_checkable
+class Builder(Engine, Protocol):
+    """An engine that builds its own form of a model in a process of its own, and keeps it by
+    itself."""
+
+    def stand(
+        self,
+        model: bytes,
+        *,
+        settings: Mapping[str, Any],
+        progress: Progress,
+        notice: Callable[[str], None],
+    ) -> Standing:
+        """Have the form of a model kept here, built now where it is not.
+
+        Args:
+            notice: is told in a line why it is built, and how long that may take.
+
+        Raises:
+            Unsupported: this machine cannot. EngineFailed: the engine refuses the model.
         """
 
 

@@ -65,7 +65,7 @@ class Cache:
     def find(self, key: Mapping[str, Any]) -> Kept | None:
         """What is kept under this key; None where there is nothing sound, and what is damaged is
         removed."""
-        place = self._place(key)
+        place = self.place(key)
         try:
             handle = os.open(place, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
         except OSError:
@@ -97,7 +97,7 @@ class Cache:
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.writelines(blocks)
-                work.replace(self._place(key))
+                work.replace(self.place(key))
             finally:
                 with contextlib.suppress(OSError):
                     work.unlink(missing_ok=True)
@@ -109,7 +109,7 @@ class Cache:
     def drop(self, key: Mapping[str, Any]) -> None:
         """Remove what is kept under this key."""
         with contextlib.suppress(OSError):
-            self._place(key).unlink(missing_ok=True)
+            self.place(key).unlink(missing_ok=True)
 
     def tidy(self) -> None:
         """Remove what a killed process left a day ago, then what was used longest ago, down to the
@@ -131,7 +131,8 @@ class Cache:
                 path.unlink(missing_ok=True)
                 total -= size
 
-    def _place(self, key: Mapping[str, Any]) -> Path:
+    def place(self, key: Mapping[str, Any]) -> Path:
+        """The file in which what has this key is kept, whether it is there or not."""
         return self.root / (hashlib.sha256(_text(key)).hexdigest() + SUFFIX)
 
 

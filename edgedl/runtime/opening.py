@@ -20,7 +20,7 @@ from edgedl.core.errors import (
     Unsupported,
     WrongAnswers,
 )
-from edgedl.runtime import Compiler, Engine, engine
+from edgedl.runtime import Builder, Compiler, Engine, engine
 from edgedl.runtime.bundle import Bundle
 from edgedl.runtime.golden import parts_of
 from edgedl.runtime.machine import this_processor
@@ -132,6 +132,11 @@ def open_payload(bundle: Bundle, payload: Payload, way: Way) -> EngineSession:
     """
     chosen = engine_of(payload)
     refuse_unfit(payload, chosen)
+    if payload.sealed is not None and isinstance(chosen, Builder):
+        raise Unsupported(
+            f"it is encrypted, and {payload.engine} builds from files and keeps what it built",
+            hint="a bundle that is not encrypted, or a payload of another engine",
+        )
     data = bundle.payload_bytes(payload)
     settings = way.settings(payload)
     if payload.format != COMPILED:
@@ -203,7 +208,7 @@ def _open(
     key = None
     keeps = payload.format != COMPILED and payload.sealed is None
     if way.cache is not None and keeps and isinstance(chosen, Compiler):
-        key = _key(bundle, payload, chosen, way)
+        key = cache_key(bundle, payload, chosen, way)
         kept = way.cache.find(key)
         if kept is not None and len(kept.data):
             with contextlib.suppress(EdgeError):
@@ -291,7 +296,7 @@ def _with_problem(opened: Opened, problem: str | None) -> Opened:
     return Opened(**{**vars(opened), "cache_problem": problem})
 
 
-def _key(bundle: Bundle, payload: Payload, chosen: Engine, way: Way) -> dict[str, Any]:
+def cache_key(bundle: Bundle, payload: Payload, chosen: Engine, way: Way) -> dict[str, Any]:
     """All that a compiled model, and whether its answers are right, hang on."""
     golden = json.dumps(bundle.golden_index, sort_keys=True, allow_nan=False).encode()
     parts = [bundle.parts[name].sha256 for name in parts_of(bundle.golden_index)]

@@ -19,7 +19,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "edgedl"
-VERBS = ("open", "processing", "answering", "check", "run", "verify", "trust", "EdgeError")
+VERBS = (
+    "open",
+    "processing",
+    "answering",
+    "check",
+    "compile",
+    "run",
+    "verify",
+    "trust",
+    "EdgeError",
+)
 ROOMS = ("core", "runtime")
 NAMED = re.compile(r"(edgedl(?:\.\w+)+):\w+")
 

@@ -120,7 +120,7 @@ def test_every_damaged_byte_is_noticed(tmp_path: Path) -> None:
         assert cache.find(KEY) is None
     place.write_bytes(whole)
     other = {"payload": "b", "threads": 1}
-    place.rename(cache._place(other))
+    place.rename(cache.place(other))
     assert cache.find(other) is None
 
 
@@ -225,11 +225,11 @@ def test_what_was_used_longest_ago_goes_first(tmp_path: Path) -> None:
     keys = [{"payload": str(i)} for i in range(4)]
     for i, key in enumerate(keys[:3]):
         assert cache.keep(key, bytes(size), {}) is None
-        os.utime(cache._place(key), (i, i))
+        os.utime(cache.place(key), (i, i))
     assert cache.find(keys[0]) is not None  # which is its use
     old = cache.root / f"{MAKING}killed"
     old.write_text("")
-    now = cache._place(keys[0]).stat().st_mtime
+    now = cache.place(keys[0]).stat().st_mtime
     os.utime(old, (now - 2 * STALE_SECONDS,) * 2)
     assert cache.keep(keys[3], bytes(size), {}) is None
     assert [cache.find(key) is not None for key in keys] == [True, False, True, True]

@@ -22,6 +22,7 @@ from edgedl.core.errors import EdgeError
 from edgedl.core.fields import to_plain
 from edgedl.core.progress import Progress, silent
 from edgedl.core.store import Store, atomic_write, default_root, key_of
+from edgedl.runtime import Standing
 from edgedl.runtime.meanwhile import Meanwhile
 from edgedl.runtime.session import EngineSession, Operator
 from edgedl.runtime.tensorrt.apart import (
@@ -175,6 +176,29 @@ class TensorRtEngine:
             notice=self.notice,
             what=f"the {self.name} engine",
         )
+
+    def stand(
+        self,
+        model: Model,
+        *,
+        settings: Mapping[str, Any],
+        progress: Progress,
+        notice: Callable[[str], None],
+    ) -> Standing:
+        """`edgedl.runtime.Builder.stand`: the engine is built, and opened once, in child processes.
+
+        Raises:
+            Unsupported, EngineFailed: as `open_model`.
+        """
+        told: list[str] = []
+
+        def tell(line: str) -> None:
+            told.append(line)
+            notice(line)
+
+        found = replace(self, progress=progress, notice=tell).prepare(model, settings=settings)
+        key = self._key(model, build_of(settings.get("build", {})), settings, False)
+        return Standing(bool(told), found.seconds, len(found.plan), self._engines().place(key))
 
     def _opened(
         self,

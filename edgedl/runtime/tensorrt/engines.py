@@ -114,7 +114,7 @@ class Engines:
         Raises:
             EdgeError: whatever `make` raises.
         """
-        place = self._place(key)
+        place = self.place(key)
         kept = self._read(place)
         if isinstance(kept, Engine):
             with contextlib.suppress(OSError):
@@ -143,9 +143,10 @@ class Engines:
 
     def forget(self, key: Key) -> None:
         """Throw an engine away, that the next opening builds it again."""
-        shutil.rmtree(self._place(key), ignore_errors=True)
+        shutil.rmtree(self.place(key), ignore_errors=True)
 
-    def _place(self, key: Key) -> Path:
+    def place(self, key: Key) -> Path:
+        """The folder in which the engine of a key is kept, whether it is there or not."""
         return self.store.root / key.name[:2] / key.name
 
     def _read(self, place: Path) -> Engine | str:

@@ -12,6 +12,7 @@ import pytest
 from edgedl.core.errors import BadOption, BadValue, EngineFailed, Missing, Unsupported
 from edgedl.core.registry import installed
 from edgedl.core.store import Store
+from edgedl.runtime import Builder, Standing
 from edgedl.runtime import engine as find_engine
 from edgedl.runtime.session import Operator
 from edgedl.runtime.tensorrt import engine as room
@@ -76,6 +77,29 @@ def test_the_engine_is_built_once_and_kept(machine: Machine, tmp_path: Path) -> 
     assert len(machine.told) == 1
     assert engine.on_gpu
     assert engine.version == "10.3.0"
+
+
+def test_an_engine_is_made_to_stand_before_it_is_opened(machine: Machine) -> None:
+    engine, told, steps = machine.engine(), [], []
+
+    def stand() -> Standing:
+        return engine.stand(
+            MODEL,
+            settings={},
+            progress=lambda label, done, total: steps.append(label),
+            notice=told.append,
+        )
+
+    assert isinstance(engine, Builder)
+    first = stand()
+    assert first.fresh
+    assert first.bytes == (first.place / "plan").stat().st_size
+    assert steps[-1] == "trying the engine"
+    assert "first time on this machine" in told[0]
+    machine.answers(engine)
+    again = stand()
+    assert (again.fresh, again.place, len(told)) == (False, first.place, 1)
+    assert not machine.told
 
 
 def test_what_the_builder_measured_goes_into_the_next_build(machine: Machine) -> None:
