@@ -14,10 +14,10 @@ from edgedl.benchmark.gate import Against, Gated, gate, read_baseline
 from edgedl.benchmark.machine import INT8_FLAGS, energy_counters, processor_of, this_machine
 from edgedl.benchmark.result import BenchReport
 from edgedl.benchmark.unlike import library_differences
-from edgedl.core.errors import BadOption, EdgeError
+from edgedl.core.errors import BadOption, EdgeError, Unsupported
 from edgedl.core.model import Model
 from edgedl.core.progress import Progress, silent
-from edgedl.core.registry import load, version
+from edgedl.core.registry import installed, load, version
 from edgedl.core.store import check_writable, default_store
 from edgedl.core.target import Processor
 from edgedl.inputs import (
@@ -28,7 +28,7 @@ from edgedl.inputs import (
     open_inputs,
 )
 from edgedl.report.diagnosed import Diagnosis
-from edgedl.runtime import ENGINES, engine, how_to_get, installed_engines
+from edgedl.runtime import ENGINES, ON_GPU, engine, how_to_get, installed_engines
 from edgedl.runtime.artifact import Artifact, engine_of_target, find_artifact, find_model
 from edgedl.runtime.bundle import is_bundle, open_bundle
 from edgedl.runtime.run import write_answers
@@ -313,6 +313,18 @@ def inspect(
     return found
 
 
+def _builder(name: str) -> dict[str, Any] | None:
+    """What the library of a GPU's engine can do where it can run nothing; None where it does not
+    load."""
+    module = load("edgedl.runtime.tensorrt.build:module", "building")
+    ahead_of_time = load("edgedl.runtime.tensorrt.build:ahead_of_time", "building")
+    try:
+        library = module(name)
+    except EdgeError:
+        return None
+    return {"version": str(library.__version__), "ahead_of_time": list(ahead_of_time(library))}
+
+
 def doctor() -> dict[str, Any]:
     """What this machine can do and what is missing, as plain JSON."""
     machine = this_machine()
@@ -324,13 +336,20 @@ def doctor() -> dict[str, Any]:
             "version": None,
             "precisions": [],
             "install": how_to_get(name),
+            "builder": None,
         }
         if here:
             try:
                 found = engine(name)
+                if name in ON_GPU:
+                    load("edgedl.runtime.tensorrt.cuda:cuda", "a GPU")()
                 row |= {"version": found.version, "precisions": list(found.precisions())}
+            except Unsupported as error:
+                row["install"] = f"{error}; {error.hint}" if error.hint else str(error)
             except (ImportError, OSError, EdgeError) as error:
                 row["install"] = f"it is installed, but does not load ({error})"
+        if name in ON_GPU and row["version"] is None and installed(name):
+            row["builder"] = _builder(name)
         engines.append(row)
     tools = [
         {

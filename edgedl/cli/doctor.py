@@ -34,6 +34,19 @@ def jetson_rows(jetson: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
+def builds_only(engine: Mapping[str, Any]) -> str:
+    """What an engine can do whose library is here, and whose GPU is not, and what it cannot."""
+    library = engine["builder"]
+    ahead = library["ahead_of_time"]
+    can = "parses models"
+    if ahead:
+        can += (
+            f", and builds ahead of time for {', '.join(ahead)}"
+            " (`edgedl compress --target tensorrt --unmeasured` has it prove what it writes)"
+        )
+    return f"{library['version']} {can}; runs and times nothing here: {engine['install']}"
+
+
 @click.command()
 @json_option
 def command(as_json: bool) -> None:
@@ -59,7 +72,9 @@ def command(as_json: bool) -> None:
         rows += jetson_rows(machine["jetson"])
     rows.append(["python", f"{machine['python']} on {machine['system']}"])
     for engine in found["engines"]:
-        if engine["version"] is None:
+        if engine["builder"] is not None:
+            rows.append([engine["name"], builds_only(engine)])
+        elif engine["version"] is None:
             absent = "not installed: " if engine["install"].startswith("pip") else "not here: "
             rows.append([engine["name"], absent + engine["install"]])
         else:

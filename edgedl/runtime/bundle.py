@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgedl.core.errors import BadBundle, BadOption, BadValue, Missing, nearest
+from edgedl.core.errors import BadBundle, BadOption, BadValue, Missing, Unsupported, nearest
 from edgedl.core.model import Signature, Step
 from edgedl.core.store import atomic_write
 from edgedl.runtime.contained import refuse_outward
 from edgedl.runtime.deflate import document_of, inflate, of_document
 from edgedl.runtime.golden import Golden, pack, parts_of, unpack
+from edgedl.runtime.gpu import INSTALL, nvidia_gpu_here
 from edgedl.runtime.layout import (
     AGAIN,
     HEADER,
@@ -177,6 +178,7 @@ class Bundle:
 
         Raises:
             BadOption: the bundle has none for the engine. Missing: none of its engines is here.
+            Unsupported: its engine needs a GPU, and there is none.
         """
         found = self.of_engine(engine)
         for payload in found:
@@ -185,10 +187,16 @@ class Bundle:
         if all(one.format == COMPILED for one in found):
             raise self._compiled_only()
         wanted = engine or found[0].engine
+        if wanted in INSTALL and not nvidia_gpu_here():
+            raise Unsupported(
+                f"the bundle needs an NVIDIA GPU for `{wanted}`, and the system shows none",
+                where=str(self.path),
+                hint="run it on its device; `edgedl doctor` shows what this machine can run",
+            )
         raise Missing(
             f"the bundle needs the engine `{wanted}`, which is not installed",
             where=str(self.path),
-            hint=f"pip install 'edgedl[{wanted}]'",
+            hint=INSTALL.get(wanted) or f"pip install 'edgedl[{wanted}]'",
         )
 
     def history(self) -> tuple[Step, ...]:

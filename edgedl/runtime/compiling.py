@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from edgedl.core.errors import BadOption, EdgeError, NoPayload, Unsupported, nearest
+from edgedl.core.errors import (
+    BadOption,
+    EdgeError,
+    EngineFailed,
+    NoPayload,
+    Unsupported,
+    nearest,
+)
 from edgedl.core.progress import Progress, silent
 from edgedl.core.target import TARGETS
 from edgedl.runtime import CACHE_VARIABLE, Builder, Compiler
@@ -32,6 +40,7 @@ from edgedl.runtime.sign.trust import TrustSource
 
 State = Literal["made", "kept already", "not made"]
 Notice = Callable[[str], None]
+QUOTED = re.compile(r"[`']([\w./:-]+)[`']")
 
 
 @dataclass(frozen=True)
@@ -234,7 +243,11 @@ def _built(
         notice(line)
 
     data, settings = bundle.payload_bytes(payload), way.settings(payload)
-    stands = chosen.stand(data, settings=settings, progress=progress, notice=tell)
+    try:
+        stands = chosen.stand(data, settings=settings, progress=progress, notice=tell)
+    except EngineFailed as error:
+        words = in_own_names(error.message, bundle.names())
+        raise EngineFailed(words, hint=error.hint) from error
     with open_payload(bundle, payload, way) as session:
         prove(bundle, session, None)
     return replace(
@@ -245,6 +258,15 @@ def _built(
         bytes=stands.bytes,
         where=str(stands.place),
     )
+
+
+def in_own_names(message: str, names: Mapping[str, str]) -> str:
+    """A message that names nodes as they ship, with the names that the user gave them."""
+
+    def own(found: re.Match[str]) -> str:
+        return f"`{names[found[1]]}`" if found[1] in names else found[0]
+
+    return QUOTED.sub(own, message)
 
 
 def _cached(

@@ -1,4 +1,4 @@
-"""Whether this machine has an NVIDIA GPU, told by files alone, and how to get what needs one."""
+"""Whether this machine has an NVIDIA GPU, without loading a driver, and how to get what uses it."""
 
 from __future__ import annotations
 

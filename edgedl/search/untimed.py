@@ -102,23 +102,29 @@ def find_untimed(standing: Emulated, ways: Ways) -> Untimed:
     made = list(_candidates(standing, ways))
     refusals = [one for one in made if isinstance(one, Refusal)]
     trials: list[tuple[Trial, Proof, Build]] = []
+    hints: list[str | None] = []
     for candidate in made:
         if isinstance(candidate, Refusal):
             continue
         ways.progress(f"checking {candidate.label}", len(trials), len(made))
         try:
             build = build_for(candidate.model, ways)
-            proof = proven(to_ship(candidate.model)[0], build)
+            data, names = to_ship(candidate.model)
+            try:
+                proof = proven(data, build)
+            except Refused as refused:
+                raise refused.named(names) from refused
             if proof.refused and not proof.bytes:
                 raise EngineFailed(next(iter(proof.refused.values())))
             trials.append((judge(candidate, ways.expected, ways.threads), proof, build))
         except EdgeError as error:
             refusals.append(Refusal(candidate.name, error.message))
+            hints.append(error.hint)
     if not trials:
         reasons = [one.reason for one in refusals] or ["there is no such model"]
         raise EngineFailed(
             f"nothing was made for {standing.stands_for}: {reasons[0]}",
-            hint="`--target cpu` has further ways",
+            hint=next(filter(None, hints), "`--target cpu` has further ways"),
         )
     winner, proof, build = next(
         (one for one in trials if _keeps(one[0], ways)),

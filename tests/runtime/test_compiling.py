@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import edgedl
-from edgedl.core.errors import BadOption, NoPayload, Unsupported
+from edgedl.core.errors import BadOption, EngineFailed, NoPayload, Unsupported
 from edgedl.core.progress import Progress
 from edgedl.runtime import ENGINES, Standing
 from edgedl.runtime import opening as opening_module
@@ -208,3 +208,25 @@ def test_nothing_of_an_encrypted_model_reaches_the_disk(tmp_path: Path) -> None:
     with pytest.raises(Unsupported, match="keeps what it built"):
         edgedl.open(sealed, engine_name="keeping", key=lambda _: SECRET)
     assert not KEEPING.kept
+
+
+class Refusing(Keeping):
+    def stand(self, model: bytes, **_: Any) -> Standing:
+        raise EngineFailed("no kernel for 'n3', Unique `n4` isn't known, `other`", hint="write it")
+
+
+def test_nodes_are_told_by_the_names_that_the_user_gave_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ENGINES, "naming", f"{__name__}:NAMING")
+    path = written(tmp_path / "a.edl", [payload("naming", "build")])
+    names = open_bundle(path).names()
+    own = names["n3"], names["n4"]
+    assert own[0] != "n3"
+    with pytest.raises(NoPayload, match="no kernel for") as caught:
+        edgedl.compile(path)
+    assert f"for `{own[0]}`, Unique `{own[1]}` isn't known, `other`" in caught.value.message
+    assert caught.value.hint == "write it"
+
+
+NAMING = Refusing()

@@ -69,6 +69,13 @@ def label(library: ModuleType) -> str:
     return f"TensorRT{'-RTX' * is_rtx(library)} {library.__version__}"
 
 
+def ahead_of_time(library: ModuleType) -> tuple[str, ...]:
+    """The compute capabilities that the library builds for without such a GPU, as `SM86`; none
+    where it builds for the GPU of its machine alone."""
+    known = getattr(getattr(library, "ComputeCapability", None), "__members__", {})
+    return tuple(name for name in known if name.startswith("SM"))
+
+
 @dataclass(frozen=True, eq=False)
 class Parsed:
     """A network that the parser has read, and all that has to live as long as it does."""
@@ -179,7 +186,7 @@ def built(
     plan = found.builder.build_serialized_network(found.network, config)
     if plan is None:
         raise EngineFailed(
-            f"{label(found.library)} cannot build the model: {_said(found.said.lines)}",
+            f"{label(found.library)} cannot build the model: {_said(found.said)}",
             hint=_way_out(found.said.lines),
         )
     return Built(
@@ -285,10 +292,11 @@ def timing_cache_of(config: Any, given: bytes | None) -> Any:
     return None
 
 
-def _said(lines: Sequence[str]) -> str:
-    """The builder's last error, in words; each library's reason comes before what follows of it."""
-    errors = [line for line in lines if line]
-    return tidy(errors[0]) if errors else "it gives no reason"
+def _said(said: Said) -> str:
+    """The builder's first error, or its first warning where it told no error, in words; each
+    library's reason comes before what follows of it."""
+    told = [line for line in (*said.errors, *said.lines) if line]
+    return tidy(told[0]) if told else "it gives no reason"
 
 
 def _way_out(lines: Sequence[str]) -> str:
@@ -300,15 +308,19 @@ def _way_out(lines: Sequence[str]) -> str:
 
 
 class Said:
-    """What one build was told: warnings and errors in `lines`, all else in `told` if `verbose`."""
+    """What one build was told: warnings and errors in `lines`, the latter in `errors`, too, and all
+    else in `told` if `verbose`."""
 
     def __init__(self, verbose: bool) -> None:
         self.verbose = verbose
         self.lines: list[str] = []
+        self.errors: list[str] = []
         self.told: list[str] = []
 
-    def hear(self, serious: bool, message: str) -> None:
+    def hear(self, serious: bool, message: str, *, error: bool = False) -> None:
         """Keep a message."""
+        if error and len(self.errors) < MOST_LINES:
+            self.errors.append(message)
         if serious and len(self.lines) < MOST_LINES and message not in self.lines:
             self.lines.append(message)
         elif not serious and self.verbose:
@@ -328,8 +340,9 @@ def _logger(library: ModuleType, said: Said) -> Any:
                 self.hearers: weakref.WeakSet[Said] = weakref.WeakSet()
 
             def log(self, severity: Any, message: str) -> None:
+                serious = severity <= library.ILogger.WARNING
                 for hearer in list(self.hearers):
-                    hearer.hear(severity <= library.ILogger.WARNING, message)
+                    hearer.hear(serious, message, error=severity <= library.ILogger.ERROR)
 
         LOGGERS[library.__name__] = Log()
     logger = LOGGERS[library.__name__]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgedl.core.errors import EngineFailed
@@ -75,7 +75,12 @@ class Refused(EngineFailed):
         first, more = operators[:MOST_TOLD], len(operators) - MOST_TOLD
         told = "; ".join(map(str, first)) + (f"; and {more} more" if more > 0 else "")
         super().__init__(f"{library} refuses the model: {told}", hint=operators[0].advice)
-        self.operators = tuple(operators)
+        self.library, self.operators = library, tuple(operators)
+
+    def named(self, names: Mapping[str, str]) -> Refused:
+        """The same with nodes' original names, by those that they ship under."""
+        own = [replace(one, node=names.get(one.node, one.node)) for one in self.operators]
+        return Refused(self.library, own)
 
 
 def refused_operators(parser: Any) -> list[RefusedOperator]:

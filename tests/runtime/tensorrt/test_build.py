@@ -133,6 +133,20 @@ def test_a_builder_that_gives_up_is_told_in_its_words(build: Build, hint: str) -
     assert "Error Code" not in str(raised.value)
 
 
+def test_a_warning_does_not_hide_the_error_behind_it() -> None:
+    net = gemm_net()
+    ids = onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, [1])
+    net.graph.input.append(ids)
+    made = [
+        helper.make_node("Cast", ["ids"], ["real"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Add", ["logits", "real"], ["moved"], name="move"),
+    ]
+    net.graph.node.extend(made)
+    net.graph.output[0].name = "moved"
+    with pytest.raises(EngineFailed, match="FP32 GEMM is not supported"):
+        engine_of(net, Build(compute_capabilities=("SM75",)))
+
+
 class Config:
     """A builder's configuration that takes the timing caches it was given as fitting."""
 
@@ -172,6 +186,10 @@ def test_operators_that_the_parser_refuses_are_each_told_once() -> None:
     assert found == [("Unique", "relu1"), ("Bernoulli", "relu2")]
     assert all(one.reason == "it has no layer for this operator" for one in raised.value.operators)
     assert "--target cpu" in (raised.value.hint or "")
+    named = raised.value.named({"relu1": "head/act"})
+    assert [one.node for one in named.operators] == ["head/act", "relu2"]
+    assert "Unique `head/act`" in str(named)
+    assert named.hint == raised.value.hint
     assert not takes(net.SerializeToString(), library=rtx)
     assert takes(conv_net().SerializeToString(), library=rtx)
 
