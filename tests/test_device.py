@@ -99,7 +99,7 @@ def test_with_one_engine_it_is_small(engine_name: str, tree: ModuleType, tmp_pat
 
 def test_an_engine_that_is_not_asked_for_stays_behind(tree: ModuleType) -> None:
     files = {str(path) for path in tree.files(["onnxruntime"])}
-    assert "runtime/ort.py" in files
+    assert "runtime/ort/engine.py" in files
     assert "runtime/openvino.py" not in files
     assert not any(name.startswith(("train", "passes", "benchmark", "cli")) for name in files)
     with pytest.raises(ValueError, match="no engine tensorflow; known: onnxruntime"):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 CACHE_VARIABLE = "EDGEDL_CACHE"
 ENGINES = {
-    "onnxruntime": "edgedl.runtime.ort:ENGINE",
+    "onnxruntime": "edgedl.runtime.ort.engine:ENGINE",
     "openvino": "edgedl.runtime.openvino:ENGINE",
     "tensorrt": "edgedl.runtime.tensorrt.engine:ENGINE",
     "tensorrt_rtx": "edgedl.runtime.tensorrt.engine:ENGINE_RTX",

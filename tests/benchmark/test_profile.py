@@ -141,21 +141,21 @@ needs_onnxruntime = pytest.mark.skipif(
 
 @needs_onnxruntime
 def test_a_profile_is_read_from_a_run_on(tmp_path: Path) -> None:
-    from edgedl.runtime.ort import _events, _kernels
+    from edgedl.runtime.ort.profile import kernels_of, read_events
 
     other = {"cat": "Session", "name": "other"}
     runs = [[kernel("a", "Conv", 0, us), other, RUN] for us in (9, 5)]
     lines = ",\n".join(json.dumps(event) for run in runs for event in run)
     path = tmp_path / "profile.json"
     path.write_text(f"[\n{lines}\n]\n")
-    every = [[own for _, own in run] for run in _kernels(_events(path, 0))]
+    every = [[own for _, own in run] for run in kernels_of(read_events(path, 0))]
     assert every == [[9], [5]]
-    assert [[own for _, own in run] for run in _kernels(_events(path, 1))] == [[5]]
+    assert [[own for _, own in run] for run in kernels_of(read_events(path, 1))] == [[5]]
 
 
 @needs_onnxruntime
 def test_a_bodys_kernels_are_not_counted_twice() -> None:
-    from edgedl.runtime.ort import _kernels, _operators
+    from edgedl.runtime.ort.profile import kernels_of, operators_of
 
     # An If from 12 to 52 whose body spends 20 to 27 and 30 to 45, nested once more at 31 to 41;
     # a Loop that runs its body's kernel three times, 60 to 90.
@@ -170,7 +170,7 @@ def test_a_bodys_kernels_are_not_counted_twice() -> None:
         kernel("last", "Relu", 95, 1),
         RUN,
     ]
-    found = _operators(list(_kernels([*run, *run])))
+    found = operators_of(list(kernels_of([*run, *run])))
     assert {o.name: o.us for o in found} == {
         "first": 10.0,
         "in1": 7.0,
@@ -185,12 +185,12 @@ def test_a_bodys_kernels_are_not_counted_twice() -> None:
 
 @needs_onnxruntime
 def test_times_are_medians_over_the_runs_and_none_for_one() -> None:
-    from edgedl.runtime.ort import _kernels, _operators
+    from edgedl.runtime.ort.profile import kernels_of, operators_of
 
     runs = [[kernel("a", "Conv", 0, dur), RUN] for dur in (5, 90, 7)]
-    found = _operators(list(_kernels([event for run in runs for event in run])))
+    found = operators_of(list(kernels_of([event for run in runs for event in run])))
     assert [o.us for o in found] == [7.0]
-    assert [o.us for o in _operators(list(_kernels(runs[0])))] == [None]
+    assert [o.us for o in operators_of(list(kernels_of(runs[0])))] == [None]
 
 
 @needs_onnxruntime
@@ -205,25 +205,25 @@ def test_times_are_medians_over_the_runs_and_none_for_one() -> None:
     ],
 )
 def test_float_between_two_conversions_is_a_fallback(kinds: list[str], marked: list[str]) -> None:
-    from edgedl.runtime.ort import _kernels, _operators
+    from edgedl.runtime.ort.profile import kernels_of, operators_of
 
     types = {"DequantizeLinear": ("uint8", "float"), "QuantizeLinear": ("float", "uint8")}
     events = [
         kernel(f"n{i}", kind, 10 * i, 5, *types.get(kind, ("float", "float")))
         for i, kind in enumerate(kinds)
     ]
-    found = _operators(list(_kernels([*events, RUN])))
+    found = operators_of(list(kernels_of([*events, RUN])))
     assert [o.kind for o in found] == kinds
     assert [o.kind for o in found if o.fallback] == marked
 
 
 @needs_onnxruntime
 def test_nodes_of_one_name_are_told_apart() -> None:
-    from edgedl.runtime.ort import _kernels, _operators
+    from edgedl.runtime.ort.profile import kernels_of, operators_of
 
     twins = [kernel("Transpose", "Transpose", 0, 3), kernel("Transpose", "Transpose", 5, 4)]
     twins[1]["args"]["node_index"] = "1"
-    assert len(_operators(list(_kernels([*twins, RUN])))) == 2
+    assert len(operators_of(list(kernels_of([*twins, RUN])))) == 2
 
 
 @pytest.mark.skipif("openvino" not in installed_engines(), reason="openvino's means")
