@@ -18,10 +18,11 @@ from edgedl.core.model import Model
 from edgedl.core.samples import Samples
 from edgedl.core.store import atomic_write
 from edgedl.passes.graph import to_ship
-from edgedl.runtime import engine, installed_engines
+from edgedl.runtime import ON_GPU, engine, installed_engines
 from edgedl.runtime.apart import tried_apart
 from edgedl.runtime.bundle import Payload, bundle_blocks, read_bundle, stored, write_bundle
 from edgedl.runtime.check import check
+from edgedl.runtime.deflate import PLAIN
 from edgedl.runtime.golden import Answer, Golden, coarse
 from edgedl.runtime.layout import padded_bytes
 from edgedl.runtime.process import Processing
@@ -128,14 +129,16 @@ def ship(
 
 def _sharing(ahead: Payload, payload: Payload) -> Payload:
     """A payload that names another's part, as that lies there."""
-    return replace(ahead, part=payload.part, inflated=payload.inflated)
+    format_ = payload.format if ahead.format == PLAIN else ahead.format
+    return replace(ahead, part=payload.part, inflated=payload.inflated, format=format_)
 
 
 def _likely(payload: Payload) -> tuple[Payload, ...]:
     """The same part for the other engines that are installed, in settings that compute it in the
     payload's own precision, or else in float32."""
     found = []
-    for name in installed_engines():
+    # a GPU is faster where there is one, and is passed over where there is none
+    for name in sorted(installed_engines(), key=lambda one: one not in ON_GPU):
         if name != payload.engine:
             other = backend(name)
             able = payload.precision == "int8" or payload.precision in other.floats()

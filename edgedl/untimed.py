@@ -8,14 +8,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from edgedl.backends import ort_gpu, tensorrt
 from edgedl.backends.emulated import Emulated
-from edgedl.backends.tensorrt import portable
 from edgedl.benchmark.machine import this_machine
 from edgedl.benchmark.metrics.metric import Metric
 from edgedl.core.errors import Unsupported
 from edgedl.core.memory import peak_rss_bytes
 from edgedl.inputs import Groups
 from edgedl.report.compressed import Choice, Compressed
+from edgedl.runtime.gpu import PROVIDERS
 from edgedl.runtime.process import Processing
 from edgedl.search.candidates import Candidate
 from edgedl.search.outcome import outcome
@@ -55,7 +56,8 @@ def untimed(
     found = find_untimed(standing, ways)
     winner, meanwhile = found.winner, fallback(found.winner, ways)
     build = found.build.to_json()
-    settings = {"build": build} if build else {}
+    settings = {"build": build} if build and standing.parsed else {}
+    portable = ort_gpu.portable if standing.stands_for in PROVIDERS else tensorrt.portable
     machine = this_machine().to_json()
     ship(
         replace(winner, candidate=meanwhile), groups.report, output, ways.threads,

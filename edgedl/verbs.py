@@ -341,8 +341,8 @@ def doctor() -> dict[str, Any]:
         if here:
             try:
                 found = engine(name)
-                if name in ON_GPU:
-                    load("edgedl.runtime.tensorrt.cuda:cuda", "a GPU")()
+                # what an engine on a GPU finds out only by trying
+                getattr(found, "ready", lambda: None)()
                 row |= {"version": found.version, "precisions": list(found.precisions())}
             except Unsupported as error:
                 row["install"] = f"{error}; {error.hint}" if error.hint else str(error)

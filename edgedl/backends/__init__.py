@@ -15,6 +15,8 @@ BACKENDS = {
     "openvino": "edgedl.backends.openvino:BACKEND",
     "tensorrt": "edgedl.backends.tensorrt:BACKEND",
     "tensorrt_rtx": "edgedl.backends.tensorrt:BACKEND_RTX",
+    "onnxruntime-tensorrt": "edgedl.backends.ort_gpu:TENSORRT_BACKEND",
+    "onnxruntime-cuda": "edgedl.backends.ort_gpu:CUDA",
 }
 
 

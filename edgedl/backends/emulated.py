@@ -8,10 +8,13 @@ from typing import Any
 
 from edgedl.core.errors import Missing, Unsupported
 from edgedl.core.registry import installed
-from edgedl.core.target import TENSORRT, Scheme, Target
+from edgedl.core.target import ONNXRUNTIME_CUDA, TENSORRT, Scheme, Target
+from edgedl.runtime import how_to_get, nvidia_gpu_here
 from edgedl.runtime.bundle import Payload
 
 RUNNER = "onnxruntime"
+# Of engines that write their graphs otherwise than TensorRT takes them.
+OTHER_SCHEMES = {"onnxruntime-cuda": ONNXRUNTIME_CUDA}
 # onnxruntime computes the graph as it is written; in 1.31 its fusions of quantizers do not know
 # scales in float16, and that of a transposition brings the process down where a cast is near.
 AS_WRITTEN = {
@@ -38,6 +41,11 @@ class Emulated:
     schemes: tuple[Scheme, ...] = ()
     other_kernels: frozenset[str] = frozenset()
     typed = True
+
+    @property
+    def parsed(self) -> bool:
+        """Whether NVIDIA's parser takes the graph on the device, too."""
+        return self.stands_for not in OTHER_SCHEMES
 
     def check(self, target: Target) -> None:
         pass
@@ -71,9 +79,12 @@ def emulated(target: Target, unmeasured: bool) -> Emulated:
     """What stands for the engine of a target that this machine cannot run.
 
     Raises:
-        Unsupported: nobody asked for what is not measured. Missing: onnxruntime is not installed.
+        Unsupported: nobody asked for what is not measured. Missing: onnxruntime is not installed,
+            or there is a GPU and the engine is not.
     """
     [name] = target.engines
+    if not unmeasured and nvidia_gpu_here():
+        raise Missing(f"{name} is not installed", hint=how_to_get(name))
     if not unmeasured:
         raise Unsupported(
             f"target `{target.name}` needs {target.needs}, and this machine has none that it can"
@@ -86,4 +97,4 @@ def emulated(target: Target, unmeasured: bool) -> Emulated:
             f"without {target.needs}, {RUNNER} checks the answers, and it is not installed",
             hint=f"pip install 'edgedl[{RUNNER}]'",
         )
-    return Emulated(name, target.needs)
+    return Emulated(name, target.needs, OTHER_SCHEMES.get(name, TENSORRT))

@@ -96,7 +96,8 @@ def target_option(command: Command) -> Command:
         "--target",
         metavar="NAME",
         callback=cap,
-        help="cpu, onnxruntime, openvino, tensorrt or tensorrt_rtx; or a processor to foretell:"
+        help="cpu, onnxruntime, openvino, tensorrt, tensorrt_rtx, onnxruntime-cuda or"
+        " onnxruntime-tensorrt; or a processor to foretell:"
         f" {', '.join(PROCESSORS)}.",
     )(command)
 

@@ -132,6 +132,10 @@ TENSORRT = Scheme(
     operators=PRODUCTS | {"ConvTranspose", "Add", "AveragePool", "GlobalAveragePool"},
     moves=MOVES,
 )
+# Its CUDA provider has no int8 kernels of convolutions and products: weights may be stored so.
+ONNXRUNTIME_CUDA = replace(
+    TENSORRT, name="onnxruntime-cuda", operators=frozenset(), fuses_adds=False
+)
 
 
 @dataclass(frozen=True)
@@ -201,6 +205,18 @@ TARGETS: Mapping[str, Target] = {
     "openvino": Target("openvino", ("openvino",), "Intel and other x86 CPUs, Arm"),
     "tensorrt": Target("tensorrt", ("tensorrt",), "Jetson and other NVIDIA GPUs", NVIDIA),
     "tensorrt_rtx": Target("tensorrt_rtx", ("tensorrt_rtx",), "NVIDIA RTX GPUs", NVIDIA),
+    "onnxruntime-cuda": Target(
+        "onnxruntime-cuda",
+        ("onnxruntime-cuda",),
+        "NVIDIA GPUs, onnxruntime's own kernels",
+        NVIDIA,
+    ),
+    "onnxruntime-tensorrt": Target(
+        "onnxruntime-tensorrt",
+        ("onnxruntime-tensorrt",),
+        "NVIDIA GPUs, TensorRT in onnxruntime",
+        NVIDIA,
+    ),
     **{
         one.name: Target(
             one.name,
@@ -212,7 +228,14 @@ TARGETS: Mapping[str, Target] = {
 }
 SCHEMES: Mapping[str, Scheme] = {
     scheme.name: scheme
-    for scheme in (ONNXRUNTIME, OPENVINO, TENSORRT, ONNXRUNTIME_SIGNED, OPENVINO_SKEWED)
+    for scheme in (
+        ONNXRUNTIME,
+        OPENVINO,
+        TENSORRT,
+        ONNXRUNTIME_SIGNED,
+        OPENVINO_SKEWED,
+        ONNXRUNTIME_CUDA,
+    )
 }
 # Engines that a plan may be for; each has a scheme of its name.
 PLANNED_ENGINES = ("onnxruntime", "openvino", "tensorrt")

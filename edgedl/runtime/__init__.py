@@ -14,7 +14,7 @@ from edgedl.core.errors import BadOption, Missing, nearest
 from edgedl.core.progress import Progress
 from edgedl.core.registry import installed, resolve
 from edgedl.runtime.bundle import open_bundle
-from edgedl.runtime.gpu import INSTALL, nvidia_gpu_here
+from edgedl.runtime.gpu import INSTALL, PROVIDERS, nvidia_gpu_here, provider_here
 from edgedl.runtime.session import EngineSession, Operator
 from edgedl.runtime.sign.sealed import KeySource
 from edgedl.runtime.sign.trust import TrustSource
@@ -29,8 +29,10 @@ ENGINES = {
     "openvino": "edgedl.runtime.openvino:ENGINE",
     "tensorrt": "edgedl.runtime.tensorrt.engine:ENGINE",
     "tensorrt_rtx": "edgedl.runtime.tensorrt.engine:ENGINE_RTX",
+    "onnxruntime-tensorrt": "edgedl.runtime.ort.gpu:TENSORRT",
+    "onnxruntime-cuda": "edgedl.runtime.ort.gpu:CUDA",
 }
-ON_GPU = frozenset({"tensorrt", "tensorrt_rtx"})
+ON_GPU = frozenset({"tensorrt", "tensorrt_rtx", *PROVIDERS})
 
 
 class Engine(Protocol):
@@ -138,6 +140,8 @@ def engine(name: str) -> Engine:
     Raises:
         BadOption: unknown. Missing: not installed; the hint says how to install it.
     """
+    if name in PROVIDERS and not installed("onnxruntime"):
+        raise Missing(f"engine `{name}` needs onnxruntime-gpu", hint=INSTALL[name])
     found: Engine = resolve(ENGINES, name, kind="engine", group="edgedl.engines")
     return found
 
@@ -146,7 +150,11 @@ def installed_engines() -> tuple[str, ...]:
     """The engines whose package is installed here, and whose GPU the system shows where they need
     one; found out without importing one."""
     absent = frozenset() if nvidia_gpu_here() else ON_GPU
-    return tuple(name for name in ENGINES if name not in absent and installed(name))
+    return tuple(name for name in ENGINES if name not in absent and _is_installed(name))
+
+
+def _is_installed(name: str) -> bool:
+    return provider_here(name) if name in PROVIDERS else installed(name)
 
 
 def how_to_get(name: str) -> str:

@@ -61,11 +61,11 @@ def expand(model: bytes) -> tuple[bytes, dict[str, np.ndarray]]:
 
 
 def _expanded(data: memoryview) -> tuple[bytes, dict[str, np.ndarray]] | None:
-    model = list(_fields(data))
+    model = list(fields(data))
     graphs = [value for number, value, _ in model if number == GRAPH]
     if len(graphs) != 1 or not isinstance(graphs[0], memoryview):
         return None
-    graph = list(_fields(graphs[0]))
+    graph = list(fields(graphs[0]))
     if not any(number == NODE and CAST in bytes(whole) for number, _, whole in graph):
         return None
     nodes = {i: _node(_bytes(value)) for i, (n, value, _) in enumerate(graph) if n == NODE}
@@ -128,7 +128,7 @@ def _product(codes: _Tensor, scales: _Tensor) -> np.ndarray | None:
     return array
 
 
-def _fields(data: memoryview) -> Iterator[Field]:
+def fields(data: memoryview) -> Iterator[Field]:
     """Number, value and all bytes of each field of a message, by the wire format of Protocol
     Buffers; the value of a field of fixed width is its bytes."""
     at = 0
@@ -175,14 +175,14 @@ def _text(value: int | memoryview) -> str:
 
 
 def _name(message: memoryview, number: int) -> str:
-    return next((_text(value) for n, value, _ in _fields(message) if n == number), "")
+    return next((_text(value) for n, value, _ in fields(message) if n == number), "")
 
 
 def _node(message: memoryview) -> _Node:
     """A node; it is not plain where it has a body."""
     operator, domain, inputs, outputs = "", "", [], []
     to, plain = None, True
-    for number, value, _ in _fields(message):
+    for number, value, _ in fields(message):
         if number == INPUTS:
             inputs.append(_text(value))
         elif number == OUTPUTS:
@@ -192,7 +192,7 @@ def _node(message: memoryview) -> _Node:
         elif number == DOMAIN:
             domain = _text(value)
         elif number == ATTRIBUTE:
-            for inner, held, _ in _fields(_bytes(value)):
+            for inner, held, _ in fields(_bytes(value)):
                 plain = plain and inner not in ATTRIBUTE_GRAPHS
                 if inner == ATTRIBUTE_INT and isinstance(held, int):
                     to = held
@@ -203,7 +203,7 @@ def _node(message: memoryview) -> _Node:
 def _tensor(message: memoryview) -> tuple[str, _Tensor]:
     name, dtype, raw = "", 0, None
     shape: list[int] = []
-    for number, value, _ in _fields(message):
+    for number, value, _ in fields(message):
         if number == NAME:
             name = _text(value)
         elif number == DTYPE and isinstance(value, int):

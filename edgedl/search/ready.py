@@ -9,6 +9,7 @@ import numpy as np
 
 from edgedl.backends import Backend, backend
 from edgedl.backends.emulated import emulated
+from edgedl.backends.ort_gpu import OrtGpuBackend
 from edgedl.backends.tensorrt import TensorRtBackend
 from edgedl.benchmark.accuracy import agreement
 from edgedl.core.errors import BadOption, EdgeError, EngineFailed, Missing, Unsupported
@@ -103,7 +104,7 @@ def backends_of(target: Target, unmeasured: bool = False) -> tuple[list[Backend]
 
 def for_shapes(built: Backend, model: Model, samples: Samples) -> Backend:
     """The same backend; one that builds for bounded shapes, for those that the samples have."""
-    if not isinstance(built, TensorRtBackend):
+    if not isinstance(built, (TensorRtBackend, OrtGpuBackend)) or not built.scheme.operators:
         return built
     seen = [{name: array.shape for name, array in feed.items()} for feed in samples]
     build = Build(profiles=profile_seen(model.signature, seen))

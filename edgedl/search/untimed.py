@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from edgedl.backends.emulated import AS_WRITTEN, RUNNER, Emulated
+from edgedl.backends.ort_gpu import NO_INT8
 from edgedl.core.errors import EdgeError, EngineFailed, Unsupported
 from edgedl.core.model import Model
 from edgedl.core.registry import installed
@@ -111,7 +112,7 @@ def find_untimed(standing: Emulated, ways: Ways) -> Untimed:
             build = build_for(candidate.model, ways)
             data, names = to_ship(candidate.model)
             try:
-                proof = proven(data, build)
+                proof = proven(data, build) if standing.parsed else Proof(None)
             except Refused as refused:
                 raise refused.named(names) from refused
             if proof.refused and not proof.bytes:
@@ -166,6 +167,8 @@ def _candidates(standing: Emulated, ways: Ways) -> Iterator[Candidate | Refusal]
         whole: Candidate | Refusal | None = planned(
             standing, ways.clean, ways.calibration, ways.plan, ways.progress
         )
+    elif ways.ask in ("int8", "auto") and not standing.scheme.operators:
+        whole = Refusal(f"{standing.stands_for} int8", NO_INT8)
     elif ways.ask in ("int8", "auto"):
         whole = int8_of(standing, ways)
     else:
@@ -208,6 +211,8 @@ def fallback(winner: Trial, ways: Ways) -> Candidate:
 def doubts_of(standing: Emulated, found: Untimed) -> list[str]:
     """What a reader must know of a model that was never on its device."""
     told = [NEVER_TIMED.format(needs=standing.needs)]
+    if not standing.parsed:
+        return told
     if found.proof.builder is None:
         told.append(
             "NVIDIA's parser has not seen it: pip install 'edgedl[tensorrt-rtx]', which parses and"

@@ -36,14 +36,11 @@ class OrtSession:
         self._engine: onnxruntime.InferenceSession | None = engine
         self._run: Callable[..., Any] = engine.run
         self._into: Callable[..., Any] = engine.run_with_iobinding
-        self.signature = Signature(
-            tuple(_tensor(value) for value in engine.get_inputs()),
-            tuple(_tensor(value) for value in engine.get_outputs()),
-        )
+        self.signature = signature_of(engine)
         self._outputs = [tensor.name for tensor in self.signature.outputs]
         self._check = InputCheck(self.signature)
         self._check_outputs = OutputCheck(self.signature)
-        self._bindings = Bindings(engine.io_binding, self._outputs[0])
+        self._bindings: Any = Bindings(engine.io_binding, self._outputs[0])
         self._alarm = Alarm()
         # An element for each call that runs: appending to a list needs no lock.
         self._inside: list[None] = []
@@ -200,6 +197,18 @@ class ReusingSession(OrtSession):
 def reason_of(error: Exception) -> str:
     """The first line of what onnxruntime raised."""
     return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+
+
+def signature_of(engine: onnxruntime.InferenceSession) -> Signature:
+    """What a model takes and gives.
+
+    Raises:
+        EngineFailed: a tensor is of a type that no array holds.
+    """
+    return Signature(
+        tuple(_tensor(value) for value in engine.get_inputs()),
+        tuple(_tensor(value) for value in engine.get_outputs()),
+    )
 
 
 def _tensor(value: onnxruntime.NodeArg) -> Tensor:

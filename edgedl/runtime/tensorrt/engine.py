@@ -23,6 +23,7 @@ from edgedl.core.fields import to_plain
 from edgedl.core.progress import Progress, silent
 from edgedl.core.store import Store, atomic_write, default_root, key_of
 from edgedl.runtime import Standing
+from edgedl.runtime.gpu import fast_floats
 from edgedl.runtime.meanwhile import Meanwhile
 from edgedl.runtime.session import EngineSession, Operator
 from edgedl.runtime.tensorrt.apart import (
@@ -43,9 +44,6 @@ from edgedl.runtime.tensorrt.session import TensorRtSession
 from edgedl.runtime.tensorrt.settings import Build, build_of
 
 LOGGER = logging.getLogger(__name__)
-# The oldest GPUs on which half the bits are no slower (CUDA programming guide, arithmetic).
-FAST = {"float16": (5, 3), "bf16": (8, 0)}
-SLOW_HALF = {(6, 1)}
 MOST_ENGINE_BYTES = 10 * 10**9
 Model = bytes | str | Path
 
@@ -93,15 +91,17 @@ class TensorRtEngine:
     def precisions(self) -> tuple[str, ...]:
         """By the GPU's compute capability; `float32` alone where there is none."""
         try:
-            capability = self.find_cuda().device(0).capability
+            return ("float32", *fast_floats(self.find_cuda().device(0).capability))
         except EdgeError:
             return ("float32",)
-        fast = [
-            name
-            for name, first in FAST.items()
-            if capability >= first and not (name == "float16" and capability in SLOW_HALF)
-        ]
-        return ("float32", *fast)
+
+    def ready(self) -> None:
+        """Look whether there is a GPU that CUDA can use.
+
+        Raises:
+            Unsupported: there is no driver, no GPU, or the driver is too old.
+        """
+        self.find_cuda()
 
     def open_model(
         self, model: Model, *, settings: Mapping[str, Any], threads: int | None = None
