@@ -18,6 +18,7 @@ from edgedl.passes.graph import to_ship
 from edgedl.runtime import ENGINES, installed_engines
 from edgedl.runtime.bundle import write_bundle
 from edgedl.runtime.golden import Answer, Golden
+from edgedl.runtime.gpu import PROVIDERS
 from edgedl.runtime.process import Processing
 from tests.models import answers, conv_net, feeds, saved
 
@@ -111,7 +112,8 @@ def installed_or_skipped(engine_name: str) -> str:
 def bare(folder: Path, engine_name: str, words: Sequence[object], *allowed: str) -> str:
     """What `python WORDS` prints where it and every process that it starts may import numpy, one
     engine and what is allowed beside them."""
-    refused = {*REFUSED, *ENGINES} - {engine_name, *allowed}
+    module = "onnxruntime" if engine_name in PROVIDERS else engine_name
+    refused = {*REFUSED, *ENGINES} - {module, *allowed}
     place = folder / "bare"
     place.mkdir(exist_ok=True)
     (place / "sitecustomize.py").write_text(REFUSE.format(refused=refused))

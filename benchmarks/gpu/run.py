@@ -9,7 +9,8 @@ not: `tensorrt-rtx-cu13-libs` and `-bindings` and `tensorrt-rtx` or `tensorrt`, 
 In this order: the GPU; whether TensorRT and TensorRT-RTX accept it; the engine tests; the latency
 of four models in float32, float16, int8 and fp8 through our runtime, and of torch eager,
 `torch.compile` with CUDA graphs, and onnxruntime's CUDA provider on the same input, from the host
-and back to it; how far all answers are from float32 on the processor; and what our calls cost over
+and back to it; onnxruntime's CUDA and TensorRT providers through our sessions, plain and as one
+CUDA graph; how far all answers are from float32 on the processor; and what our calls cost over
 the bare loop. Weights are random (models.py). Every step is a process of its own with a time limit.
 What did not run says why, and stands nowhere as a number.
 
@@ -37,8 +38,12 @@ ROOT = HERE.parents[1]
 RESULTS = HERE.parent / "results"
 MODELS = ("resnet50", "mobilenetv2", "vit-tiny", "minilm")
 LIBRARIES = ("tensorrt", "tensorrt_rtx")
+ONNXRUNTIMES = ("onnxruntime-cuda", "onnxruntime-tensorrt")
 PRECISIONS = ("float32", "float16", "int8", "fp8")
-LIMITS_S = {"tests": 900, "export": 600, "parse": 600, "torch-compile": 600, "ours": 900}
+LIMITS_S = {
+    "tests": 900, "export": 600, "parse": 600, "torch-compile": 600, "ours": 900,
+    "ours-onnxruntime": 900,
+}  # fmt: skip
 LIMIT_S = 300
 NO_GPU = "no GPU"
 WITHOUT_GPU = ("export", "parse")
@@ -46,7 +51,7 @@ WITHOUT_GPU = ("export", "parse")
 
 def plan(models: list[str]) -> Iterator[tuple[str, ...]]:
     """All steps after the first, in order."""
-    for library in LIBRARIES:
+    for library in (*LIBRARIES, *ONNXRUNTIMES):
         yield "accept", library
     yield ("tests",)
     for name in models:
@@ -59,6 +64,9 @@ def plan(models: list[str]) -> Iterator[tuple[str, ...]]:
         for peer in ("torch-eager", "torch-compile", "onnxruntime"):
             for precision in PRECISIONS[:2]:
                 yield peer, name, precision
+        for library in ONNXRUNTIMES:
+            for precision in PRECISIONS[: 3 if library == "onnxruntime-tensorrt" else 2]:
+                yield "ours-onnxruntime", name, library, precision
         yield "agreement", name
         for library in LIBRARIES:
             yield "overhead", name, library

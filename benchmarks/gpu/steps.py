@@ -28,6 +28,7 @@ WARM_UP_CALLS, FEWEST_CALLS = 50, 50
 SECONDS = float(os.environ.get("GPU_SECONDS", "3"))
 TESTS = (
     "tests/runtime/tensorrt",
+    "tests/runtime/ort",
     "tests/runtime/test_session.py",
     "tests/runtime/test_run_into.py",
     "tests/contracts/test_engines.py",
@@ -231,6 +232,38 @@ def onnxruntime_cuda(work: Path, name: str, precision: str) -> dict[str, Any]:
     return {"run": timed(lambda: session.run(None, feed))}
 
 
+def ours_onnxruntime(work: Path, name: str, library: str, precision: str) -> dict[str, Any]:
+    """onnxruntime's CUDA or TensorRT provider through our session, plain and as one CUDA graph,
+    into fresh arrays and into the caller's; how much of the model the processor computes."""
+    from models import onnx_path
+
+    engine, feed = engine_of(library, work), one(name)
+    path, found = onnx_path(work, name, precision), {}
+    for label, settings in (("plain", {}), ("graph", {"graph": True})):
+        start = perf_counter_ns()
+        try:
+            session = engine.open_model(path, settings=settings)
+        except Exception as error:
+            found[label] = {"failed": " ".join(str(error).split())[:300]}
+            continue
+        with session:
+            opened = (perf_counter_ns() - start) / 1e9
+            outputs = session.run(feed)
+            if label == "plain":
+                who = f"{library}-{precision}"
+                keep_answers(work, name, who, lambda row, of=session: of.run(row)["logits"])
+            found[label] = {
+                "run": timed(lambda of=session: of.run(feed)),
+                "run_into": timed(lambda of=session, out=outputs: of.run_into(feed, out)),
+                "note": session.note,
+                "open_s": opened,
+            }
+    if "failed" not in found["plain"]:
+        left = [o for o in engine.operators(path, feed, settings={}, runs=5) if o.fallback]
+        found["on_cpu"] = sorted({operator.kind for operator in left})
+    return {**found, **found["plain"]}
+
+
 def reference(work: Path, name: str) -> dict[str, Any]:
     """torch in float32 on the processor, which the others are compared with."""
     import torch
@@ -316,6 +349,7 @@ STEPS: dict[str, Callable[..., dict[str, Any]]] = {
     "torch-eager": lambda work, name, precision: torch_network(work, name, precision, False),
     "torch-compile": lambda work, name, precision: torch_network(work, name, precision, True),
     "onnxruntime": onnxruntime_cuda,
+    "ours-onnxruntime": ours_onnxruntime,
     "agreement": agreement,
     "overhead": overhead,
 }

@@ -48,10 +48,11 @@ def markdown(document: dict[str, Any]) -> str:
     lines += [*table(rows), "", "## Latency of a call in ms, p50 (p99), batch 1", ""]
     lines += ["From arrays of the host and back to them; weights are random.", ""]
     rows = [["model", "who", "precision", "run", "run_into, pinned", "state"]]
-    for one in of(steps, "ours", *PEERS):
+    for one in of(steps, "ours", "ours-onnxruntime", *PEERS):
         who, name, *rest = one["step"]
-        who, precision = (rest[0], rest[1]) if who == "ours" else (who, rest[0])
-        note = one.get("note") or ""
+        who, precision = (rest[0], rest[1]) if who.startswith("ours") else (who, rest[0])
+        graph = one.get("graph", {})
+        note = one.get("note") or (f"as a graph: {latency(graph, 'run_into')}" if graph else "")
         rows.append(
             [name, who, precision, latency(one, "run"), latency(one, "run_into"), state(one, note)]
         )

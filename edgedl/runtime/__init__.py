@@ -140,8 +140,10 @@ def engine(name: str) -> Engine:
     Raises:
         BadOption: unknown. Missing: not installed; the hint says how to install it.
     """
-    if name in PROVIDERS and not installed("onnxruntime"):
-        raise Missing(f"engine `{name}` needs onnxruntime-gpu", hint=INSTALL[name])
+    if name in PROVIDERS and not provider_here(name):
+        raise Missing(
+            f"engine `{name}` needs a provider that no onnxruntime here has", hint=INSTALL[name]
+        )
     found: Engine = resolve(ENGINES, name, kind="engine", group="edgedl.engines")
     return found
 

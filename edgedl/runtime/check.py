@@ -9,6 +9,7 @@ from pathlib import Path
 from edgedl.core.errors import EdgeError, Missing, Unsupported
 from edgedl.runtime.bundle import Bundle, open_bundle
 from edgedl.runtime.golden import Golden
+from edgedl.runtime.gpu import nvidia_gpu_here
 from edgedl.runtime.opening import Way, engine_of, open_payload, refuse_unfit
 from edgedl.runtime.sign.sealed import KeySource
 from edgedl.runtime.sign.trust import Proof, TrustSource
@@ -81,7 +82,10 @@ def _check_payload(bundle: Bundle, i: int, golden: Golden, threads: int | None) 
     payload = bundle.payloads[i]
     told = partial(PayloadCheck, payload.engine, payload.precision)
     try:
-        refuse_unfit(payload, engine_of(payload))
+        chosen = engine_of(payload)
+        refuse_unfit(payload, chosen)
+        if chosen.on_gpu and not nvidia_gpu_here():
+            raise Unsupported("it needs an NVIDIA GPU, and the system shows none")
     except Missing as absent:
         return told(None, f"{absent.hint} to check it", skipped=True)
     except Unsupported as unfit:

@@ -50,7 +50,8 @@ def files(chosen: Iterable[str], package: Path = PACKAGE) -> tuple[Path, ...]:
     if strange := set(chosen) - set(known):
         raise ValueError(f"no engine {', '.join(sorted(strange))}; known: {', '.join(known)}")
     verbs = {**_table(init, "VERBS"), **_table(init, "ON_DEVICE")}
-    left_out = {_module(path) for name, path in known.items() if name not in chosen}
+    asked = {_module(known[name]) for name in chosen}
+    left_out = {_module(path) for path in known.values()} - asked
     waiting = [_module(verbs[name]) for name in VERBS if name in verbs]
     waiting += [_module(known[name]) for name in chosen]
     found = {init}

@@ -205,6 +205,8 @@ class OrtGpuEngine:
         key = key_of(
             kind="onnxruntime tensorrt",
             model=_digest(model),
+            # after which onnxruntime calls the engines' files
+            file="" if isinstance(model, bytes) else Path(model).name,
             running=to_plain(running),
             machine=[self.version, _text(DRIVER), self._gpu(running.device)],
         )

@@ -1,4 +1,4 @@
-"""onnxruntime as it behaves where a GPU is, is not, or is half there: the processor in its place."""
+"""onnxruntime where a GPU is, is not, or is half there, with the processor in its place."""
 
 from __future__ import annotations
 

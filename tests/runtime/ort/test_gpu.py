@@ -1,9 +1,8 @@
-"""onnxruntime's GPU engines without a GPU: errors in words, options, copies, what sessions promise."""
+"""onnxruntime's GPU engines without a GPU: errors in words, options, what sessions promise."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,12 +59,10 @@ def test_a_child_process_tries_and_builds_before_this_one_opens(
             np.testing.assert_allclose(session.run(feed)["logits"], wanted(net, feed)["logits"])
     assert real.store is not None
     kept = len(list(real.store.root.glob("??/*/opened.json")))
-    assert kept == (2 if real is not None and real.name.endswith("tensorrt") else 1)
-    calls = []
+    assert kept == (3 if real.name.endswith("tensorrt") else 1)
     again = replace(real, open_work="tests.runtime.ort.fakes:crash")
     with again.open_model(path, settings={}) as session:
-        calls.append(session.run(feed))
-    assert len(calls) == 1
+        assert session.run(feed)["logits"].shape == (1, 5)
 
 
 @GRAPH
@@ -122,20 +119,20 @@ def test_threads_do_not_see_one_anothers_inputs(here: OrtGpuEngine, graph: bool)
     net = conv_net()
     rows = [image(1, 3, 8, 8) * (i + 1) for i in range(4)]
     expected = [wanted(net, {"x": row})["logits"] for row in rows]
-    wrong: list[int] = []
+    alike: list[bool] = []
     with opened(here, net, graph=graph) as session:
 
         def work(i: int) -> None:
             for _ in range(30):
-                if not np.allclose(session.run({"x": rows[i]})["logits"], expected[i], atol=1e-5):
-                    wrong.append(i)
+                answer = session.run({"x": rows[i]})["logits"]
+                alike.append(np.allclose(answer, expected[i], atol=1e-5))
 
         threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    assert wrong == []
+    assert alike == [True] * 120
 
 
 @GRAPH
@@ -287,13 +284,13 @@ def test_a_run_out_of_memory_is_said_in_words(tmp_path: Path) -> None:
 
 
 @pytest.fixture(params=[CUDA, TENSORRT], ids=lambda one: one.name)
-def gpu(request: pytest.FixtureRequest) -> Iterator[OrtGpuEngine]:
+def gpu(request: pytest.FixtureRequest) -> OrtGpuEngine:
     made: OrtGpuEngine = request.param
     try:
         made.ready()
     except (Missing, Unsupported) as error:
         pytest.skip(error.message)
-    yield made
+    return made
 
 
 @GRAPH

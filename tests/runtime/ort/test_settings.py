@@ -1,4 +1,4 @@
-"""Provider options: every name is one that onnxruntime-gpu has, and what the settings make of them."""
+"""Provider options: names that onnxruntime-gpu has, and what the settings make of them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import ast
 import json
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 import edgedl
 from edgedl.core.errors import Unsupported
-from edgedl.passes.half import Half
-from edgedl.passes.quantize import Quantize
 from edgedl.runtime.gpu import fast_floats, provider_here
 from edgedl.runtime.ort.settings import cuda_options, running_of, tensorrt_options
 from edgedl.runtime.ort.types import types_in
@@ -90,12 +91,22 @@ def test_what_onnxruntime_has_no_option_for_is_refused(build: dict[str, object])
 
 
 def test_the_graph_says_which_types_it_has(tmp_path: Path) -> None:
-    model = saved(conv_net(), tmp_path)
-    assert types_in(model.path) == types_in(model.path.read_bytes()) == frozenset()
-    assert types_in(Half()(model).path) == {"float16"}
+    net = conv_net()
+    path = saved(net, tmp_path).path
+    assert types_in(path) == types_in(path.read_bytes()) == frozenset()
+    for number, name in ((10, "float16"), (16, "bf16"), (1, None)):
+        cast = onnx.ModelProto()
+        cast.CopyFrom(net)
+        cast.graph.node.append(helper.make_node("Cast", ["logits"], ["half"], to=number))
+        assert types_in(cast.SerializeToString()) == {name} - {None}
+    weight = numpy_helper.from_array(np.zeros(3, np.float16), "w")
+    codes = numpy_helper.from_array(np.zeros(3, np.int8), "c")
+    net.graph.initializer.extend([weight, codes])
+    assert types_in(net.SerializeToString()) == {"float16"}
+    net.graph.node.append(helper.make_node("DequantizeLinear", ["c", "s"], ["d"]))
+    assert types_in(net.SerializeToString()) == {"float16", "int8"}
     assert types_in(b"nothing like a model") == frozenset()
     assert types_in(tmp_path / "none.onnx") == frozenset()
-    assert Quantize.name
 
 
 def test_a_provider_is_found_by_its_library(tmp_path: Path) -> None:
