@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from edgedl.backends import Backend
+from edgedl.backends.ort_gpu import NO_INT8
 from edgedl.core.errors import EdgeError
 from edgedl.core.model import Model
 from edgedl.core.progress import Progress
@@ -106,7 +107,9 @@ def _prepared(backends: Sequence[Backend], ways: Ways) -> Prepared | Refusal:
     schemes = [s for b in backends for s in (b.scheme, *b.schemes)]
     watched = tensors_to_watch(ways.clean, schemes)
     if not watched and not has_choices(ways.clean, schemes):
-        return Refusal("int8", "no operator of the graph has an int8 kernel here")
+        without = not any(built.scheme.operators for built in backends)
+        reason = NO_INT8 if without else "no operator of the graph has an int8 kernel here"
+        return Refusal("int8", reason)
     if not watched:
         return Prepared(ways.clean, {})
     need = forecast(ways.clean, watched, ways.calibration)
