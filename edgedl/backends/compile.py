@@ -62,7 +62,7 @@ def compile(  # noqa: A001
         )
     check_writable(Path(output))
     opened = open_bundle(bundle, trust=trust, key=key)
-    signed = HEADER.unpack_from(opened.data)[1] == SIGNED
+    signed = HEADER.unpack(opened.data.read(0, HEADER.size))[1] == SIGNED
     wanted = compiling.aimed(opened, target)
     rows, _ = compiled_into(opened, Path(output), wanted, threads, clock)
     return Compiled(opened.path, rows, Path(output), (UNSIGNED,) if signed else ())

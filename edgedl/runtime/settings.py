@@ -46,6 +46,15 @@ TENSORRT: Mapping[str, Check] = {
     "device": _up_to(MOST_DEVICES),
     "streamed_bytes": lambda value: value is None or _up_to(1 << 48)(value),
 }
+ONNXRUNTIME_GPU: Mapping[str, Check] = {  # which `edgedl.runtime.ort.settings` takes apart
+    "device": _up_to(MOST_DEVICES),
+    "graph": _is_switch,
+    "tf32": lambda value: value is None or _is_switch(value),
+    "conv_search": lambda v: v is None or _one_of("exhaustive", "heuristic", "default")(v),
+    "channels_last": _is_switch,
+    "memory_bytes": lambda value: value is None or _up_to(1 << 48)(value),
+    "build": _is_document,
+}
 # By engine; of engines that are not ours, nothing is known here.
 KNOWN: Mapping[str, Mapping[str, Check]] = {
     "onnxruntime": {
@@ -54,6 +63,8 @@ KNOWN: Mapping[str, Mapping[str, Check]] = {
         "unfused": _is_names,
     },
     "openvino": {"precision": _one_of("f32", "bf16", "f16"), "other_kernels": _is_names},
+    "onnxruntime-cuda": ONNXRUNTIME_GPU,
+    "onnxruntime-tensorrt": ONNXRUNTIME_GPU,
     "tensorrt": TENSORRT,
     "tensorrt_rtx": TENSORRT,
 }
