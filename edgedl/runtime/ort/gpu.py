@@ -29,9 +29,10 @@ from edgedl.core.errors import EdgeError, EngineFailed, Missing, Unsupported
 from edgedl.core.fields import to_plain
 from edgedl.core.store import Store, default_root, key_of
 from edgedl.runtime.gpu import INSTALL, fast_floats
+from edgedl.runtime.ort.gpu_session import OrtGpuSession
 from edgedl.runtime.ort.profile import PROCESSOR, profiled, profiling
 from edgedl.runtime.ort.said import failed, no_provider
-from edgedl.runtime.ort.session import OrtSession, session_options, signature_of
+from edgedl.runtime.ort.session import session_options, signature_of
 from edgedl.runtime.ort.settings import (
     Running,
     check_shapes,
@@ -40,7 +41,7 @@ from edgedl.runtime.ort.settings import (
     tensorrt_options,
 )
 from edgedl.runtime.ort.types import types_in
-from edgedl.runtime.ort.wires import Captured, Place, Wires
+from edgedl.runtime.ort.wires import Place
 from edgedl.runtime.session import Operator
 from edgedl.runtime.tensorrt.apart import Task, done_apart
 from edgedl.runtime.tensorrt.cuda import Cuda, cuda
@@ -60,52 +61,6 @@ TINY = bytes.fromhex(
     "08093a400a110a01780a017812017922064d61744d756c1201675a130a0178120e0a0c080112080a0208040a020804"
     "62130a0179120e0a0c080112080a0208040a02080442040a001012"
 )
-
-
-class OrtGpuSession(OrtSession):
-    """One `InferenceSession` on a GPU: inputs are copied there once, answers back once.
-
-    Several threads may run it at once, each with inputs of its own on the GPU; as one CUDA graph
-    they take turns. A deadline stops the CUDA provider between two operators; TensorRT goes on with
-    what it has begun, and the call that is late ends with it.
-
-    Attributes:
-        note: how many operators the processor computes, where there are any.
-    """
-
-    def __init__(self, engine: Any, place: Place, *, graph: bool, note: str | None) -> None:
-        super().__init__(engine)
-        self.note = note
-        wires = Captured if graph else Wires
-        self._wires: Any = wires(engine, place, self.signature)
-        self._bindings = self._wires
-        self._run, self._into = self._ran, _launch
-
-    def _ran(self, names: list[str], feed: Mapping[str, np.ndarray], *options: Any) -> Any:
-        if not self._wires.fixed:
-            wire = self._wires.lend({names[0]: None})
-            wire.fill(feed)
-            answers = wire.fetched(tuple(names), *options)
-            self._wires.give_back(wire, {names[0]: None})
-            return answers
-        made = {t.name: np.empty(_sizes(t.shape), t.dtype) for t in self.signature.outputs}
-        wire = self._wires.lend(made)
-        wire.fill(feed)
-        wire.direct(made)
-        wire.launch(*options)
-        self._wires.give_back(wire, made)
-        return list(made.values())
-
-    def _failed(self, error: Exception) -> EdgeError:
-        return failed(error, "onnxruntime failed")
-
-
-def _launch(wire: Any, *options: Any) -> None:
-    wire.launch(*options)
-
-
-def _sizes(shape: tuple[Any, ...] | None) -> tuple[int, ...]:
-    return tuple(int(size) for size in shape or ())
 
 
 @dataclass(frozen=True)

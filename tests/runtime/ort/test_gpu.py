@@ -13,7 +13,8 @@ import pytest
 
 from edgedl.core.errors import BadOption, BadValue, EngineFailed, Missing, Unsupported, WrongInput
 from edgedl.runtime import engine
-from edgedl.runtime.ort.gpu import CUDA, TENSORRT, TINY, OrtGpuEngine, OrtGpuSession
+from edgedl.runtime.ort.gpu import CUDA, TENSORRT, TINY, OrtGpuEngine
+from edgedl.runtime.ort.gpu_session import OrtGpuSession
 from edgedl.runtime.ort.said import failed, no_provider
 from tests.models import conv_net, dynamic_net
 from tests.runtime.ort.fakes import NAMES, faked, instead
