@@ -42,6 +42,19 @@ assert edgedl.check(bundle).ok
 assert edgedl.processing(bundle).preprocess.kind == "image"
 with edgedl.answering(bundle, threads=1) as model:
     best = model.answer(np.full((20, 30, 3), 99, np.uint8))[0]
+with edgedl.open(bundle, warm=True, finite=True) as session:
+    many = edgedl.run_batch(session, {"x": np.concatenate([feed["x"]] * 2)})["logits"]
+    assert np.allclose(many, wanted, atol=1e-4)
+    with edgedl.Workers(session) as workers:
+        assert np.allclose(workers.submit(feed, 1e6).result()["logits"], wanted, atol=1e-4)
+    try:
+        edgedl.Stream(session)
+    except edgedl.EdgeError as error:
+        assert "no output is named as a state" in str(error)
+    try:
+        session.run({"y": feed["x"]})
+    except edgedl.EdgeError as error:
+        assert "`y` is not an input" in str(error)
 np.savez(given, x=feed["x"])
 assert edgedl.run(bundle, given, out) == 1
 with np.load(out) as saved:
@@ -60,7 +73,13 @@ for path in sorted(place.rglob("*.py")):
     except ModuleNotFoundError as error:
         if error.name not in engines:
             unloadable.append([name, error.name])
-print(json.dumps({"label": best.label, "refused": refused, "unloadable": unloadable}))
+hint = None
+try:
+    edgedl.answering(bundle).answer(bundle.with_suffix(".png"))
+except edgedl.EdgeError as error:
+    hint = error.hint
+print(json.dumps({"label": best.label, "refused": refused, "unloadable": unloadable,
+                  "hint": hint}))
 """
 
 
@@ -106,6 +125,8 @@ def test_an_engine_that_is_not_asked_for_stays_behind(tree: ModuleType) -> None:
     assert "runtime/openvino.py" not in files
     assert not any(name.startswith(("train", "passes", "benchmark", "cli")) for name in files)
     assert "runtime/ort/gpu.py" not in files
+    assert not any("tensorrt" in name for name in files)
+    assert "runtime/tensorrt/engine.py" in {str(path) for path in tree.files(["tensorrt"])}
     files = {str(path) for path in tree.files(["onnxruntime-cuda"])}
     assert {"runtime/ort/gpu.py", "runtime/ort/child.py", "runtime/ort/session.py"} <= files
     assert "runtime/ort/engine.py" not in files
@@ -141,13 +162,14 @@ def test_it_opens_checks_and_runs_where_nothing_else_is(
     with edgedl.answering(bundle, threads=1) as model:
         assert found["label"] == model.answer(np.full((20, 30, 3), 99, np.uint8))[0].label
     assert found["unloadable"] == []
+    assert found["hint"] == "pip install 'edgedl-runtime[images]'"
     assert set(found["refused"]) == {"compress", "bench", "inspect", "make"}
     for message, hint in found["refused"].values():
         assert "the device's part of edgedl" in message
-        assert hint == "pip install edgedl"
+        assert hint == "pip uninstall edgedl-runtime, then pip install edgedl, which holds both"
 
 
-def test_what_stays_behind_is_docstrings_and_comments_alone(tree: ModuleType) -> None:
+def test_what_stays_behind_is_docstrings_comments_and_types_alone(tree: ModuleType) -> None:
     for name in tree.files(ENGINES):
         path = ROOT / "edgedl" / name
         source = path.read_text()
@@ -170,9 +192,14 @@ def test_of_words_in_a_program_none_is_lost(tree: ModuleType) -> None:
 
 
 def program(source: str) -> str:
-    """What a module does, and on which lines, whatever its docstrings."""
+    """What a module does, and on which lines, whatever its docstrings and its functions' types."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
+        if isinstance(node, ast.arg):
+            node.annotation = None
+            del node.end_lineno, node.end_col_offset
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            node.returns = None
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             said = ast.get_docstring(node, clean=False) is not None
             rest = [*node.body[said:]] if said else list(node.body)

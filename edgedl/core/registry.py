@@ -29,6 +29,25 @@ EXTRAS = {
 }
 
 
+WHOLE, DEVICE = "edgedl", "edgedl-runtime"  # distributions of the package `edgedl`
+
+
+def distribution() -> str:
+    """What this is installed as: the whole of edgedl, or the device's part, which exclude one
+    another."""
+    return WHOLE if installed("edgedl.cli") else DEVICE
+
+
+def how_to_install(extra: str) -> str:
+    """The command that adds an extra to what is installed."""
+    return f"pip install '{distribution()}[{extra}]'"
+
+
+def how_to_upgrade() -> str:
+    """The command that brings what is installed up to date."""
+    return f"pip install --upgrade {distribution()}"
+
+
 def installed(module: str) -> bool:
     """Whether a top-level module can be imported, found out without importing it."""
     try:
@@ -51,10 +70,9 @@ def missing(error: ModuleNotFoundError, purpose: str) -> Missing:
     """Turn a missing module into advice."""
     module = (error.name or "").split(".")[0]
     extra = EXTRAS.get(module)
-    install = f"edgedl[{extra}]" if extra else module
     return Missing(
         f"{purpose} needs the Python package `{module}`, which is not installed",
-        hint=f"pip install '{install}'",
+        hint=how_to_install(extra) if extra else f"pip install '{module}'",
     )
 
 
@@ -73,7 +91,7 @@ def load(path: str, purpose: str) -> Any:
                 raise
             raise Missing(
                 f"{purpose} needs `{error.name}`, and here is the device's part of edgedl alone",
-                hint="pip install edgedl",
+                hint=f"pip uninstall {DEVICE}, then pip install {WHOLE}, which holds both",
             ) from error
         raise missing(error, purpose) from error
 

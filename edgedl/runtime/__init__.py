@@ -12,7 +12,7 @@ import numpy as np
 
 from edgedl.core.errors import BadOption, Missing, nearest
 from edgedl.core.progress import Progress
-from edgedl.core.registry import installed, resolve
+from edgedl.core.registry import how_to_install, installed, resolve
 from edgedl.runtime.bundle import open_bundle
 from edgedl.runtime.gpu import INSTALL, PROVIDERS, nvidia_gpu_here, provider_here
 from edgedl.runtime.session import EngineSession, Operator
@@ -163,7 +163,7 @@ def how_to_get(name: str) -> str:
     """What to do for an engine that cannot be used here: install it, or another machine."""
     if name in ON_GPU and not nvidia_gpu_here():
         return "it needs an NVIDIA GPU, and the system shows none"
-    return INSTALL.get(name) or f"pip install 'edgedl[{name.replace('_', '-')}]'"
+    return INSTALL.get(name) or how_to_install(name)
 
 
 def any_engine() -> Engine:
@@ -175,7 +175,8 @@ def any_engine() -> Engine:
     names = installed_engines()
     if not names:
         raise Missing(
-            "no engine is installed", hint="pip install 'edgedl[onnxruntime]' or 'edgedl[openvino]'"
+            "no engine is installed",
+            hint=" or ".join(map(how_to_install, ("onnxruntime", "openvino"))),
         )
     return engine(names[0])
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgedl.core.errors import BadBundle, BadOption, BadValue, Missing, Unsupported, nearest
 from edgedl.core.model import Signature, Step
+from edgedl.core.registry import how_to_install, how_to_upgrade
 from edgedl.core.store import atomic_write
 from edgedl.runtime.contained import refuse_outward
 from edgedl.runtime.deflate import document_of, inflate, of_document
@@ -108,7 +109,7 @@ class Bundle:
             raise BadBundle(
                 f"a payload of the format {payload.format!r} is not known here",
                 where=str(self.path),
-                hint="pip install --upgrade edgedl",
+                hint=how_to_upgrade(),
             )
         lying = self.read(payload.part)
         if payload.sealed is not None:
@@ -196,7 +197,7 @@ class Bundle:
         raise Missing(
             f"the bundle needs the engine `{wanted}`, which is not installed",
             where=str(self.path),
-            hint=INSTALL.get(wanted) or f"pip install 'edgedl[{wanted}]'",
+            hint=INSTALL.get(wanted) or how_to_install(wanted),
         )
 
     def history(self) -> tuple[Step, ...]:
@@ -218,7 +219,7 @@ class Bundle:
             raise BadBundle(
                 f"its pre-processing is not known here: {error.message}",
                 where=str(self.path),
-                hint="pip install --upgrade edgedl, or give --preprocess SPEC.yaml",
+                hint=f"{how_to_upgrade()}, or give --preprocess SPEC.yaml",
             ) from error
         except (ValueError, RecursionError, zlib.error) as error:
             raise BadBundle(

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edgedl.core.registry import how_to_install
+
 ROOT = Path("/")
 # A desktop's driver, a Jetson's old and new one, and that of Windows' subsystem for Linux.
 DEVICES = ("nvidiactl", "nvhost-gpu", "nvgpu", "dxg")
@@ -15,10 +17,10 @@ WINDOWS_DRIVER = Path("C:/Windows/System32/nvcuda.dll")
 INSTALL = {
     "tensorrt": "a Jetson has it from its system image (`apt install python3-libnvinfer`); on a"
     " desktop, pip install tensorrt, which fetches from NVIDIA's own index",
-    "tensorrt_rtx": "pip install 'edgedl[tensorrt-rtx]'",
-    "onnxruntime-cuda": "pip uninstall onnxruntime; pip install 'edgedl[onnxruntime-gpu]' (the two"
+    "tensorrt_rtx": how_to_install("tensorrt-rtx"),
+    "onnxruntime-cuda": f"pip uninstall onnxruntime; {how_to_install('onnxruntime-gpu')} (the two"
     " packages lie in one folder)",
-    "onnxruntime-tensorrt": "pip uninstall onnxruntime; pip install 'edgedl[onnxruntime-gpu]', and"
+    "onnxruntime-tensorrt": f"pip uninstall onnxruntime; {how_to_install('onnxruntime-gpu')}, and"
     " TensorRT 10 beside it",
 }
 # The module of an engine that is not called like it, and the library in its package that it needs.

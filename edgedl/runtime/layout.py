@@ -35,6 +35,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, NamedTuple
 
 from edgedl.core.errors import BadBundle
+from edgedl.core.registry import how_to_upgrade
 from edgedl.runtime.limits import LIMITS, manifest_of
 from edgedl.runtime.window import Window
 

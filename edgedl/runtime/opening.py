@@ -20,6 +20,7 @@ from edgedl.core.errors import (
     Unsupported,
     WrongAnswers,
 )
+from edgedl.core.registry import how_to_upgrade
 from edgedl.runtime import Builder, Compiler, Engine, engine
 from edgedl.runtime.bundle import Bundle
 from edgedl.runtime.golden import parts_of
@@ -156,7 +157,7 @@ def engine_of(payload: Payload) -> Engine:
         return engine(payload.engine)
     except BadOption as error:
         raise Missing(
-            f"the engine `{payload.engine}` is not known here", hint="pip install --upgrade edgedl"
+            f"the engine `{payload.engine}` is not known here", hint=how_to_upgrade()
         ) from error
 
 

@@ -1,9 +1,9 @@
 """The part of edgedl that a device needs: which files, and what of them.
 
 Files are those that the device's verbs reach by imports, within functions too, and by names in
-tables, `module:attribute`; of the engines, those that are asked for. Docstrings and comments stay
-behind, and every line keeps its number, so that a traceback from a device can be read beside the
-sources of the same version.
+tables, `module:attribute`; of the engines, those that are asked for. Docstrings, comments and the
+types of functions' arguments stay behind, and every line keeps its number, so that a traceback from
+a device can be read beside the sources of the same version.
 
     python packaging/device/tree.py FOLDER [ENGINE ...]     copies it, without building a wheel
 """
@@ -20,15 +20,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[2] / "edgedl"
 VERBS = (
-    "open",
-    "processing",
-    "answering",
-    "check",
-    "compile",
-    "run",
-    "verify",
-    "trust",
-    "EdgeError",
+    *("open", "processing", "answering", "run_batch", "Workers", "Stream", "warm"),
+    *("check", "compile", "run", "verify", "trust", "EdgeError"),
 )
 ROOMS = ("core", "runtime")
 NAMED = re.compile(r"(edgedl(?:\.\w+)+):\w+")
@@ -67,9 +60,11 @@ def files(chosen: Iterable[str], package: Path = PACKAGE) -> tuple[Path, ...]:
 
 
 def bare(source: str) -> str:
-    """A module's source without docstrings and comments, each line where it was."""
+    """A module's source without docstrings, comments and functions' types, each line where it
+    was."""
     lines = source.splitlines(keepends=True)
-    spans = [*_docstrings(ast.parse(source)), *_comments(source)]
+    tree = ast.parse(source)
+    spans = [*_docstrings(tree), *_comments(source), *_types(tree, source)]
     for (top, left), (bottom, right), instead in sorted(spans, reverse=True):
         before, behind = lines[top - 1], lines[bottom - 1]
         # columns of the syntax tree count bytes
@@ -166,6 +161,27 @@ def _comments(source: str) -> Iterator[Span]:
             row, column = token.start
             place = len(lines[row - 1][:column].encode())
             yield (row, place), (row, place + len(token.string.encode())), ""
+
+
+def _types(tree: ast.Module, source: str) -> Iterator[Span]:
+    """Where the types of functions' arguments and of what they give lie; those of fields, which are
+    read when a program runs, do not."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    arrows = [token.start for token in tokens if token.string == "->"]
+    lines = source.splitlines()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg) and node.annotation is not None:
+            name = node.col_offset + len(node.arg.encode())
+            yield (node.lineno, name), _end(node.annotation), ""
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.returns is not None:
+            row, column = max(one for one in arrows if one < (node.returns.lineno, sys.maxsize))
+            yield (row, len(lines[row - 1][:column].encode())), _end(node.returns), ""
+
+
+def _end(node: ast.expr) -> tuple[int, int]:
+    assert node.end_lineno is not None
+    assert node.end_col_offset is not None
+    return node.end_lineno, node.end_col_offset
 
 
 if __name__ == "__main__":

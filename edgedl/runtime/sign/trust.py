@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgedl.core.errors import BadBundle, BadOption, Untrusted
+from edgedl.core.registry import how_to_upgrade
 from edgedl.runtime.layout import AGAIN, HEADER, SIGNED, Header, head_of, header
 from edgedl.runtime.sign.ed25519 import verified
 from edgedl.runtime.sign.envelope import (
@@ -187,7 +188,7 @@ def read(envelopes: bytes, where: str) -> tuple[Envelope, ...]:
         raise BadBundle(
             f"its signatures cannot be read: {error}",
             where=where,
-            hint="pip install --upgrade edgedl, or have it signed again with `edgedl sign`",
+            hint=f"{how_to_upgrade()}, or have it signed again with `edgedl sign`",
         ) from error
 
 
