@@ -13,7 +13,7 @@ from types import TracebackType
 
 import numpy as np
 
-from edgedl.core.errors import BadOption, Busy, WrongInput
+from edgedl.core.errors import BadOption, Busy, Late, WrongInput
 from edgedl.core.model import Signature
 from edgedl.runtime import forks
 from edgedl.runtime.alarm import ends_at, late
@@ -124,7 +124,8 @@ class Workers:
     def close(self, *, wait: bool = True) -> None:
         """Take no more calls and end the threads; it returns when the last of them has ended.
 
-        Again is nothing; meanwhile, from another thread, it waits as well.
+        Again is nothing; meanwhile, from another thread, it waits as well. From a worker's own
+        thread, as in a function given to `add_done_callback`, it returns at once.
 
         Args:
             wait: answer the calls that wait. Where False, they are cancelled, and only those that
@@ -179,13 +180,23 @@ def _answer(session: EngineSession, job: Job) -> None:
         if job.ends is None or job.deadline_ms is None:
             answer = session.run(job.inputs)
         elif (left_ms := (job.ends - monotonic()) * 1e3) > 0:
-            answer = session.run(job.inputs, left_ms)
+            answer = _answer_within(session, job.inputs, left_ms, job.deadline_ms)
         else:
             raise late(job.deadline_ms)
     except BaseException as error:
         job.future.set_exception(error)
     else:
         job.future.set_result(answer)
+
+
+def _answer_within(
+    session: EngineSession, inputs: Mapping[str, np.ndarray], left_ms: float, deadline_ms: float
+) -> Answer:
+    """The answer within what is left of a deadline; an error says the whole of it."""
+    try:
+        return session.run(inputs, left_ms)
+    except Late as error:
+        raise late(deadline_ms) from error
 
 
 def _close(line: _Line, wait: bool) -> None:
@@ -199,6 +210,7 @@ def _close(line: _Line, wait: bool) -> None:
     for job in given_up:
         job.future.cancel()
         job.future.set_running_or_notify_cancel()
+    if threading.current_thread() in line.threads:
+        return  # two of them would wait for one another
     for thread in line.threads:
-        if thread is not threading.current_thread():
-            thread.join()
+        thread.join()

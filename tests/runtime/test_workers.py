@@ -17,6 +17,7 @@ import pytest
 from edgedl.core.errors import BadOption, Busy, EngineFailed, Late, WrongInput
 from edgedl.core.model import Signature, Tensor
 from edgedl.runtime import engine, installed_engines
+from edgedl.runtime.alarm import late
 from edgedl.runtime.workers import Workers
 from tests import models
 from tests.runtime.slow import endless_net
@@ -196,6 +197,36 @@ def test_a_callback_may_submit_and_close(held: Held) -> None:
     done.wait()
     workers.close()
     assert held.ran == [0, 1]
+
+
+def test_two_callbacks_may_close_at_once(held: Held) -> None:
+    workers = Workers(held, threads=2)  # type: ignore[arg-type]
+    both, closed = threading.Barrier(2), threading.Semaphore(0)
+
+    def after(_: Future[Any]) -> None:
+        both.wait()
+        workers.close()
+        closed.release()
+
+    for i in range(2):
+        workers.submit(number(i)).add_done_callback(after)
+    held.let.release(2)
+    assert all(closed.acquire(timeout=10) for _ in range(2)), "they wait for one another"
+    workers.close()
+
+
+def test_a_late_answer_says_the_whole_deadline() -> None:
+    class Slow(Held):
+        def run(
+            self, inputs: Mapping[str, np.ndarray], deadline_ms: float | None = None
+        ) -> dict[str, np.ndarray]:
+            assert deadline_ms is not None
+            raise late(deadline_ms)
+
+    with Workers(Slow()) as workers:  # type: ignore[arg-type]
+        future = workers.submit(number(0), deadline_ms=1000)
+        with pytest.raises(Late, match="no answer within 1000 ms"):
+            future.result()
 
 
 @pytest.mark.parametrize("wrong", [{"threads": 0}, {"most_waiting": 0}, {"threads": -1}])
