@@ -6,9 +6,10 @@
 Each engine has a process of its own. First every way to call is called so often, in turns over the
 inputs, and the resident memory after a warm-up of 2 % is taken from that at the end. Then threads
 call one session in random ways, and every answer is held against the one that the same input had
-before they began, bit for bit. Writes `soak.json` and `soak.md`; ends with status 1 where memory
-grew by more than 1 MB, or an answer was wrong. What calls leave that are stopped is shown and not
-judged: memory of onnxruntime's goes up and down by many MB with calls that fail, bare ones, too.
+before they began, bit for bit. Nothing is timed, so the engines run side by side, and the machine
+may be busy. Writes `soak.json` and `soak.md`; ends with status 1 where memory grew by more than
+1 MB, or an answer was wrong. What calls leave that are stopped is shown and not judged: memory of
+onnxruntime's goes up and down by many MB with calls that fail, bare ones, too.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -182,21 +184,36 @@ def child(job: dict[str, Any]) -> dict[str, Any]:
                 for way, call in ways(session, workers, feeds).items()
             }
         many = threads_at_once(session, feeds, job["threads"], job["minutes"] * 60)
+        opened = session.opened
     left = [t.name for t in threading.enumerate() if t.name.startswith("edgedl")]
-    payload = open_bundle(bundle).payloads[0]
-    return {"engine": payload.engine, "calls": grown, "threads": many, "threads_left": left}
+    return {
+        "bundle": open_bundle(bundle).identity,
+        "engine": opened.engine,
+        "version": opened.version,
+        "precision": opened.precision,
+        "skipped": [str(one) for one in opened.skipped],
+        "calls": grown,
+        "threads": many,
+        "threads_left": left,
+    }
 
 
 def is_sound(row: dict[str, Any]) -> bool:
     """Whether nothing leaked and no answer was wrong."""
     many = row["threads"]
     grown = [found["grown_bytes"] for way, found in row["calls"].items() if way != STOPPED]
-    quiet = not row["threads_left"] and not many["failures"] and not many["wrong"]
+    quiet = (
+        not row["skipped"]
+        and not row["threads_left"]
+        and not many["failures"]
+        and not many["wrong"]
+    )
     return quiet and bool(many["right"]) and max(grown) <= MOST_GROWTH_BYTES
 
 
-def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
-    lines = [["what", *[row["engine"] for row in rows]]]
+def table(model: str, rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """What came of the model on each engine, in words."""
+    lines = [[model, *[f"{row['engine']} {row['version']}, {row['precision']}" for row in rows]]]
     for way, first in rows[0]["calls"].items():
         figures = [f"{row['calls'][way]['grown_bytes'] / 1e3:+.0f} kB" for row in rows]
         lines.append([f"{way}: memory that {first['calls']:,} calls leave", *figures])
@@ -207,22 +224,27 @@ def table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
     return lines
 
 
+def printed(command: Sequence[str]) -> dict[str, Any]:
+    """The document that a process prints as its last line."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
 def soak(jobs: Sequence[dict[str, Any]], out: Path, model: str) -> bool:
     """Run the jobs, each in its own process, and write what came of them."""
-    rows = []
-    for job in jobs:
-        command = [sys.executable, __file__, "--job", json.dumps(job)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
+    commands = [[sys.executable, __file__, "--job", json.dumps(job)] for job in jobs]
+    with ThreadPoolExecutor(len(jobs)) as side_by_side:
+        rows = list(side_by_side.map(printed, commands))
     document = {"model": model, "machine": this_machine().to_json(), "rows": rows}
     document["sound"] = all(is_sound(row) for row in rows)
-    text = markdown(table(rows), right=tuple(range(1, len(rows) + 1)))
+    text = markdown(table(model, rows), right=tuple(range(1, len(rows) + 1)))
     out.mkdir(exist_ok=True, parents=True)
     (out / "soak.json").write_text(json.dumps(document, indent=1) + "\n")
     (out / "soak.md").write_text(text + "\n")
     print(text)
     for row in rows:
-        for failure in (*row["threads"]["failures"], *row["threads_left"]):
+        for failure in (*row["skipped"], *row["threads"]["failures"], *row["threads_left"]):
             print(f"{row['engine']}: {failure}")
     return bool(document["sound"])
 
