@@ -14,7 +14,7 @@ from edgedl.core.registry import load
 from edgedl.core.samples import Samples, from_arrays, open_npz
 from edgedl.core.store import default_store, key_of
 from edgedl.runtime.artifact import find_model
-from edgedl.runtime.bundle import is_bundle, open_bundle
+from edgedl.runtime.bundle import Bundle, is_bundle, open_bundle
 from edgedl.runtime.process import Preprocess, Processing
 from edgedl.runtime.process.files import open_files
 
@@ -53,7 +53,7 @@ def load_samples(source: SampleSource, processing: Processing | None = None) -> 
 
 
 def open_inputs(
-    source: SampleSource, given: ProcessingSource | None, models: Sequence[str | Path]
+    source: SampleSource, given: ProcessingSource | None, models: Sequence[str | Path | Bundle]
 ) -> tuple[Samples, Processing | None]:
     """Samples to run, and what stands before and behind the network: where they are raw files, as
     given, or as the bundles among the models carry it.
@@ -75,12 +75,13 @@ def open_inputs(
 
 
 def find_processing(
-    given: ProcessingSource | None, models: Sequence[str | Path] = ()
+    given: ProcessingSource | None, models: Sequence[str | Path | Bundle] = ()
 ) -> Processing | None:
     """What stands before and behind a network: as given, or as the bundles among models carry it.
 
     Args:
         given: a YAML file, or the value.
+        models: paths, or bundles that were opened already, with proof or without.
 
     Raises:
         BadValue: the file is unsound; the error has the line. BadBundle: a bundle is. BadOption:
@@ -93,9 +94,10 @@ def find_processing(
     if given is not None:
         return given if isinstance(given, Processing) else Processing(given)
     carried: dict[Path, Processing] = {}
-    for path in map(find_model, models):
-        if is_bundle(path) and (one := open_bundle(path).processing()) is not None:
-            carried[path] = one
+    for model in models:
+        bundle = model if isinstance(model, Bundle) else _bundle_at(find_model(model))
+        if bundle is not None and (one := bundle.processing()) is not None:
+            carried[bundle.path] = one
     first = next(iter(carried), None)
     for path, one in carried.items():
         if first is not None and one != carried[first]:
@@ -104,6 +106,10 @@ def find_processing(
                 hint="say which with --preprocess SPEC.yaml, or name one bundle",
             )
     return None if first is None else carried[first]
+
+
+def _bundle_at(path: Path) -> Bundle | None:
+    return open_bundle(path, sparing=True) if is_bundle(path) else None
 
 
 def load_model(path: str | Path) -> Model:

@@ -28,10 +28,11 @@ from edgedl.inputs import (
     open_inputs,
 )
 from edgedl.report.diagnosed import Diagnosis
-from edgedl.runtime import ENGINES, ON_GPU, engine, how_to_get, installed_engines
+from edgedl.runtime import ENGINES, ON_GPU, engine, how_to_get, installed_engines, session_of
 from edgedl.runtime.artifact import Artifact, engine_of_target, find_artifact, find_model
-from edgedl.runtime.bundle import is_bundle, open_bundle
+from edgedl.runtime.bundle import Bundle, is_bundle, open_bundle
 from edgedl.runtime.run import write_answers
+from edgedl.runtime.session import Session
 from edgedl.runtime.sign.sealed import KeySource
 from edgedl.runtime.sign.trust import TrustSource
 
@@ -145,6 +146,8 @@ def evaluate(
     target: str | None = None,
     metric: str | None = None,
     threads: int | None = None,
+    trust: TrustSource | None = None,
+    key: KeySource | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """A metric of each model on labelled samples, and how alike it answers to the first.
@@ -157,9 +160,9 @@ def evaluate(
             of your own; where None, what the labels suggest.
         preprocess: what turns raw files into inputs, where samples are a folder of them; what the
             bundles carry where None.
-
         target: an engine, or a processor of `edgedl.core.target.PROCESSORS`, whose answers are then
             foretold.
+        trust, key: those of `edgedl.open`, for every bundle among the models.
 
     Returns:
         `metric`, `figure`, its name in its field, `foretold`, how answers of another processor came
@@ -171,10 +174,11 @@ def evaluate(
         EdgeError: a file is unsound, its engine is missing, or the samples do not fit.
     """
     engine_name, processor = engine_of_target(target), processor_of(target)
-    given, processing = open_inputs(samples, preprocess, models)
+    opened = [_opened(path, trust) for path in models]
+    given, processing = open_inputs(samples, preprocess, opened)
     if processing is None and (metric or "").partition(":")[0] == "detection":
-        processing = find_processing(None, models)
-    artifacts = [find_artifact(path, engine_name) for path in models]
+        processing = find_processing(None, opened)
+    artifacts = [_artifact(path, engine_name, trust, key) for path in models]
     names = number_twins([str(artifact.path) for artifact in artifacts])
     named = dict(zip(names, artifacts, strict=True))
     boxes = None if processing is None else processing.boxes
@@ -204,6 +208,21 @@ def evaluate(
     ]
     figure = first["figure"]["name"]
     return {"metric": first["metric"], "figure": figure, "foretold": foretold, "rows": rows}
+
+
+def _opened(path: str | Path, trust: TrustSource | None) -> Path | Bundle:
+    """The bundle at a path, by whom it is trusted to be; anything else as it is."""
+    found = find_model(path)
+    return open_bundle(found, sparing=True, trust=trust) if is_bundle(found) else found
+
+
+def _artifact(
+    path: str | Path, engine_name: str | None, trust: TrustSource | None, key: KeySource | None
+) -> Artifact:
+    """What is run of a model; an ONNX file, which nobody signs, stands beside trusted bundles."""
+    found = find_model(path)
+    asked = trust if is_bundle(found) else None
+    return find_artifact(found, engine_name, trust=asked, key=key)
 
 
 def _there(artifact: Artifact, model: Model, processor: Processor) -> Artifact:
@@ -265,22 +284,29 @@ def run(
     trust: TrustSource | None = None,
     key: KeySource | None = None,
     progress: Progress = silent,
+    **opening: Any,
 ) -> int:
     """Run every sample and save the outputs by name, one row a sample; returns how many.
 
     Inputs may be raw files, a folder or one, where `preprocess` or the bundle says what turns them
-    into inputs; an array `files` then names the rows. `trust` and `key` are those of `edgedl.open`.
+    into inputs; an array `files` then names the rows. A bundle is opened as by `edgedl.open`, with
+    its `trust` and `key` and what else it takes, `opening`.
 
     Raises:
         EdgeError: a file is unsound, its engine is missing, the inputs do not fit, or the outputs
             of two samples have unlike shapes.
     """
     check_writable(Path(output))
-    artifact = find_artifact(bundle, engine_of_target(target), trust=trust, key=key)
-    if trust is not None and preprocess is None:
-        preprocess = open_bundle(bundle, trust=trust).processing()
-    with artifact.open(threads) as session:
-        bound = open_inputs(inputs, preprocess, [bundle])[0].bind(session.signature)
+    path, engine_name = find_model(bundle), engine_of_target(target)
+    model: Path | Bundle = path
+    session: Session
+    if trust is not None or is_bundle(path):
+        model = open_bundle(path, sparing=True, trust=trust, key=key)
+        session = session_of(model, threads=threads, engine_name=engine_name, **opening)
+    else:
+        session = find_artifact(path, engine_name).open(threads)
+    with session:
+        bound = open_inputs(inputs, preprocess, [model])[0].bind(session.signature)
         return write_answers(session, bound, output, progress)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -9,11 +10,13 @@ import click
 from edgedl.cli.options import (
     Bar,
     json_option,
+    key_file_option,
     metric_option,
     preprocess_option,
     print_json,
     samples_option,
     target_option,
+    trust_option,
 )
 from edgedl.core.errors import BadOption, MetricFailed
 from edgedl.report.table import table
@@ -25,6 +28,8 @@ from edgedl.report.table import table
 @preprocess_option
 @target_option
 @metric_option
+@trust_option
+@key_file_option
 @json_option
 def command(
     models: tuple[str, ...],
@@ -32,6 +37,8 @@ def command(
     preprocess: str | None,
     target: str | None,
     metric: str | None,
+    trust: list[str] | None,
+    key: Callable[[str], bytes] | None,
     as_json: bool,
 ) -> None:
     """Accuracy of models on labelled samples, and their agreement with the first."""
@@ -44,8 +51,9 @@ def command(
 
     with Bar() as bar:
         found = verbs.evaluate(
-            models, samples, preprocess=preprocess, target=target, metric=metric, progress=bar
-        )
+            models, samples, preprocess=preprocess, target=target, metric=metric, trust=trust,
+            key=key, progress=bar,
+        )  # fmt: skip
     rows = [["artifact", "engine", found["figure"] or "", "against the first"]]
     rows += [[row["artifact"], row["engine"], _figure(row), _alike(row)] for row in found["rows"]]
     click.echo("\n".join([table(rows, right=(2,)), *found["foretold"]]), err=as_json)

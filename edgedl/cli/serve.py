@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import click
 
+from edgedl.cli.options import key_file_option, trust_option
 from edgedl.core.errors import BadOption
 from edgedl.core.units import format_bytes, parse_bytes, parse_ms
 
@@ -33,7 +36,8 @@ DEFAULT_MEMORY = 1_000_000_000
 @click.option("--workers", type=click.IntRange(1, 256), default=1, show_default=True,
               help="Calls of an engine at once.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1, 1024),
-              help="Processor threads for one call; all cores but one if absent.")  # fmt: skip
+              help="Processor threads for one call; if absent, all cores but one, divided among"
+              " the workers.")  # fmt: skip
 @click.option("--timeout", metavar="TIME", default="30s", show_default=True,
               help="For a request, from its head to its answer; one may ask for less by the"
               " parameter `timeout`, microseconds.")  # fmt: skip
@@ -41,6 +45,10 @@ DEFAULT_MEMORY = 1_000_000_000
               help="Of one request; larger ones get 413, unread.")  # fmt: skip
 @click.option("--max-memory", metavar="SIZE", default=format_bytes(DEFAULT_MEMORY),
               show_default=True, help="Of all bodies in hand.")  # fmt: skip
+@trust_option
+@key_file_option
+@click.option("--cache", metavar="FOLDER",
+              help="For what engines compile; else what EDGEDL_CACHE names.")  # fmt: skip
 @click.option("--finite", is_flag=True, help="Refuse inputs that hold NaN or infinity.")
 @click.option("--drain", metavar="TIME", default="10s", show_default=True,
               help="For what is queued when SIGTERM or SIGINT comes.")  # fmt: skip
@@ -57,6 +65,9 @@ def command(
     timeout: str,
     max_body: str,
     max_memory: str,
+    trust: list[str] | None,
+    key: Callable[[str], bytes] | None,
+    cache: str | None,
     finite: bool,
     drain: str,
 ) -> int:
@@ -81,7 +92,7 @@ def command(
     settings = Settings(policy, limits[1] / 1e3, *sizes, finite, limits[2] / 1e3)
     unfinished = edgedl.serve(
         list(bundles), host=host, port=port, unix=unix, threads=threads, settings=settings,
-        told=lambda line: click.echo(line, err=True),
+        told=lambda line: click.echo(line, err=True), trust=trust, key=key, cache=cache,
     )  # fmt: skip
     if unfinished:
         click.echo(f"note: {unfinished} requests were not finished within {drain}", err=True)

@@ -13,7 +13,7 @@ import numpy as np
 from edgedl.core.errors import BadOption, Missing, nearest
 from edgedl.core.progress import Progress
 from edgedl.core.registry import how_to_install, installed, resolve
-from edgedl.runtime.bundle import open_bundle
+from edgedl.runtime.bundle import Bundle, open_bundle
 from edgedl.runtime.gpu import INSTALL, PROVIDERS, nvidia_gpu_here, provider_here
 from edgedl.runtime.session import EngineSession, Operator
 from edgedl.runtime.sign.sealed import KeySource
@@ -181,14 +181,15 @@ def any_engine() -> Engine:
     return engine(names[0])
 
 
-def processing(path: str | Path) -> Processing | None:
+def processing(path: str | Path, *, trust: TrustSource | None = None) -> Processing | None:
     """What stands before and behind the network in the bundle at `path`; None where it does not
-    say.
+    say. `trust` is that of `open`.
 
     Raises:
         BadBundle: the file is damaged, is no bundle, or is of a later kind.
+        Untrusted: no trusted key signed it, or what the signer said no longer holds.
     """
-    return open_bundle(path).processing()
+    return open_bundle(path, sparing=True, trust=trust).processing()
 
 
 def open(  # noqa: A001
@@ -238,22 +239,50 @@ def open(  # noqa: A001
         BadBundle: the file is damaged or is no bundle.
         Untrusted: no trusted key signed it, or what the signer said no longer holds.
         BadKey: its models are encrypted, and their key is not given, or another one.
-        BadOption: the bundle has no payload for this engine, `golden` is none of its words, or
-            `at_once` is less than 1.
+        BadOption: the bundle has no payload for this engine, `golden` is none of its words,
+            `threads` or `at_once` is no number from 1, or `key` is no function.
+        WrongInput: `warm` is asked for, and sizes are open that no golden input fills.
         Missing: no engine of the bundle's is installed.
         EngineFailed: the engine refuses the model.
         WrongAnswers: its answers are further from the golden ones than the bundle allows.
         Unsupported: it was compiled for another machine or version.
         NoPayload: none opens, for reasons of several kinds; the message names each.
     """
+    bundle = open_bundle(path, sparing=True, trust=trust, key=key)
+    return session_of(
+        bundle,
+        threads=threads,
+        engine_name=engine_name,
+        golden=golden,
+        cache=cache,
+        apart=apart,
+        at_once=at_once,
+        warm=warm,
+        finite=finite,
+    )
+
+
+def session_of(
+    bundle: Bundle,
+    *,
+    threads: int | None = None,
+    engine_name: str | None = None,
+    golden: GoldenCheck = "first",
+    cache: str | Path | None = None,
+    apart: bool = False,
+    at_once: int = 1,
+    warm: bool = False,
+    finite: bool = False,
+) -> OpenedSession:
+    """`open` of a bundle that was read already, so that what else it says is of the same bytes."""
     from edgedl.runtime.dress import dressed
     from edgedl.runtime.opening import GOLDEN_CHECKS, Way, open_first
 
     if golden not in GOLDEN_CHECKS:
         raise BadOption(f"no golden check `{golden}`", hint=nearest(str(golden), GOLDEN_CHECKS))
-    if at_once < 1:
-        raise BadOption(f"`at_once` is {at_once}", hint="at_once=1 is the least")
-    bundle = open_bundle(path, sparing=True, trust=trust, key=key)
+    for name, value in (("threads", 1 if threads is None else threads), ("at_once", at_once)):
+        if not isinstance(value, int) or value < 1:
+            raise BadOption(f"`{name}` is {value!r}", hint=f"{name}=1 is the least")
     kept = None
     if cache is not None or os.environ.get(CACHE_VARIABLE):
         from edgedl.runtime.cache import Cache

@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 
 from edgedl.core.errors import BadBundle, BadOption, nearest
-from edgedl.core.model import Signature, Tensor
-from edgedl.runtime import open as open_session
+from edgedl.core.model import Signature
+from edgedl.runtime import session_of
+from edgedl.runtime.batches import takes_batches
 from edgedl.runtime.bundle import open_bundle
 from edgedl.runtime.process import Processing
 from edgedl.runtime.session import Session
+from edgedl.runtime.sign.sealed import KeySource
+from edgedl.runtime.sign.trust import TrustSource
 
 COLORS = ("rgb", "bgr", "gray")
-PROOF = ("trust", "key")
 Outputs = Mapping[str, np.ndarray]
 
 
@@ -57,7 +59,8 @@ class Answering:
         buffered = before.kind == "image" and None not in before.shape
         self._shape = before.shape if buffered else None
         self._threads = threading.local()
-        self._batches = _batches(session.signature, getattr(before, "layout", ""))
+        in_front = getattr(before, "layout", "")[:1] == "n"
+        self._batches = in_front and takes_batches(session.signature)
 
     @property
     def signature(self) -> Signature:
@@ -153,40 +156,40 @@ class Answering:
         return [self._run(feed, **call) for feed in feeds]
 
 
-def answering(path: str | Path, *, color: str | None = None, **opening: Any) -> Answering:
+def answering(
+    path: str | Path,
+    *,
+    color: str | None = None,
+    trust: TrustSource | None = None,
+    key: KeySource | None = None,
+    **opening: Any,
+) -> Answering:
     """What answers raw things by the bundle at `path`; a `with` closes it.
 
     Args:
         color: the order of the channels of arrays of pixels, where it is not the model's own.
-        opening: what `edgedl.open` takes beside the path.
+        trust, key: as `edgedl.open`; nothing of an untrusted bundle is read.
+        opening: what else `edgedl.open` takes beside the path.
 
     Raises:
         BadBundle: the file is damaged or no bundle, or does not say what stands before the network.
         BadSamples, BadOption: as `Answering`; others as `edgedl.open`.
     """
-    proof = {name: opening[name] for name in PROOF if name in opening}
-    processing = open_bundle(path, **proof).processing()
+    bundle = open_bundle(path, sparing=True, trust=trust, key=key)
+    processing = bundle.processing()
     if processing is None:
         raise BadBundle(
             "it does not say what turns raw things into inputs",
             where=str(path),
-            hint="`edgedl compress --preprocess SPEC.yaml` writes it into the bundle",
+            hint="`edgedl compress --preprocess SPEC.yaml` writes it into the bundle;"
+            " `edgedl.open` takes arrays",
         )
-    session = open_session(path, **opening)
+    session = session_of(bundle, **opening)
     try:
         return Answering(session, processing, color=color)
     except BaseException:
         session.close()
         raise
-
-
-def _batches(signature: Signature, layout: str) -> bool:
-    """Whether several samples may stand one behind the other."""
-
-    def free(tensor: Tensor) -> bool:
-        return bool(tensor.shape) and not isinstance((tensor.shape or (1,))[0], int)
-
-    return layout[:1] == "n" and all(map(free, (*signature.inputs, *signature.outputs)))
 
 
 def _recolor(

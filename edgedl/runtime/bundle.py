@@ -32,7 +32,7 @@ from edgedl.runtime.payload import COMPILED, FORMATS, version_of
 from edgedl.runtime.payload import Payload as Payload
 from edgedl.runtime.payload import stored as stored
 from edgedl.runtime.sign.claims import signature_of
-from edgedl.runtime.sign.sealed import KeySource, unseal
+from edgedl.runtime.sign.sealed import WAY_OUT, KeySource, unseal
 from edgedl.runtime.sign.trust import Proof, Trust, TrustSource, admitted, head_digest, trust_of
 from edgedl.runtime.window import Window, opened
 
@@ -293,7 +293,7 @@ def open_bundle(
         BadBundle: the file is missing, no bundle, of a later format, too large, truncated or
             altered.
         Untrusted: no trusted key signed it, or what the signer said no longer holds.
-        BadKey: a trusted key cannot be read.
+        BadKey: a trusted key cannot be read. BadOption: `key` is no function.
     """
     return read_bundle(path, trust_of(trust), key, sparing=sparing)
 
@@ -308,6 +308,8 @@ def read_bundle(
     """As `open_bundle`, but whatever `EDGEDL_TRUST` says: where `trust` is None, any will do."""
     path = find_bundle(path)
     where = str(path)
+    if key is not None and not callable(key):
+        raise BadOption(f"`key` is {type(key).__name__}", hint=WAY_OUT)
     data = opened(path)
     region, head, proofs = admitted(data, trust)
     manifest, parts = checked(region, head, MOST_AT_ONCE if sparing else None)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from edgedl.core.errors import EdgeError, Missing, Unsupported
+from edgedl.core.errors import Missing, Unsupported
 from edgedl.runtime.bundle import Bundle, open_bundle
 from edgedl.runtime.golden import Golden
 from edgedl.runtime.gpu import nvidia_gpu_here
-from edgedl.runtime.opening import Way, engine_of, open_payload, refuse_unfit
+from edgedl.runtime.opening import Way, engine_of, in_words, open_payload, refuse_unfit
 from edgedl.runtime.sign.sealed import KeySource
 from edgedl.runtime.sign.trust import Proof, TrustSource
 
@@ -90,14 +90,16 @@ def _check_payload(bundle: Bundle, i: int, golden: Golden, threads: int | None) 
         return told(None, f"{absent.hint} to check it", skipped=True)
     except Unsupported as unfit:
         return told(None, unfit.message, skipped=True)
+    except Exception as broken:
+        return told(None, str(in_words(broken, payload)))
     try:
         with open_payload(bundle, payload, Way(threads)) as session:
             error = max(
                 (golden.error(i, session.run(feed)) for i, feed in enumerate(golden.inputs)),
                 default=0.0,
             )
-    except EdgeError as failure:
-        return told(None, str(failure))
+    except Exception as failure:
+        return told(None, str(in_words(failure, payload)))
     problem = None
     if not error <= golden.tolerance:
         problem = (

@@ -84,7 +84,7 @@ def header(data: Window) -> Header:
         raise BadBundle(
             f"format version {found.version} is not known here, only {VERSION} to {SIGNED}",
             where=data.where,
-            hint="pip install --upgrade edgedl",
+            hint=how_to_upgrade(),
         )
     return found
 

@@ -115,7 +115,7 @@ def open_first(bundle: Bundle, payloads: Sequence[Payload], way: Way) -> OpenedS
         try:
             session, opened = _open(bundle, payload, way, tuple(skipped))
         except Exception as error:
-            known = _in_words(error, payload)
+            known = in_words(error, payload)
             errors.append(known)
             skipped.append(_skipped(payload, known))
             continue
@@ -315,7 +315,7 @@ def cache_key(bundle: Bundle, payload: Payload, chosen: Engine, way: Way) -> dic
     }
 
 
-def _in_words(error: Exception, payload: Payload) -> EdgeError:
+def in_words(error: Exception, payload: Payload) -> EdgeError:
     """An error of ours, or what an engine raised, in words."""
     if isinstance(error, EdgeError):
         return error

@@ -11,13 +11,14 @@ from edgedl.core.errors import BadSamples
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples, open_npz
 from edgedl.core.store import atomic_write, check_writable
-from edgedl.runtime import open as open_session
-from edgedl.runtime.answering import PROOF
+from edgedl.runtime import session_of
 from edgedl.runtime.batches import row_of
 from edgedl.runtime.bundle import open_bundle
 from edgedl.runtime.process import Processing
 from edgedl.runtime.process.files import Files, open_files
 from edgedl.runtime.session import Session
+from edgedl.runtime.sign.sealed import KeySource
+from edgedl.runtime.sign.trust import TrustSource
 
 
 def run(
@@ -28,6 +29,8 @@ def run(
     preprocess: Processing | None = None,
     threads: int | None = None,
     target: str | None = None,
+    trust: TrustSource | None = None,
+    key: KeySource | None = None,
     progress: Progress = silent,
     **opening: Any,
 ) -> int:
@@ -37,7 +40,7 @@ def run(
         inputs: an `.npz` file, or raw files: a folder, or one.
         preprocess: what turns raw files into inputs; what the bundle carries where None.
         target: the engine; the bundle's first that can be opened here where None or `cpu`.
-        opening: what else `edgedl.open` takes.
+        trust, key: as `edgedl.open`, and so is what else it takes, `opening`.
 
     Raises:
         EdgeError: a file is unsound, its engine is missing, the inputs do not fit, or the outputs
@@ -45,17 +48,17 @@ def run(
     """
     check_writable(Path(output))
     path = Path(inputs)
+    opened = open_bundle(bundle, sparing=True, trust=trust, key=key)
     if path.suffix.lower() == ".npz" and not path.is_dir():
         samples = open_npz(path)
     else:
-        proof = {name: opening[name] for name in PROOF if name in opening}
-        processing = preprocess or open_bundle(bundle, **proof).processing()
+        processing = preprocess or opened.processing()
         if processing is None:
             message = "nothing says what turns raw files into inputs"
             raise BadSamples(message, where=str(path), hint="`preprocess=`, or an .npz file")
         samples = open_files(path, processing)
     engine_name = None if target == "cpu" else target
-    with open_session(bundle, threads=threads, engine_name=engine_name, **opening) as session:
+    with session_of(opened, threads=threads, engine_name=engine_name, **opening) as session:
         return write_answers(session, samples.bind(session.signature), output, progress)
 
 

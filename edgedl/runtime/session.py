@@ -265,7 +265,7 @@ def _taken(
 
 def _wrong_shape(what: str, given: tuple[int, ...], wanted: tuple[Any, ...]) -> WrongInput:
     words = ", ".join("?" if not isinstance(d, int) else str(d) for d in wanted)
-    hint = "`session.signature` has the inputs"
+    hint = "`session.signature`, or `edgedl inspect`, shows the inputs"
     if len(given) + 1 == len(wanted) and fits((1, *given), wanted):
         hint = "it lacks the batch axis: `array[None]`"
     for axes, layout in LAYOUTS:

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,10 +157,12 @@ def serve(
             encrypted, so one that others reach belongs behind a proxy.
         port: 0 for any free one.
         unix: the path of a Unix socket, instead of host and port.
-        threads: processor threads for one call; all cores but one where None.
+        threads: processor threads for one call; all cores but one, divided among the workers,
+            where None.
         settings: how requests are put together, and limits.
         told: is called with a line for people: what is served and where.
-        open_options: further arguments of `edgedl.open`.
+        open_options: further arguments of `edgedl.open`; `at_once` is as many as there are workers
+            where it is absent, and `finite` is as that of the settings.
 
     Returns:
         How many requests the time for finishing did not allow; 0 after an orderly end.
@@ -168,6 +171,11 @@ def serve(
         EdgeError: a bundle cannot be opened, or the address is not to be had.
     """
     settings = settings or Settings()
+    if open_options.pop("finite", False):
+        settings = replace(settings, finite=True)
+    workers = settings.policy.workers
+    options = {"at_once": workers, **open_options}
+    options["threads"] = threads or max(1, spare_cores() // workers)
     say = told or (lambda _: None)
     paths = named([bundles] if isinstance(bundles, (str, Path)) else bundles)
     with ExitStack() as stack:
@@ -177,9 +185,7 @@ def serve(
         if place is not None:
             stack.callback(place.unlink, missing_ok=True)
         address = f"unix:{place}" if place is not None else _address(listener)
-        models = _opened(
-            paths, settings, say, {**open_options, "threads": threads or spare_cores()}
-        )
+        models = _opened(paths, settings, say, options)
         service = Service(models, settings)
         server = Server(service, listening=lambda: say(f"listening on {address}"))
         stack.callback(sys.setswitchinterval, sys.getswitchinterval())

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("uvicorn", reason="the service's extra: pip install 'edgedl[serve]'")
 
 from edgedl.cli import main
+from edgedl.core.errors import BadBundle
+from edgedl.service import run as service
+from edgedl.service.batcher import Policy
+from edgedl.service.model import Settings
 
 
 @pytest.mark.parametrize(
@@ -40,3 +45,39 @@ def test_mistakes_have_a_way_out(
     assert caught.value.code == status
     assert said in error
     assert "hint: " in error
+
+
+def test_signed_and_encrypted_bundles_are_served(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {}
+
+    def taken(bundles: list[str], **options: Any) -> int:
+        given.update(options, bundles=bundles)
+        return 0
+
+    monkeypatch.setattr(service, "serve", taken)
+    (tmp_path / "k.aes").write_bytes(bytes(32))
+    words = ["a.edl", "--trust", "alice.pub", "--key-file", str(tmp_path / "k.aes")]
+    with pytest.raises(SystemExit) as caught:
+        main(["serve", *words, "--cache", "kept"])
+    assert caught.value.code == 0
+    assert (given["trust"], given["cache"]) == (["alice.pub"], "kept")
+    assert given["key"]("any") == bytes(32)
+
+
+def test_an_engine_computes_as_many_calls_as_there_are_workers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def opened(path: Path, **options: Any) -> Any:
+        asked.update(options)
+        raise BadBundle("that is all that is looked at")
+
+    monkeypatch.setattr(service.runtime, "open", opened)
+    monkeypatch.setattr(service, "spare_cores", lambda: 7)
+    settings = Settings(Policy(workers=3))
+    with pytest.raises(BadBundle):
+        service.serve(tmp_path / "a.edl", port=0, settings=settings, key=bytes.fromhex)
+    assert asked == {"threads": 2, "at_once": 3, "key": bytes.fromhex}

@@ -210,7 +210,8 @@ def input_of(preprocess: Preprocess, signature: Signature) -> Tensor:
     if not could_fit(preprocess.shape, tensor):
         raise BadSamples(
             f"the pre-processing makes {_shown(preprocess.shape)}, the model's input is {tensor}",
-            hint=_other_layout(preprocess, tensor) or "`session.signature` has the inputs",
+            hint=_other_layout(preprocess, tensor)
+            or "`session.signature`, or `edgedl inspect`, shows the inputs",
         )
     return tensor
 
