@@ -267,14 +267,16 @@ def _compiled(
     told: _Told,
 ) -> tuple[EngineSession, Opened]:
     """A session of what the engine compiles now, which is kept once it has opened and answered;
-    where it has not, one of the model as it is, and that this is so is kept."""
+    where it has not, one of the model as it is. That an engine's own form does not do is kept, too;
+    that it could not be made is not, since a disk that is full now may have room the next time."""
     assert way.cache is not None
     data = bundle.payload_bytes(payload)
     how: dict[str, Any] = {"settings": way.settings(payload), "threads": way.threads}
+    failed: Exception | None = None
     try:
         plain, made = chosen.open_and_compile(data, **how)
-    except (EdgeError, OSError):
-        plain, made = chosen.open_model(data, **how), b""
+    except (EdgeError, OSError) as error:
+        plain, made, failed = chosen.open_model(data, **how), b"", error
     if made:
         with contextlib.suppress(EdgeError):
             session = chosen.open_compiled(memoryview(made), **how)
@@ -283,7 +285,8 @@ def _compiled(
             problem = way.cache.keep(key, made, {"proven": opened.proven})
             return found, _with_problem(opened, problem)
     found, opened = _proven(bundle, plain, way, told)
-    return found, _with_problem(opened, way.cache.keep(key, b"", {}))
+    problem = way.cache.keep(key, b"", {}) if failed is None else str(failed)
+    return found, _with_problem(opened, problem)
 
 
 def _with_problem(opened: Opened, problem: str | None) -> Opened:
@@ -293,7 +296,7 @@ def _with_problem(opened: Opened, problem: str | None) -> Opened:
     if problem not in _said:
         _said.add(problem)
         message = f"nothing is kept of what was compiled: {problem}"
-        warnings.warn(message, RuntimeWarning, stacklevel=6)
+        warnings.warn(message, RuntimeWarning, stacklevel=7)
     return Opened(**{**vars(opened), "cache_problem": problem})
 
 

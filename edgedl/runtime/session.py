@@ -248,12 +248,14 @@ def _taken(
         )
     if hasattr(array, "mask"):
         raise WrongInput(f"{what} is a masked array", hint="say what stands there: `.filled(0)`")
+    gives = what.startswith("output")
+    does = "gives" if gives else "takes"
     if array.dtype != dtype:
         swapped = array.dtype.newbyteorder() == dtype
         order = " in the other byte order" if swapped else ""
         raise WrongInput(
-            f"{what} is {dtype if swapped else array.dtype}{order}, the model takes {dtype}",
-            hint=f"give it `.astype('{dtype}')`",
+            f"{what} is {dtype if swapped else array.dtype}{order}, the model {does} {dtype}",
+            hint=f"np.empty(..., '{dtype}')" if gives else f"give it `.astype('{dtype}')`",
         )
     if shape is not None and not fits(array.shape, shape):
         raise _wrong_shape(what, array.shape, shape)

@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 
 import edgedl
-from edgedl.runtime import ENGINES, installed_engines
+from edgedl.core.errors import EngineFailed
+from edgedl.runtime import ENGINES, Compiler, engine, installed_engines
 from edgedl.runtime import opening as opening_module
 from edgedl.runtime.cache import BLOCK, HEADER, MAKING, STALE_SECONDS, SUFFIX, Cache
 from edgedl.runtime.opening import Opened
+from tests.models import conv_net
 from tests.runtime.engines import BUILDING, TABLE
 from tests.runtime.shipped import answered, payload, written
+from tests.runtime.test_answering import bundled
 
 KEY = {"payload": "a", "threads": 1}
 
@@ -277,3 +280,27 @@ def test_a_cached_model_answers_as_the_first_did(name: str, tmp_path: Path) -> N
     with edgedl.open(path, threads=1) as session:
         assert session.signature == signature
         np.testing.assert_allclose(session.run(answered()[1])["logits"], answers[1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", installed_engines())
+def test_a_disk_that_was_full_once_is_asked_again(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = engine(name)
+    if not isinstance(chosen, Compiler):
+        pytest.skip(f"{name} compiles nothing that can be kept")
+    path, kept = bundled(tmp_path, conv_net(), None, name), tmp_path / "kept"
+
+    def full(*_: object, **__: object) -> object:
+        raise EngineFailed(f"no room on the disk of {name}")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(chosen), "open_and_compile", full)
+        with (
+            pytest.warns(RuntimeWarning, match="no room"),
+            edgedl.open(path, cache=kept) as session,
+        ):
+            assert "no room" in str(session.opened.cache_problem)
+    for cached in (False, True):
+        with edgedl.open(path, cache=kept) as session:
+            assert session.opened.cached is cached

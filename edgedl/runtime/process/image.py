@@ -279,6 +279,10 @@ class Image:
         return factor, summand if summand.any() else None
 
     def _checked(self, raw: np.ndarray) -> np.ndarray:
+        if not isinstance(raw, np.ndarray):
+            message = f"{type(raw).__name__} is no picture"
+            hint = f"the path of a file, or uint8 of shape (height, width, {self.channels})"
+            raise BadSamples(message, hint=hint)
         pixels = raw[:, :, None] if self.channels == 1 and raw.ndim == 2 else raw
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != self.channels:
             raise BadSamples(

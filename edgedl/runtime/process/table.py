@@ -168,6 +168,9 @@ class Table:
                     message = f"the row has no column `{name}`"
                     raise BadSamples(message, hint=nearest(name, map(str, raw)))
             return raw
+        if not hasattr(raw, "__len__") or getattr(raw, "ndim", 1) != 1:
+            message = f"{type(raw).__name__} is no row"
+            raise BadSamples(message, hint="values by column, or in the columns' order")
         if isinstance(raw, (str, bytes)) or len(raw) != len(names):
             message = f"{len(raw)} values for {len(names)} columns"
             raise BadSamples(message, hint="values by column, or in the columns' order")

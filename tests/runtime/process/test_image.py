@@ -285,3 +285,9 @@ def test_the_shape_is_known_beforehand(image: Image, shape: tuple[int | None, ..
     assert image.shape == shape
     made = image.apply(noise(40, 50, image.channels)).shape
     assert all(size in (None, real) for size, real in zip(shape, made, strict=True))
+
+
+@pytest.mark.parametrize("raw", [None, 3, [[1, 2]], {"a": 1}, b"x"])
+def test_what_is_no_array_is_no_picture(raw: object) -> None:
+    with pytest.raises(BadSamples, match="is no picture"):
+        Image().apply(raw)  # type: ignore[arg-type]

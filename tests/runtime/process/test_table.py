@@ -102,3 +102,9 @@ def test_impossible_settings(make: Any, key: str) -> None:
         make()
     assert caught.value.keys == (key,)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("raw", [None, 3, np.array(5.0), np.zeros((1, 1))])
+def test_what_is_no_row_is_told(raw: Any) -> None:
+    with pytest.raises(BadSamples, match="is no row"):
+        Table(columns=(Column("a"),)).apply(raw)
