@@ -12,7 +12,7 @@ from typing import Any
 from edgedl.core.errors import EngineFailed, Unsupported
 from edgedl.core.store import atomic_write
 from edgedl.runtime import Builder, Compiler
-from edgedl.runtime.bundle import Bundle, Payload, open_bundle, write_bundle
+from edgedl.runtime.bundle import Bundle, Payload, open_bundle, read_bundle, write_bundle
 from edgedl.runtime.compiling import Outcome, refuse_sealed, standing, tried
 from edgedl.runtime.machine import this_processor
 from edgedl.runtime.opening import engine_of, prove
@@ -157,4 +157,4 @@ def _write(bundle: Bundle, output: Path, payloads: Sequence[tuple[Payload, bytes
             names=bundle.names(),
             processing=bundle.processing(),
         )
-        open_bundle(work)
+        read_bundle(work)

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from edgedl.core.errors import BadKey
-from edgedl.runtime.sign.keys import key_file
+from edgedl.runtime.sign.keys import secret_file
 
 passphrase_option = click.option(
     "--passphrase-file", metavar="FILE", help="A file whose first line is the passphrase."
@@ -23,7 +23,7 @@ def asked(path: str | None, *, confirm: bool = False) -> str:
     """
     if path is not None:
         try:
-            lines = key_file(Path(path)).decode().splitlines()
+            lines = secret_file(Path(path)).decode().splitlines()
         except UnicodeDecodeError as error:
             raise BadKey("is no text", where=path) from error
         if not lines or not lines[0]:

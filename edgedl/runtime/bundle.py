@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 SUFFIX = ".edl"
 PROCESSING = "about/processing"
-# What this engine compiles is an ONNX file again.
+# What this engine and its providers compile is an ONNX file again.
 ONNX_COMPILER = "onnxruntime"
 # Larger parts may be left to be checked when they are read.
 MOST_AT_ONCE = 1 << 18
@@ -93,7 +93,7 @@ class Bundle:
             BadKey: it is encrypted, and its key was not given, or another one.
         """
         found = self._opened(payload)
-        if payload.is_onnx or payload.engine == ONNX_COMPILER:
+        if payload.is_onnx or payload.engine.startswith(ONNX_COMPILER):
             try:
                 refuse_outward(found)
             except ValueError as error:

@@ -55,7 +55,8 @@ class Cache:
     byte, and the key, so that no file is taken for another. That defends against damage, against
     files cut off by a crash, and against another version's. It does not defend against whoever may
     write the folder with this user's rights, since digests can be written, too; files that belong
-    to another user than this one and root, or that others may write, are passed over. Engines trust
+    to another user than this one and root, that others may write, that have a second name, and
+    symbolic links are passed over. Engines trust
     what they once compiled: keep the folder where only this user writes.
     """
 
@@ -147,7 +148,12 @@ def _is_ours(found: os.stat_result) -> bool:
         return False
     if not hasattr(os, "geteuid"):
         return True
-    return found.st_uid in (os.geteuid(), 0) and not found.st_mode & OTHERS_MAY_WRITE
+    # A second name may be another user's, who gave a file of this user's a place here.
+    return (
+        found.st_uid in (os.geteuid(), 0)
+        and not found.st_mode & OTHERS_MAY_WRITE
+        and found.st_nlink == 1
+    )
 
 
 def _written(

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 # An entry of external data is found under this key; without it, no engine has a name to open.
 # These messages are always looked through, others where it stands somewhere in them.
 KEY, ALWAYS = b"location", ("model", "graph", "tensor")
+# A node of onnxruntime's that holds what an engine compiled, or names a file that does.
+CONTEXT, OPERATOR = b"EPContext", 4
 MOST_FIELDS = 1 << 22
 # What stands at byte 4 of onnxruntime's own format and of TensorFlow Lite's.
 OTHERS, OTHERS_AT = (b"ORTM", b"TFL3"), slice(4, 8)
@@ -47,7 +49,7 @@ def refuse_outward(model: bytes) -> None:
     waiting = [("model", memoryview(model))]
     while waiting:
         kind, message = waiting.pop()
-        if kind not in ALWAYS and KEY not in bytes(message):
+        if kind not in ALWAYS and not _speaks(bytes(message)):
             continue
         inside = INSIDE[kind]
         for number, value in _fields(message):
@@ -56,10 +58,16 @@ def refuse_outward(model: bytes) -> None:
                 number == EXTERNAL_DATA or (number == DATA_LOCATION and value != 0)
             ):
                 raise ValueError("names data outside of it, which no engine is to open")
+            if kind == "node" and number == OPERATOR and value == CONTEXT:
+                raise ValueError("holds what an engine compiled in place of a model")
             if number in inside and isinstance(value, memoryview):
                 waiting.append((inside[number], value))
             if not left:
                 raise ValueError(f"has more than {MOST_FIELDS} fields")
+
+
+def _speaks(message: bytes) -> bool:
+    return KEY in message or CONTEXT in message
 
 
 def _fields(message: memoryview) -> Iterator[Field]:

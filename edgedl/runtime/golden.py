@@ -100,7 +100,10 @@ def _encode(array: np.ndarray) -> tuple[dict[str, Any], bytes]:
 
 
 def _decode(head: Mapping[str, Any], data: bytes) -> np.ndarray:
-    dtype = np.dtype(str(head["dtype"]))
+    # NumPy reads other texts as Python, and raises what its parser does.
+    if head["dtype"] not in DTYPES:
+        raise ValueError("the type of an array is not sound")
+    dtype = np.dtype(head["dtype"])
     shape = _shape(head["shape"])
     coded = "step" in head
     stored = np.dtype(np.uint8) if coded else dtype

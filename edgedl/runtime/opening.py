@@ -148,11 +148,13 @@ def open_payload(bundle: Bundle, payload: Payload, way: Way) -> EngineSession:
 
 
 def engine_of(payload: Payload) -> Engine:
-    """A payload's engine.
+    """A payload's engine, which knows the payload's settings.
 
     Raises:
         Missing: it is not installed, or not known here.
+        Unsupported: a setting is not known here.
     """
+    refuse_unknown(payload.engine, payload.settings)
     try:
         return engine(payload.engine)
     except BadOption as error:
@@ -162,13 +164,11 @@ def engine_of(payload: Payload) -> Engine:
 
 
 def refuse_unfit(payload: Payload, chosen: Engine) -> None:
-    """Say whether this machine and this version of the engine are what a payload needs, and whether
-    its settings are known here.
+    """Say whether this machine and this version of the engine are what a payload needs.
 
     Raises:
         Unsupported: they are not, and why.
     """
-    refuse_unknown(payload.engine, payload.settings)
     reason = payload.needs.unmet(payload.engine, chosen.version, this_processor())
     if reason is not None:
         raise Unsupported(reason, hint="`edgedl compress` on this machine makes one for it")

@@ -13,6 +13,7 @@ from edgedl.cli.sign import until
 from edgedl.core.errors import BadOption
 from edgedl.runtime.sign.envelope import of_moment
 from tests.bundles import small_bundle
+from tests.models import conv_net, saved
 from tests.runtime.test_bundle import written
 
 
@@ -28,6 +29,13 @@ def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         return int(ended.value.code or 0), out, err
 
     return run
+
+
+def secret(path: Path, text: str) -> Path:
+    """A file that nobody else may read."""
+    path.touch(mode=0o600)
+    path.write_text(text)
+    return path
 
 
 def test_from_keys_to_answers(typed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -58,6 +66,7 @@ def test_from_keys_to_answers(typed, tmp_path: Path) -> None:  # type: ignore[no
     assert found["trusted"][0]["release"] == 3
 
 
+ORIGINAL = {"shared.key": "alice.key", "shared.aes": "model.aes"}
 REFUSED = {
     "unsigned": ("verify net.edl --trust alice.pub", 1, "not signed"),
     "untrusted": ("verify signed.edl --trust bob.pub", 1, "nobody who is trusted"),
@@ -76,6 +85,18 @@ REFUSED = {
     "a date long past": ("sign net.edl --key alice.key --expires 2020-01-01", 2, "expired"),
     "a passphrase that nobody types": ("keygen carol --passphrase", 1, "nobody can be asked"),
     "an empty passphrase": ("keygen carol --passphrase-file empty", 1, "holds no passphrase"),
+    "another name": ("verify signed.edl --trust alice.pub --name door", 1, "calls it nothing"),
+    "a private key that is trusted": ("verify signed.edl --trust alice.key", 1, "is a private key"),
+    "everybody's private key": ("sign net.edl --key shared.key", 1, "may read it"),
+    "everybody's secret": ("encrypt net.edl --key-file shared.aes -o out.edl", 1, "may read it"),
+    "everybody's trust": ("verify signed.edl --trust shared", 1, "may write it"),
+    "no keys": ("verify signed.edl --trust none", 1, "no public keys in this folder"),
+    "over itself": ("encrypt net.edl --key-file model.aes -o ./net.edl", 2, "is the bundle itself"),
+    "encrypted twice": ("encrypt sealed.edl --key-file model.aes -o out.edl", 1, "already"),
+    "a private key that encrypts": ("encrypt net.edl --key-file alice.key -o a.edl", 1, "32 bytes"),
+    "no folder": ("keygen none/at/all", 1, "cannot be written"),
+    "no name of a signer": ("sign net.edl --key alice.key --signer=", 2, "1 to 128 characters"),
+    "what is no bundle": ("sign x.npz --key alice.key", 1, "not an edgedl bundle"),
     "no secret": ("encrypt net.edl --key-file empty -o out.edl", 1, "no key of 32 bytes"),
 }
 
@@ -86,8 +107,17 @@ def test_errors_are_told(words: str, status: int, match: str, typed, tmp_path: P
         typed(f"keygen {name}")
     small_bundle(tmp_path / "net.edl")
     small_bundle(tmp_path / "signed.edl")
-    (tmp_path / "empty").write_text("")
+    secret(tmp_path / "empty", "")
     typed("sign signed.edl --key alice.key")
+    typed("keygen model --encryption")
+    typed("encrypt net.edl --key-file model.aes -o sealed.edl")
+    for name in ("shared.key", "shared.aes"):
+        (tmp_path / name).write_bytes((tmp_path / f"{ORIGINAL[name]}").read_bytes())
+        (tmp_path / name).chmod(0o644)
+    (tmp_path / "none").mkdir()
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o777)
+    (tmp_path / "x.npz").write_bytes(b"PK" * 100)
     found, _, err = typed(words)
     assert found == status
     assert match in err
@@ -95,10 +125,61 @@ def test_errors_are_told(words: str, status: int, match: str, typed, tmp_path: P
     assert "\nhint: " in err
 
 
+def test_what_the_environment_trusts_must_be_there(  # type: ignore[no-untyped-def]
+    typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that is missing or empty never means that anybody will do."""
+    small_bundle(tmp_path / "net.edl")
+    (tmp_path / "none").mkdir()
+    for named, match in (("nowhere", "no such key"), ("none", "no public keys"), ("", "is empty")):
+        monkeypatch.setenv("EDGEDL_TRUST", named)
+        for words in ("check net.edl", "verify net.edl", "inspect net.edl", "bench net.edl"):
+            status, _, err = typed(words)
+            assert status in (1, 2)
+            assert err.startswith("error: ")
+            assert match in err
+            assert "EDGEDL_TRUST" in err
+
+
+def test_signed_twice_and_by_two_and_encrypted_after(typed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    small_bundle(tmp_path / "net.edl")
+    for words in ("keygen alice", "keygen bob", "keygen model --encryption"):
+        assert typed(words)[0] == 0
+    typed("sign net.edl --key alice.key")
+    assert "beside 1 other" in typed("sign net.edl --key bob.key")[1]
+    assert "beside 1 other" in typed("sign net.edl --key bob.key")[1]
+    for name in ("alice", "bob"):
+        assert typed(f"verify net.edl --trust {name}.pub")[0] == 0
+    status, _, err = typed("encrypt net.edl --key-file model.aes -o sealed.edl")
+    assert status == 0
+    assert "signatures are gone" in err
+    assert "not signed" in typed("verify sealed.edl --trust alice.pub")[2]
+    assert typed("sign sealed.edl --key alice.key")[0] == 0
+    status, out, _ = typed("check sealed.edl --trust alice.pub")
+    assert status == 1
+    assert "its model is encrypted, by the key" in out
+
+
+def test_a_bundle_is_made_where_only_signed_ones_open(  # type: ignore[no-untyped-def]
+    typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was just made here is not asked for a signature; what is opened later is."""
+    model = saved(conv_net(), tmp_path)
+    np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).random((8, 3, 8, 8), np.float32))
+    typed("keygen alice")
+    monkeypatch.setenv("EDGEDL_TRUST", "alice.pub")
+    words = f"compress {model.path} --int8 --samples x.npz -o made.edl --seconds 0.5"
+    status, _, err = typed(words)
+    assert status == 0, err
+    assert "not signed" in typed("check made.edl")[2]
+    assert typed("sign made.edl --key alice.key")[0] == 0
+    assert typed("check made.edl")[0] == 0
+
+
 def test_a_passphrase_comes_from_a_file(typed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     small_bundle(tmp_path / "net.edl")
-    (tmp_path / "word").write_text("long words\n")
-    (tmp_path / "other").write_text("other words\n")
+    secret(tmp_path / "word", "long words\n")
+    secret(tmp_path / "other", "other words\n")
     assert typed("keygen alice --passphrase-file word")[0] == 0
     status, _, err = typed("sign net.edl --key alice.key --passphrase-file other")
     assert status == 1

@@ -205,6 +205,9 @@ def golden_of(**change: Any) -> tuple[dict[str, Any], dict[str, bytes]]:
         ({"shape": [-1, 6]}, "a shape is not sound"),
         ({"shape": [1 << 62, 1 << 62]}, "not sound"),
         ({"dtype": "O"}, "not sound"),
+        ({"dtype": "9" * 5000}, "not sound"),
+        ({"dtype": "f4,f4"}, "not sound"),
+        ({"dtype": 7}, "not sound"),
     ],
 )
 def test_golden_arrays_claim_no_more_than_they_hold(change: dict[str, Any], words: str) -> None:

@@ -62,6 +62,10 @@ def encrypt(
             f"`{name}` cannot name a key", hint="letters, digits and `_.:/@+=-`, 128 at most"
         )
     found = read_bundle(bundle)
+    if Path(output).exists() and Path(output).samefile(found.path):
+        raise BadOption(
+            f"`{output}` is the bundle itself, which would be lost", hint="write to another file"
+        )
     if any(payload.sealed for payload in found.payloads):
         raise BadBundle(
             "it is encrypted already", where=str(found.path), hint="encrypt what it was made of"

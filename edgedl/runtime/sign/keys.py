@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import os
 import re
+import stat
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +56,7 @@ def public_key(path: str | Path) -> PublicKey:
         BadKey: the file is missing, damaged, or holds another kind of key.
     """
     path = Path(path)
+    _refuse_shared(path, stat.S_IWOTH, "write", "o-w")
     text = key_file(path).decode("ascii", "replace")
     found = BLOCK.fullmatch(text)
     if found is None:
@@ -87,6 +91,7 @@ def public_keys(paths: Iterable[str | Path]) -> tuple[PublicKey, ...]:
         if not path.is_dir():
             files.append(path)
             continue
+        _refuse_shared(path, stat.S_IWOTH, "write", "o-w")
         inside = sorted(path.glob(f"*{PUBLIC_SUFFIX}"))
         if not inside:
             raise BadKey(
@@ -113,7 +118,7 @@ def key_of_file(path: str | Path) -> Callable[[str], bytes]:
     path = Path(path)
 
     def key(_: str) -> bytes:
-        data = key_file(path)
+        data = secret_file(path)
         if len(data) == SECRET_BYTES:
             return data
         try:
@@ -129,6 +134,28 @@ def key_of_file(path: str | Path) -> Callable[[str], bytes]:
         return found
 
     return key
+
+
+def secret_file(path: Path) -> bytes:
+    """The contents of a file that holds a secret, which others may not read.
+
+    Raises:
+        BadKey: they may, or as `key_file`.
+    """
+    data = key_file(path)
+    _refuse_shared(path, stat.S_IROTH | stat.S_IWOTH, "read", "go-rwx")
+    return data
+
+
+def _refuse_shared(path: Path, bits: int, verb: str, change: str) -> None:
+    """Where a system tells, say whether everybody may do with a file what only few should."""
+    with suppress(OSError):
+        if os.name == "posix" and path.stat().st_mode & bits:
+            raise BadKey(
+                f"everybody on this machine may {verb} it",
+                where=str(path),
+                hint=f"`chmod {change} {path}`, and think of who may have done so before",
+            )
 
 
 def key_file(path: Path) -> bytes:

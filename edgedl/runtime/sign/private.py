@@ -26,6 +26,7 @@ from edgedl.runtime.sign.keys import (
     SECRET_SUFFIX,
     PublicKey,
     key_file,
+    secret_file,
 )
 from edgedl.runtime.sign.sealed import KEY_BYTES
 from edgedl.runtime.sign.trust import divided, head_digest, read, trailer
@@ -95,7 +96,11 @@ def written_new(path: Path, data: bytes, mode: int) -> None:
     except FileExistsError as error:
         raise _taken(path) from error
     except OSError as error:
-        raise BadKey(f"cannot be written ({error.strerror})", where=str(path)) from error
+        raise BadKey(
+            f"cannot be written ({error.strerror})",
+            where=str(path),
+            hint="name a file in a folder that exists and that you may write to",
+        ) from error
     try:
         with os.fdopen(place, "wb") as file:
             file.write(data)
@@ -129,7 +134,9 @@ def private_key(
             hint=f"give the private one, `{path.with_suffix(PRIVATE_SUFFIX).name}`",
         )
     word: bytes | None = None
-    if b"ENCRYPTED" in data:
+    if b"ENCRYPTED" not in data:
+        secret_file(path)
+    else:
         given = passphrase() if callable(passphrase) else passphrase
         if not given:
             raise BadKey(
@@ -139,10 +146,11 @@ def private_key(
     try:
         private = serialization.load_pem_private_key(data, word)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        problem = "holds no private key in PEM, or a damaged one"
+        problem, hint = "holds no private key in PEM, or a damaged one", HOW
         if word is not None:
             problem = "is not encrypted by this passphrase, or damaged"
-        raise BadKey(problem, where=str(path), hint=HOW) from error
+            hint = "give the passphrase that `edgedl keygen` was given"
+        raise BadKey(problem, where=str(path), hint=hint) from error
     if not isinstance(private, Ed25519PrivateKey):
         raise BadKey("is no Ed25519 key", where=str(path), hint=HOW)
     return private, PublicKey(private.public_key().public_bytes_raw(), path.stem)
@@ -189,7 +197,8 @@ def sign(
     whole = marked(region.read(0, len(region)), found.head, where)
     now = int(clock())
     digest = head_digest(bytes(whole[: len(found.head)]))
-    statement = Statement(digest, signer or public.name, now, expires, name, release)
+    by = public.name if signer is None else signer
+    statement = Statement(digest, by, now, expires, name, release)
     _checked(statement)
     made = Envelope(statement, public.id, private.sign(signed_message(statement)))
     envelopes = [*(one for one in others if one.key_id != public.id), made]
@@ -226,7 +235,7 @@ def _checked(statement: Statement) -> None:
     try:
         statement.check()
     except ValueError as error:
-        raise BadOption(f"this cannot be signed: {error}") from error
+        raise BadOption(f"this cannot be signed: {error}", hint="give another value") from error
     if statement.expires is not None and statement.expires <= statement.signed:
         raise BadOption("it would have expired already", hint="give a later date, or more days")
 

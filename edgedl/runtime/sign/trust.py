@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from edgedl.core.errors import BadBundle, BadOption, Untrusted
+from edgedl.core.errors import BadBundle, BadKey, BadOption, Untrusted
 from edgedl.core.registry import how_to_upgrade
 from edgedl.runtime.layout import AGAIN, HEADER, SIGNED, Header, head_of, header
 from edgedl.runtime.sign.ed25519 import verified
@@ -63,7 +63,13 @@ class Trust:
     clock: Callable[[], float] = time.time
 
 
-TrustSource = Trust | PublicKey | str | Path | Sequence[PublicKey | str | Path]
+class Anybody:
+    """Where it is given as `trust`, nobody is asked for, whatever `EDGEDL_TRUST` says: for what a
+    program made itself, a moment ago."""
+
+
+ANYBODY = Anybody()
+TrustSource = Trust | Anybody | PublicKey | str | Path | Sequence[PublicKey | str | Path]
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,14 @@ def trust_of(source: TrustSource | None) -> Trust | None:
                 f"the environment variable {VARIABLE} is empty",
                 hint="unset it, or let it name a public key or a folder of them",
             )
+        try:
+            return trust(source)
+        except BadKey as error:
+            raise BadKey(
+                f"{error.message} (which {VARIABLE} names)", where=error.where, hint=error.hint
+            ) from error
+    if isinstance(source, Anybody):
+        return None
     return source if isinstance(source, Trust) else trust(source)
 
 

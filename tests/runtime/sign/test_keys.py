@@ -117,6 +117,7 @@ WRONG_PUBLIC = {
 @pytest.mark.parametrize("data", WRONG_PUBLIC.values(), ids=WRONG_PUBLIC)
 def test_wrong_public_keys_are_told(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "alice.pub"
+    path.touch(mode=0o600)
     path.write_bytes(data)
     with pytest.raises(BadKey) as caught:
         public_key(path)
@@ -152,6 +153,7 @@ WRONG_PRIVATE = {
 @pytest.mark.parametrize(("data", "problem"), WRONG_PRIVATE.values(), ids=WRONG_PRIVATE)
 def test_wrong_private_keys_are_told(data: bytes, problem: str, tmp_path: Path) -> None:
     path = tmp_path / "alice.key"
+    path.touch(mode=0o600)
     path.write_bytes(data)
     with pytest.raises(BadKey, match=problem) as caught:
         private_key(path)
@@ -175,6 +177,7 @@ def test_secret_keys_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
     with pytest.raises(BadKey, match="is there already"):
         encryption_keygen(tmp_path / "model")
     raw = tmp_path / "raw.aes"
+    raw.touch(mode=0o600)
     raw.write_bytes(os.urandom(32))
     assert key_of_file(raw)("any") == raw.read_bytes()
     for wrong in (b"", b"00" * 31, b"x" * 64, b"\xff" * 33, b"00" * 33):
