@@ -140,8 +140,8 @@ def report(tally: Tally, cases: int, first: int, seconds: float) -> str:
         f"# Altered bundles\n\n`python benchmarks/fuzz.py --cases {cases} --first {first} --write`,"
         f" edgedl {edgedl.__version__}, Python {platform.python_version()}, {platform.machine()},"
         f" {seconds:.0f} s.\n\n{cases} cases, {len(tally.faults)} faults. The most of one case:"
-        f" {tally.calls} Python calls (counted in one of {COUNTED}), {tally.bytes / 1e6:.1f} MB of memory, and"
-        f" {tally.seconds:.2f} s of a processor, traced. The largest"
+        f" {tally.calls} Python calls (counted in one of {COUNTED}), {tally.bytes / 1e6:.1f} MB of"
+        f" memory, and {tally.seconds:.2f} s of a processor, traced. The largest"
         f" process had {tally.resident_bytes / 1e6:.0f} MB resident.\n\n"
         f"| how a case ended | cases |\n| --- | --- |\n{ends}\n"
     )
