@@ -58,12 +58,14 @@ def refuse_outward(model: bytes) -> None:
                 number == EXTERNAL_DATA or (number == DATA_LOCATION and value != 0)
             ):
                 raise ValueError("names data outside of it, which no engine is to open")
-            if kind == "node" and number == OPERATOR and value == CONTEXT:
-                raise ValueError("holds what an engine compiled in place of a model")
-            if number in inside and isinstance(value, memoryview):
-                waiting.append((inside[number], value))
             if not left:
                 raise ValueError(f"has more than {MOST_FIELDS} fields")
+            if isinstance(value, int):
+                continue
+            if (kind, number) == ("node", OPERATOR) and value.tobytes() == CONTEXT:
+                raise ValueError("holds what an engine compiled in place of a model")
+            if number in inside:
+                waiting.append((inside[number], value))
 
 
 def _speaks(message: bytes) -> bool:
