@@ -20,6 +20,7 @@ from edgedl.runtime.sign.sealed import KeySource
 from edgedl.runtime.sign.trust import TrustSource
 
 if TYPE_CHECKING:
+    from edgedl.runtime.meanwhile import Meanwhile
     from edgedl.runtime.opening import GoldenCheck, OpenedSession
     from edgedl.runtime.process import Processing
 
@@ -133,6 +134,21 @@ class Builder(Engine, Protocol):
             Unsupported: this machine cannot. EngineFailed: the engine refuses the model.
         """
 
+    def open_meanwhile(
+        self,
+        model: bytes,
+        first: EngineSession,
+        *,
+        settings: Mapping[str, Any],
+        check: Callable[[EngineSession], object],
+    ) -> Meanwhile:
+        """A session that answers with `first`, which belongs to it, until the engine's own form is
+        built, opened and has passed `check`; where that raises, `first` goes on.
+
+        Raises:
+            Unsupported: this machine could never build it.
+        """
+
 
 def engine(name: str) -> Engine:
     """The engine of this name.
@@ -203,6 +219,7 @@ def open(  # noqa: A001
     at_once: int = 1,
     warm: bool = False,
     finite: bool = False,
+    meanwhile: bool = False,
     trust: TrustSource | None = None,
     key: KeySource | None = None,
 ) -> OpenedSession:
@@ -230,6 +247,8 @@ def open(  # noqa: A001
         warm: run the bundle's first golden input, or zeros where it has none, before anything else,
             so that the first call is as fast as those after it.
         finite: refuse inputs that are not finite, at the cost of a pass over them.
+        meanwhile: where the payload whose turn it is has to be built on this device, which may take
+            minutes, answer with one behind it until then; `opened` says which one answers.
         trust: public keys, or files or folders of them, one of which must have signed the bundle,
             before anything of it is parsed; where None, those that `EDGEDL_TRUST` names, if any.
         key: takes the name of the key by which a model is encrypted, returns its 32 bytes. Nothing
@@ -259,6 +278,7 @@ def open(  # noqa: A001
         at_once=at_once,
         warm=warm,
         finite=finite,
+        meanwhile=meanwhile,
     )
 
 
@@ -273,6 +293,7 @@ def session_of(
     at_once: int = 1,
     warm: bool = False,
     finite: bool = False,
+    meanwhile: bool = False,
 ) -> OpenedSession:
     """`open` of a bundle that was read already, so that what else it says is of the same bytes."""
     from edgedl.runtime.dress import dressed
@@ -289,5 +310,9 @@ def session_of(
 
         kept = Cache(Path(cache or os.environ[CACHE_VARIABLE]))
     way = Way(threads, golden, kept, apart, at_once)
-    session = open_first(bundle, bundle.of_engine(engine_name), way)
+    if meanwhile:
+        from edgedl.runtime.handover import open_meanwhile as opening
+    else:
+        opening = open_first
+    session = opening(bundle, bundle.of_engine(engine_name), way)
     return dressed(session, bundle, warm=warm, finite=finite)

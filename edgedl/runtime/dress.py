@@ -23,9 +23,7 @@ def dressed(session: OpenedSession, bundle: Bundle, *, warm: bool, finite: bool)
         if finite:
             from edgedl.runtime.finite import Finite
 
-            careful = cast("OpenedSession", Finite(session))
-            careful.opened = session.opened
-            return careful
+            return cast("OpenedSession", Finite(session))
     except BaseException:
         session.close()
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -27,6 +28,11 @@ class Finite:
     @property
     def signature(self) -> Signature:
         return self._session.signature
+
+    @property
+    def opened(self) -> Any:
+        """How the session came about."""
+        return getattr(self._session, "opened", None)
 
     def run(
         self, inputs: Mapping[str, np.ndarray], deadline_ms: float | None = None

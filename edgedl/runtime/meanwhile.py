@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +54,7 @@ class Meanwhile:
     ) -> None:
         self.signature = first.signature
         self.problem: BaseException | None = None
+        self.origins: tuple[Any, Any] = (None, None)
         self._seat: _Seat | None = _Seat(first)
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -65,6 +67,11 @@ class Meanwhile:
     def ready(self) -> bool:
         """Whether the other one answers now."""
         return self._ready
+
+    @property
+    def opened(self) -> Any:
+        """How the one that answers now came about, of the two `origins`."""
+        return self.origins[self._ready]
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
         """Wait until the other one answers, or never will; whether it answers."""

@@ -52,6 +52,10 @@ def _tell(line: str) -> None:
     LOGGER.warning("%s", line)
 
 
+def _pass(session: EngineSession) -> None:
+    """Nothing is asked of it."""
+
+
 @dataclass(frozen=True)
 class TensorRtEngine:
     """One of the two libraries. Its engines are built in a child process, and kept.
@@ -115,9 +119,15 @@ class TensorRtEngine:
         return self._opened(model, settings, None)
 
     def open_meanwhile(
-        self, model: Model, first: EngineSession, *, settings: Mapping[str, Any]
+        self,
+        model: Model,
+        first: EngineSession,
+        *,
+        settings: Mapping[str, Any],
+        check: Callable[[EngineSession], object] = _pass,
     ) -> Meanwhile:
-        """A session that answers with `first` until the engine is built and opened.
+        """`edgedl.runtime.Builder.open_meanwhile`: a session that answers with `first` until the
+        engine is built, opened and checked.
 
         The build goes on in a thread and a child process of its own, and ends with the session.
 
@@ -132,7 +142,13 @@ class TensorRtEngine:
             if not later.set_running_or_notify_cancel():
                 return
             try:
-                later.set_result(self._opened(model, settings, cancelled))
+                session = self._opened(model, settings, cancelled)
+                try:
+                    check(session)
+                except BaseException:
+                    session.close()
+                    raise
+                later.set_result(session)
             except BaseException as error:
                 later.set_exception(error)
 
