@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgedl.core.errors import Unsupported
+from edgedl.core.registry import how_to_upgrade
 from edgedl.runtime.limits import LIMITS
 
 Check = Callable[[Any], bool]
@@ -83,7 +84,7 @@ def refuse_unknown(engine: str, settings: Mapping[str, Any]) -> None:
         if name not in known:
             raise Unsupported(
                 f"it brings the setting {name[:80]!r}, which is not known here",
-                hint="pip install --upgrade edgedl, or make it again with `edgedl compress`",
+                hint=f"{how_to_upgrade()}, or make it again with `edgedl compress`",
             )
         if not known[name](value):
             raise Unsupported(
