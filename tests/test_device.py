@@ -169,7 +169,7 @@ def test_it_opens_checks_and_runs_where_nothing_else_is(
         assert hint == "pip uninstall edgedl-runtime, then pip install edgedl, which holds both"
 
 
-def test_what_stays_behind_is_docstrings_comments_and_types_alone(tree: ModuleType) -> None:
+def test_what_stays_behind_is_docstrings_comments_types_and_spaces_alone(tree: ModuleType) -> None:
     for name in tree.files(ENGINES):
         path = ROOT / "edgedl" / name
         source = path.read_text()
@@ -180,13 +180,13 @@ def test_what_stays_behind_is_docstrings_comments_and_types_alone(tree: ModuleTy
 
 def test_of_words_in_a_program_none_is_lost(tree: ModuleType) -> None:
     source = (
-        '"""Says."""\n# gone\nx = "# kept"  # gone, ünd mehr\ny = """a\n# kept\n"""\n'
+        '"""Says."""\n# gone\nx = "# kept"  # gone, ünd mehr\ny = """a\n    # kept\n"""\n'
         'class A:\n    """Says\n\n    more."""\n\n    def f(self): "gone"\n\n'
         'def g():\n    """ü"""; return 1\n'
     )
     wanted = (
-        '\n\nx = "# kept"\ny = """a\n# kept\n"""\nclass A:\n\n\n\n\n    def f(self): ...\n\n'
-        "def g():\n    ...; return 1\n"
+        '\n\nx = "# kept"\ny = """a\n    # kept\n"""\nclass A:\n\n\n\n\n def f(self): ...\n\n'
+        "def g():\n ...; return 1\n"
     )
     assert tree.bare(source) == wanted
 

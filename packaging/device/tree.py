@@ -1,9 +1,9 @@
 """The part of edgedl that a device needs: which files, and what of them.
 
 Files are those that the device's verbs reach by imports, within functions too, and by names in
-tables, `module:attribute`; of the engines, those that are asked for. Docstrings, comments and the
-types of functions' arguments stay behind, and every line keeps its number, so that a traceback from
-a device can be read beside the sources of the same version.
+tables, `module:attribute`; of the engines, those that are asked for. Docstrings, comments, the
+types of functions' arguments and three of four spaces stay behind, and every line keeps its number,
+so that a traceback from a device can be read beside the sources of the same version.
 
     python packaging/device/tree.py FOLDER [ENGINE ...]     copies it, without building a wheel
 """
@@ -76,7 +76,26 @@ def bare(source: str) -> str:
             *["\n"] * (bottom - top - 1),
             *([tail.lstrip(" ")] if top != bottom else []),
         ]
-    return "".join(line.rstrip() + "\n" if not line.strip() else line for line in lines)
+    return _indented_by_one("".join(line if line.strip() else "\n" for line in lines))
+
+
+def _indented_by_one(source: str) -> str:
+    """The same, each level indented by one space; lines that a text goes on in stay as they are."""
+    fixed: set[int] = set()
+    inside = getattr(tokenize, "FSTRING_START", None)  # from Python 3.12 on, in parts
+    begun: list[int] = []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.STRING:
+            fixed.update(range(token.start[0] + 1, token.end[0] + 1))
+        elif inside is not None and token.type == inside:
+            begun.append(token.start[0])
+        elif inside is not None and token.type == tokenize.FSTRING_END:
+            fixed.update(range(begun.pop() + 1, token.end[0] + 1))
+    lines = []
+    for number, line in enumerate(source.splitlines(keepends=True), 1):
+        spaces = len(line) - len(line.lstrip(" "))
+        lines.append(line if number in fixed else " " * (spaces // 4) + line[spaces:])
+    return "".join(lines)
 
 
 def copy(folder: Path, chosen: Iterable[str], package: Path = PACKAGE) -> list[Path]:
