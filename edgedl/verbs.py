@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -284,13 +284,15 @@ def run(
     trust: TrustSource | None = None,
     key: KeySource | None = None,
     progress: Progress = silent,
+    notice: Callable[[str], None] | None = None,
     **opening: Any,
 ) -> int:
     """Run every sample and save the outputs by name, one row a sample; returns how many.
 
     Inputs may be raw files, a folder or one, where `preprocess` or the bundle says what turns them
     into inputs; an array `files` then names the rows. A bundle is opened as by `edgedl.open`, with
-    its `trust` and `key` and what else it takes, `opening`.
+    its `trust` and `key` and what else it takes, `opening`; `notice` is told in a line of each
+    payload that was skipped, and why.
 
     Raises:
         EdgeError: a file is unsound, its engine is missing, the inputs do not fit, or the outputs
@@ -303,6 +305,9 @@ def run(
     if trust is not None or is_bundle(path):
         model = open_bundle(path, sparing=True, trust=trust, key=key)
         session = session_of(model, threads=threads, engine_name=engine_name, **opening)
+        if notice is not None:
+            for skipped in session.opened.skipped:
+                notice(f"skipped: {skipped}")
     else:
         session = find_artifact(path, engine_name).open(threads)
     with session:

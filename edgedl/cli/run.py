@@ -54,5 +54,6 @@ def command(
             trust=trust,
             key=key,
             progress=bar,
+            notice=lambda line: click.echo(line, err=True),
         )
-    click.echo(f"{count} samples -> {output}")
+    click.echo(f"{count} sample{'s' * (count != 1)} -> {output}")

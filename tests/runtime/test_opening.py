@@ -274,3 +274,19 @@ def test_inspect_tells_what_a_payload_needs() -> None:
     assert "openvino float32, compiled for Cortex-A72, from version 2026.4.1, to version" in told
     assert "tensorrt float32, built where it is opened, from version 10.3" in told
     assert "openvino int8, no_such_flag" in told
+
+
+def test_run_says_what_it_skipped(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from edgedl.cli.run import command
+
+    path = written(tmp_path / "net.edl", [payload("refusing"), payload()])
+    np.savez(tmp_path / "x.npz", **FEED)
+    done = CliRunner().invoke(
+        command,
+        [str(path), "--input", str(tmp_path / "x.npz"), "--output", str(tmp_path / "y.npz")],
+    )
+    assert done.exit_code == 0
+    assert done.stderr == "skipped: refusing float32 (onnx): refusing refuses the model\n"
+    assert done.stdout.startswith("1 sample -> ")
