@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +53,8 @@ class Browser:
 
     def _next(self) -> dict[str, Any]:
         while MESSAGE_END not in self.buffer:
+            waiting, _, _ = select.select([self.read], [], [], MOST_SECONDS)
+            assert waiting, f"Chromium said nothing for {MOST_SECONDS:.0f} s"
             data = os.read(self.read, 1 << 20)
             assert data, "Chromium went away"
             self.buffer += data
@@ -118,13 +120,10 @@ def browser(folder: Path) -> Iterator[Browser]:
     )  # fmt: skip
     os.close(to_child)
     os.close(from_child)
-    watchdog = threading.Timer(MOST_SECONDS, process.kill)
-    watchdog.start()
     try:
         yield Browser(write, read)
     finally:
-        watchdog.cancel()
-        process.terminate()
+        process.kill()
         process.wait()
         os.close(write)
         os.close(read)
