@@ -11,10 +11,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgedl.core.model import Model, Signature
 from edgedl.core.samples import Samples, from_arrays
+from edgedl.core.target import SCHEMES
 from edgedl.passes.graph import open_model
 from tests.sequences import classifier
 
 Shape = Sequence[int | str | None]
+# Those of engines that compute anything in int8.
+INT8_SCHEMES = {name: scheme for name, scheme in SCHEMES.items() if scheme.operators}
 
 
 class Sketch:

@@ -134,6 +134,11 @@ class Builder(Engine, Protocol):
             Unsupported: this machine cannot. EngineFailed: the engine refuses the model.
         """
 
+
+@runtime_checkable
+class GivesWay(Engine, Protocol):
+    """An engine that builds its own form of a model while another session answers."""
+
     def open_meanwhile(
         self,
         model: bytes,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import cast
 
 from edgedl.core.errors import EdgeError
-from edgedl.runtime import Builder
+from edgedl.runtime import GivesWay
 from edgedl.runtime.bundle import Bundle
 from edgedl.runtime.opening import (
     MOST_SAMPLES,
@@ -54,7 +54,7 @@ def open_meanwhile(bundle: Bundle, payloads: Sequence[Payload], way: Way) -> Ope
     return open_first(bundle, payloads, way)
 
 
-def _builder(payload: Payload) -> Builder | None:
+def _builder(payload: Payload) -> GivesWay | None:
     """The engine that would build this payload here; None where none would."""
     if payload.format == COMPILED or payload.sealed is not None:
         return None
@@ -63,11 +63,11 @@ def _builder(payload: Payload) -> Builder | None:
         refuse_unfit(payload, chosen)
     except EdgeError:
         return None
-    return chosen if isinstance(chosen, Builder) else None
+    return chosen if isinstance(chosen, GivesWay) else None
 
 
 def _giving_way(
-    bundle: Bundle, payload: Payload, chosen: Builder, first: OpenedSession, way: Way, place: int
+    bundle: Bundle, payload: Payload, chosen: GivesWay, first: OpenedSession, way: Way, place: int
 ) -> OpenedSession:
     """The first session, until the payload at this place of the order is built."""
     most = MOST_SAMPLES[way.golden]

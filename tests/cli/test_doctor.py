@@ -9,7 +9,7 @@ from edgedl import verbs
 from edgedl.cli.doctor import builds_only
 from edgedl.core.errors import Unsupported
 from edgedl.runtime.gpu import nvidia_gpu_here
-from edgedl.runtime.tensorrt import cuda as binding
+from edgedl.runtime.tensorrt.engine import TensorRtEngine
 
 
 @pytest.mark.skipif(nvidia_gpu_here(), reason="this machine has a GPU")
@@ -35,11 +35,11 @@ def test_a_builder_for_its_own_gpu_alone_says_so() -> None:
 def test_a_gpu_whose_driver_is_too_old_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorrt_rtx", reason="pip install 'edgedl[tensorrt-rtx]'")
 
-    def too_old() -> None:
+    def too_old(self: object) -> None:
         raise Unsupported("the driver serves CUDA 11.4, 12.0 is needed", hint="update the driver")
 
     monkeypatch.setattr(verbs, "installed_engines", lambda: ("tensorrt_rtx",))
-    monkeypatch.setattr(binding, "cuda", too_old)
+    monkeypatch.setattr(TensorRtEngine, "ready", too_old)
     found = next(row for row in edgedl.doctor()["engines"] if row["name"] == "tensorrt_rtx")
     assert found["version"] is None
     assert found["install"] == "the driver serves CUDA 11.4, 12.0 is needed; update the driver"

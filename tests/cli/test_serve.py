@@ -58,6 +58,7 @@ def test_signed_and_encrypted_bundles_are_served(
 
     monkeypatch.setattr(service, "serve", taken)
     (tmp_path / "k.aes").write_bytes(bytes(32))
+    (tmp_path / "k.aes").chmod(0o600)
     words = ["a.edl", "--trust", "alice.pub", "--key-file", str(tmp_path / "k.aes")]
     with pytest.raises(SystemExit) as caught:
         main(["serve", *words, "--cache", "kept"])

@@ -17,6 +17,7 @@ from edgedl.passes.graph import read
 from edgedl.passes.layout import layout
 from edgedl.passes.shapes import Shapes
 from tests.models import (
+    INT8_SCHEMES,
     NETS,
     Sketch,
     attention_net,
@@ -45,7 +46,7 @@ def split(net: Sketch, data: str, *outputs: str) -> None:
     net.nodes.append(helper.make_node("Split", [data], outputs, name=f"{data}_split", axis=1))
 
 
-@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+@pytest.mark.parametrize("scheme", INT8_SCHEMES.values(), ids=INT8_SCHEMES)
 def test_a_chain_crosses_at_its_ends_and_between_its_operators(
     scheme: Scheme, tmp_path: Path
 ) -> None:
@@ -130,7 +131,7 @@ def test_constants_beside_a_tensor_stop_its_codes(scheme: Scheme, tmp_path: Path
     assert "grid" not in found
 
 
-@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+@pytest.mark.parametrize("scheme", INT8_SCHEMES.values(), ids=INT8_SCHEMES)
 def test_rows_of_a_table_cross_and_not_the_table(scheme: Scheme, tmp_path: Path) -> None:
     net = Sketch()
     net.weight("table", 500, 16)
@@ -192,7 +193,7 @@ def test_an_operator_named_like_anothers_tensor_makes_it_not(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", INT8_SCHEMES)
 def test_what_crosses_to_int8_has_a_scale_in_the_full_plan(
     scheme: str, net: str, tmp_path: Path
 ) -> None:

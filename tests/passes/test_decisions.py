@@ -15,10 +15,10 @@ from edgedl.passes.clean import Clean
 from edgedl.passes.graph import read
 from edgedl.passes.layout import Layout, layout
 from edgedl.passes.scales import decide
-from tests.models import NETS, samples, saved
+from tests.models import INT8_SCHEMES, NETS, samples, saved
 
 # Schemes of engines that need a conversion behind every move as well.
-STOPPING = [name for name, scheme in SCHEMES.items() if not scheme.carries]
+STOPPING = [name for name, scheme in INT8_SCHEMES.items() if not scheme.carries]
 
 EVERYWHERE = {
     "conv": "conv1 conv2 pooled fc",
@@ -64,7 +64,7 @@ def shares(found: Layout) -> set[frozenset[str]]:
 
 
 @pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", INT8_SCHEMES)
 def test_operators_in_int8(scheme: str, net: str, tmp_path: Path) -> None:
     found = planned(net, scheme, tmp_path)
     expected = ELSEWHERE.get((scheme.split(",")[0], net), EVERYWHERE[net]).split()
@@ -72,7 +72,7 @@ def test_operators_in_int8(scheme: str, net: str, tmp_path: Path) -> None:
     assert all(d.reason for d in found.decisions)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", INT8_SCHEMES)
 def test_every_int8_operator_reads_only_quantized_tensors(scheme: str, tmp_path: Path) -> None:
     found = planned("residual", scheme, tmp_path)
     reads = {"conv1": ["x"], "conv2": ["relu1"], "sum": ["conv2", "relu1"], "conv3": ["small"],

@@ -14,7 +14,7 @@ from edgedl.passes.layout import Layout, layout
 from edgedl.passes.plan import Quantizer
 from edgedl.passes.ranges import Histogram, Range
 from edgedl.passes.scales import decide, not_finite, quantizer, rounded
-from tests.models import NETS, saved
+from tests.models import INT8_SCHEMES, NETS, saved
 
 
 def planned(net: str, scheme: str, folder: Path, **settings: object) -> Layout:
@@ -29,7 +29,7 @@ def precisions(found: Layout) -> dict[str, list[str]]:
     return by_operator
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", INT8_SCHEMES)
 def test_every_product_of_a_plain_network(scheme: str, tmp_path: Path) -> None:
     found = precisions(planned("conv", scheme, tmp_path))
     assert found["Conv"] == ["int8", "int8"]

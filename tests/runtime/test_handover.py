@@ -12,7 +12,7 @@ import pytest
 
 import edgedl
 from edgedl.core.errors import EdgeError, EngineFailed, Unsupported, WrongAnswers
-from edgedl.runtime import ENGINES, Builder, any_engine
+from edgedl.runtime import ENGINES, GivesWay, any_engine
 from edgedl.runtime.handover import WAITS
 from edgedl.runtime.meanwhile import Meanwhile
 from edgedl.runtime.session import EngineSession
@@ -26,9 +26,6 @@ class Slow(Plain):
     def __init__(self) -> None:
         self.waiting: list[Callable[[], None]] = []
         self.refuses = False
-
-    def stand(self, model: Any, *, settings: Any, progress: Any, notice: Any) -> Any:
-        raise Unsupported("not asked for here")
 
     def open_meanwhile(
         self,
@@ -64,7 +61,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> Slow:
     monkeypatch.setitem(ENGINES, "slow", f"{__name__}:SLOW")
     monkeypatch.delenv("EDGEDL_CACHE", raising=False)
     SLOW.waiting, SLOW.refuses = [], False
-    assert isinstance(SLOW, Builder)
+    assert isinstance(SLOW, GivesWay)
     return SLOW
 
 
