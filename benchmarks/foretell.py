@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from edgedl.core.target import ISA_VARIABLE, PROCESSORS
+from edgedl.core.isa import ISA_VARIABLE
+from edgedl.core.target import PROCESSORS
 from edgedl.inputs import load_model, load_samples
 from edgedl.passes.emulate import Emulated
 from edgedl.passes.saturation import saturates

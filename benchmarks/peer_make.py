@@ -21,8 +21,8 @@ from processes import limit_of_memory, watched
 from zoo import Entry
 
 from edgedl.core.errors import EngineFailed
+from edgedl.core.isa import ISA_VARIABLE
 from edgedl.core.model import sha256
-from edgedl.core.target import ISA_VARIABLE
 from edgedl.inputs import load_model
 from edgedl.runtime import engine
 

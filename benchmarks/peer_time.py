@@ -24,8 +24,8 @@ from edgedl.benchmark.compare import Comparison
 from edgedl.benchmark.contest import Contestant, contest
 from edgedl.benchmark.cores import idle_cores
 from edgedl.benchmark.watch import Watch, doubts, invalid
+from edgedl.core.isa import ISA_VARIABLE
 from edgedl.core.model import Signature
-from edgedl.core.target import ISA_VARIABLE
 
 OURS = "edgedl"
 ANSWER_SECONDS = 600.0

@@ -38,7 +38,7 @@ from readme import README, fill
 from zoo import RECIPES, fetch
 
 from edgedl.benchmark.machine import this_machine
-from edgedl.core.target import ISA_CAPS, ISA_VARIABLE
+from edgedl.core.isa import ISA_CAPS, ISA_VARIABLE
 
 RESULTS = HERE / "results"
 ENGINES = ("onnxruntime", "openvino", "cpu")

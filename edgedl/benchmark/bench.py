@@ -28,10 +28,11 @@ from edgedl.benchmark.preflight import preflight
 from edgedl.benchmark.result import BenchReport, Pair, Row
 from edgedl.benchmark.watch import Conditions, Watch, clock_step, doubts, invalid
 from edgedl.core.errors import BadSamples, EdgeError, EngineFailed, Unsupported
+from edgedl.core.isa import ISA_VARIABLE
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
 from edgedl.core.stats import FLOORS
-from edgedl.core.target import ISA_DOUBT, ISA_VARIABLE
+from edgedl.core.target import ISA_DOUBT
 from edgedl.runtime.artifact import Artifact, find_artifact
 from edgedl.runtime.process.postprocess import Postprocess
 

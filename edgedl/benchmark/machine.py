@@ -17,9 +17,10 @@ from typing import Any
 
 from edgedl.benchmark.jetson import Jetson, find_jetson, power_mode
 from edgedl.benchmark.kernel_files import CPU, ROOT, core_list, number, text
+from edgedl.core.isa import ISA_VARIABLE
 from edgedl.core.memory import available_bytes, total_bytes
 from edgedl.core.registry import version
-from edgedl.core.target import ISA_VARIABLE, PROCESSORS, Processor
+from edgedl.core.target import PROCESSORS, Processor
 
 ISA_FLAGS = (
     "sse4_2", "avx", "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16",

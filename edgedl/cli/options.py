@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import click
 
 from edgedl.core.errors import BadOption
-from edgedl.core.target import ISA_CAPS, ISA_VARIABLE, PROCESSORS, Processor
+from edgedl.core.isa import ISA_CAPS, ISA_VARIABLE
+from edgedl.core.target import PROCESSORS, Processor
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 QUIET_SECONDS = 2.0

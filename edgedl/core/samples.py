@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import struct
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -310,6 +309,8 @@ def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, file: IO[bytes]) -
         name_length, extra_length = struct.unpack("<HH", local[26:30])
         start = entry.header_offset + 30 + name_length + extra_length
         return _map(file, start, entry.file_size)
+    import tempfile
+
     with tempfile.TemporaryFile() as unpacked, archive.open(entry) as member:
         written = 0
         while block := member.read(BLOCK):

@@ -7,9 +7,6 @@ import errno
 import hashlib
 import json
 import os
-import secrets
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -53,6 +50,9 @@ class Store:
         Raises:
             EdgeError: the store cannot be written.
         """
+        import shutil
+        import tempfile
+
         place = self.root / key[:2] / key
         if place.is_dir():
             with contextlib.suppress(OSError):
@@ -89,6 +89,8 @@ class Store:
 
     def tidy(self) -> None:
         """Remove abandoned work, then the results longest unused, down to the size limit."""
+        import shutil
+
         now = time.time()
         kept: list[tuple[float, int, Path]] = []
         for folder in self.root.glob("??/*"):
@@ -127,7 +129,7 @@ def check_writable(path: Path) -> None:
 
 @contextlib.contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    work = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    work = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
     try:
         yield work
     except OSError as error:

@@ -8,9 +8,6 @@ from typing import Any, Literal
 
 from edgedl.core.errors import BadOption, nearest
 
-# Where it is set, OpenVINO's kernels keep to this instruction set; nothing else here knows it.
-ISA_VARIABLE = "ONEDNN_MAX_CPU_ISA"
-ISA_CAPS = {"avx2": "AVX2", "avx2_vnni": "AVX2_VNNI", "avx512_vnni": "AVX512_CORE_VNNI"}
 ISA_DOUBT = "onnxruntime has no switch like --isa: it used the whole processor"
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 MOVES = frozenset(

@@ -9,7 +9,6 @@ import mmap
 import os
 import stat
 import struct
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,6 +87,8 @@ class Cache:
 
     def keep(self, key: Mapping[str, Any], data: bytes, said: Mapping[str, Any]) -> str | None:
         """Keep what was compiled; None where it is kept, and why not where it is not."""
+        import tempfile
+
         blocks = _written(key, data, said)
         if sum(map(len, blocks)) > self.limit_bytes:
             return f"larger than the {self.limit_bytes} bytes that may be kept"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from edgedl.core.target import ISA_VARIABLE
+from edgedl.core.isa import ISA_VARIABLE
 
 CPUINFO = Path("/proc/cpuinfo")
 # What tells processors apart there, on x86 and on Arm, where each core names its own kind.

@@ -19,8 +19,8 @@ import numpy as np
 import openvino
 
 from edgedl.core.errors import EdgeError, EngineFailed, WrongInput
+from edgedl.core.isa import ISA_CAPS, ISA_VARIABLE
 from edgedl.core.model import Dimension, Signature, Tensor
-from edgedl.core.target import ISA_CAPS, ISA_VARIABLE
 from edgedl.runtime import forks
 from edgedl.runtime.alarm import LONGEST_WAIT_S, ends_at, late
 from edgedl.runtime.openvino_kernels import prefer_direct

@@ -9,8 +9,9 @@ from typing import Any
 
 from edgedl.benchmark.machine import this_machine
 from edgedl.core.errors import Unsupported
+from edgedl.core.isa import ISA_VARIABLE
 from edgedl.core.model import Model
-from edgedl.core.target import ISA_VARIABLE, PROCESSORS, Processor
+from edgedl.core.target import PROCESSORS, Processor
 from edgedl.passes.emulate import Emulated, not_emulated
 from edgedl.passes.graph import quantized_already
 from edgedl.passes.saturation import saturates

@@ -15,7 +15,8 @@ from edgedl.benchmark.machine import this_machine
 from edgedl.benchmark.unlike import unlike
 from edgedl.cli import main
 from edgedl.core.errors import BadOption
-from edgedl.core.target import ISA_CAPS, ISA_VARIABLE, PROCESSORS
+from edgedl.core.isa import ISA_CAPS, ISA_VARIABLE
+from edgedl.core.target import PROCESSORS
 from edgedl.runtime import installed_engines
 from edgedl.search.foretold import can_foretell, is_run_as_there
 from tests.models import conv_net, saved

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edgedl import verbs
 from edgedl.benchmark.machine import processor_of, this_machine
 from edgedl.core.errors import Unsupported
-from edgedl.core.target import ISA_VARIABLE, PROCESSORS, TARGETS
+from edgedl.core.isa import ISA_VARIABLE
+from edgedl.core.target import PROCESSORS, TARGETS
 from edgedl.passes.emulate import Emulated
 from edgedl.passes.graph import open_model
 from edgedl.passes.saturation import saturates

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,6 +89,8 @@ class OrtEngine:
         large."""
         if len(model) >= LEAST_EXPANDED_BYTES and expand(model)[1]:
             return self.open_model(model, settings=settings, threads=threads), b""
+        import tempfile
+
         with tempfile.TemporaryDirectory() as folder:
             optimized = Path(folder) / "optimized.onnx"
 

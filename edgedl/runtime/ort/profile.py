@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +44,8 @@ def profiled(
         runs: how many are timed, after a warm-up; one alone is not timed.
         on_gpu: whether the session is to run on a GPU, as `operators_of` has it.
     """
+    import tempfile
+
     with tempfile.TemporaryDirectory() as folder:
         session = opened(str(Path(folder) / "profile"))
         warm = 0 if runs == 1 else WARM_CALLS
