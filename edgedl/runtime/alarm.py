@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Real
 from time import monotonic
 
+import numpy as np
+
 from edgedl.core.errors import Late, WrongInput
-from edgedl.runtime.session import closed
+from edgedl.runtime.session import EngineSession, closed
 
 LONGEST_WAIT_S = 1e6
 
@@ -32,6 +34,27 @@ def ends_at(deadline_ms: float) -> float:
 def late(deadline_ms: float) -> Late:
     """What a call raises whose deadline passed."""
     return Late(f"no answer within {deadline_ms:g} ms", hint="give it more, or a smaller model")
+
+
+def run_until(
+    session: EngineSession, inputs: Mapping[str, np.ndarray], *, ends: float, deadline_ms: float
+) -> dict[str, np.ndarray]:
+    """A session's answers, where they are there at `ends`, on `time.monotonic`.
+
+    Args:
+        deadline_ms: the whole of the time that was given, of which some is spent: what an error
+            says.
+
+    Raises:
+        Late: they are not. WrongInput, EngineFailed: as `EngineSession.run`.
+    """
+    left_ms = (ends - monotonic()) * 1e3
+    if left_ms <= 0:
+        raise late(deadline_ms)
+    try:
+        return session.run(inputs, left_ms)
+    except Late as error:
+        raise late(deadline_ms) from error
 
 
 class _Bells:

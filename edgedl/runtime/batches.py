@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import cast
 
 import numpy as np
 
 from edgedl.core.errors import BadOption, WrongInput
 from edgedl.core.model import Signature, Tensor
-from edgedl.runtime.session import Session
+from edgedl.runtime.alarm import ends_at, run_until
+from edgedl.runtime.session import EngineSession, Session
+
+Feed = Mapping[str, np.ndarray]
+Run = Callable[[Feed], dict[str, np.ndarray]]
 
 
 def takes_batches(signature: Signature) -> bool:
@@ -21,7 +27,11 @@ def takes_batches(signature: Signature) -> bool:
 
 
 def run_batch(
-    session: Session, inputs: Mapping[str, np.ndarray], *, most: int | None = None
+    session: Session,
+    inputs: Mapping[str, np.ndarray],
+    *,
+    most: int | None = None,
+    deadline_ms: float | None = None,
 ) -> dict[str, np.ndarray]:
     """The answers to samples that lie along the first axis of every array, a row each.
 
@@ -36,18 +46,26 @@ def run_batch(
 
     Args:
         most: samples in one call; all where None.
+        deadline_ms: milliseconds from now for all of them together, after which the call under way
+            is stopped as `EngineSession.run` says, and no further one is begun. The session is then
+            one that `edgedl.open` gave, whose `run` takes a deadline.
 
     Raises:
         WrongInput: arrays have unlike numbers of samples, none, or do not fit; or the outputs of
             two samples cannot be stacked. EngineFailed: the engine failed.
         BadOption: `most` is less than 1.
+        Late: the deadline passed; no answer is kept.
     """
     if most is not None and most < 1:
         raise BadOption(f"`most` is {most}", hint="most=1 is the least")
+    run: Run = session.run
+    if deadline_ms is not None:
+        timed = cast("EngineSession", session)
+        run = partial(run_until, timed, ends=ends_at(deadline_ms), deadline_ms=deadline_ms)
     count = _count(inputs)
     if takes_batches(session.signature):
-        return _together(session, inputs, count, most or count)
-    return _one_by_one(session, inputs, count)
+        return _together(session.signature, run, inputs, count, most or count)
+    return _one_by_one(session.signature, run, inputs, count)
 
 
 def _count(inputs: Mapping[str, np.ndarray]) -> int:
@@ -72,12 +90,12 @@ def _count(inputs: Mapping[str, np.ndarray]) -> int:
 
 
 def _together(
-    session: Session, inputs: Mapping[str, np.ndarray], count: int, most: int
+    signature: Signature, run: Run, inputs: Feed, count: int, most: int
 ) -> dict[str, np.ndarray]:
-    found: dict[str, list[np.ndarray]] = {t.name: [] for t in session.signature.outputs}
+    found: dict[str, list[np.ndarray]] = {t.name: [] for t in signature.outputs}
     for first in range(0, count, most):
         rows = min(most, count - first)
-        for name, array in session.run(
+        for name, array in run(
             {name: array[first : first + rows] for name, array in inputs.items()}
         ).items():
             if len(array) != rows:
@@ -94,19 +112,17 @@ def _together(
     }
 
 
-def _one_by_one(
-    session: Session, inputs: Mapping[str, np.ndarray], count: int
-) -> dict[str, np.ndarray]:
-    keeps = {t.name: t.has_batch_axis for t in session.signature.inputs}
-    found: dict[str, list[np.ndarray]] = {t.name: [] for t in session.signature.outputs}
+def _one_by_one(signature: Signature, run: Run, inputs: Feed, count: int) -> dict[str, np.ndarray]:
+    keeps = {t.name: t.has_batch_axis for t in signature.inputs}
+    found: dict[str, list[np.ndarray]] = {t.name: [] for t in signature.outputs}
     for i in range(count):
         feed = {
             # An element of a flat array is no array; `...` leaves it one of no axes.
             name: array[i : i + 1] if keeps.get(name) else array[i, ...]
             for name, array in inputs.items()
         }
-        answers = session.run(feed)
-        for tensor in session.signature.outputs:
+        answers = run(feed)
+        for tensor in signature.outputs:
             found[tensor.name].append(row_of(tensor, answers[tensor.name]))
     for name, rows in found.items():
         _alike(name, {one.shape for one in rows})

@@ -8,15 +8,14 @@ import weakref
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
-from time import monotonic
 from types import TracebackType
 
 import numpy as np
 
-from edgedl.core.errors import BadOption, Busy, Late, WrongInput
+from edgedl.core.errors import BadOption, Busy, WrongInput
 from edgedl.core.model import Signature
 from edgedl.runtime import forks
-from edgedl.runtime.alarm import ends_at, late
+from edgedl.runtime.alarm import ends_at, run_until
 from edgedl.runtime.session import EngineSession
 
 Answer = dict[str, np.ndarray]
@@ -179,24 +178,12 @@ def _answer(session: EngineSession, job: Job) -> None:
     try:
         if job.ends is None or job.deadline_ms is None:
             answer = session.run(job.inputs)
-        elif (left_ms := (job.ends - monotonic()) * 1e3) > 0:
-            answer = _answer_within(session, job.inputs, left_ms, job.deadline_ms)
         else:
-            raise late(job.deadline_ms)
+            answer = run_until(session, job.inputs, ends=job.ends, deadline_ms=job.deadline_ms)
     except BaseException as error:
         job.future.set_exception(error)
     else:
         job.future.set_result(answer)
-
-
-def _answer_within(
-    session: EngineSession, inputs: Mapping[str, np.ndarray], left_ms: float, deadline_ms: float
-) -> Answer:
-    """The answer within what is left of a deadline; an error says the whole of it."""
-    try:
-        return session.run(inputs, left_ms)
-    except Late as error:
-        raise late(deadline_ms) from error
 
 
 def _close(line: _Line, wait: bool) -> None:

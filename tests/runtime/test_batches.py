@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 import edgedl
-from edgedl.core.errors import BadOption, WrongInput
+from edgedl.core.errors import BadOption, Late, WrongInput
 from edgedl.core.model import Signature, Tensor
 from edgedl.runtime import engine, installed_engines
 from edgedl.runtime.batches import run_batch, takes_batches
@@ -21,6 +21,8 @@ from edgedl.runtime.golden import Answer, Golden
 from edgedl.runtime.session import EngineSession
 from edgedl.runtime.warm import warm
 from tests import models
+from tests.runtime.slow import endless_net, rounds
+from tests.runtime.test_deadlines import MANY
 from tests.runtime.test_session import typed_net
 
 
@@ -135,6 +137,61 @@ def test_a_first_axis_that_counts_no_samples_is_told() -> None:
     assert not takes_batches(Signature((), session.signature.outputs))
     unknown: Any = Answering(None, None, lambda x: x)
     assert run_batch(unknown, {"x": np.eye(2, dtype=np.float32)})["y"].tolist() == [[1, 0], [0, 1]]
+
+
+class Timed:
+    """A session that keeps the deadlines it is given, and is late from call `late_at` on."""
+
+    def __init__(self, first: Any, late_at: int = 99) -> None:
+        tensor = Tensor("x", "float32", (first, 2))
+        self.signature = Signature((tensor,), (tensor,))
+        self.given: list[float | None] = []
+        self._late_at = late_at
+
+    def run(
+        self, inputs: Mapping[str, np.ndarray], deadline_ms: float | None = None
+    ) -> dict[str, np.ndarray]:
+        self.given.append(deadline_ms)
+        if len(self.given) > self._late_at:
+            raise Late(f"no answer within {deadline_ms} ms", hint="more")
+        return dict(inputs)
+
+
+@pytest.mark.parametrize("first", [1, "batch"])
+def test_a_deadline_is_for_all_calls_together(first: Any) -> None:
+    session: Any = Timed(first)
+    given = {"x": np.eye(3, 2, dtype=np.float32)}
+    assert run_batch(session, given, most=1)["x"].tolist() == given["x"].tolist()
+    assert session.given == [None] * 3
+    session.given.clear()
+    run_batch(session, given, most=1, deadline_ms=1e7)
+    assert len(session.given) == 3
+    assert session.given == sorted(session.given, reverse=True)
+    assert 0 < session.given[2] <= session.given[0] <= 1e7
+    session.given.clear()
+    for passed in (0, -5.0):
+        with pytest.raises(Late, match=f"no answer within {passed:g} ms"):
+            run_batch(session, given, most=1, deadline_ms=passed)
+    assert session.given == []
+    slow: Any = Timed(first, late_at=1)
+    with pytest.raises(Late, match="no answer within 500000 ms") as caught:
+        run_batch(slow, given, most=1, deadline_ms=5e5)
+    assert caught.value.hint
+    assert len(slow.given) == 2
+    for wrong in (float("nan"), "soon"):
+        with pytest.raises(WrongInput, match="a deadline of"):
+            run_batch(session, given, deadline_ms=wrong)  # type: ignore[arg-type]
+
+
+def test_an_engine_without_end_is_stopped_within_a_batch(name: str) -> None:
+    one = rounds(MANY[name])
+    feed = {"x": np.repeat(one["x"], 2, 0), "n": np.repeat(one["n"], 2)}
+    data = endless_net().SerializeToString()
+    with (
+        engine(name).open_model(data, settings={}, threads=1) as session,
+        pytest.raises(Late, match="no answer within 1 ms"),
+    ):
+        run_batch(session, feed, deadline_ms=1)
 
 
 def bundle(folder: Path, name: str) -> Path:
