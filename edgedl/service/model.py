@@ -14,7 +14,7 @@ from edgedl.service.batcher import Batcher, LoopClock, Policy
 from edgedl.service.contract import Contract
 from edgedl.service.metrics import Metrics
 from edgedl.service.probe import shares
-from edgedl.service.workers import Workers
+from edgedl.service.threads import EngineThreads
 
 VERSION = "1"
 EXTENSIONS = ("binary_tensor_data", "classification", "model_repository(index)")
@@ -95,7 +95,7 @@ class Model:
 
 
 class Service:
-    """Models by name, each with its queue and workers, from `start` to `stop`.
+    """Models by name, each with its queue and threads, from `start` to `stop`.
 
     Attributes:
         reading: requests by model whose bodies are on their way.
@@ -110,16 +110,16 @@ class Service:
         self.reading = dict.fromkeys(self.models, 0)
         self.held_bytes = 0
         self.closing = False
-        self._workers: list[Workers] = []
+        self._threads: list[EngineThreads] = []
 
     def start(self) -> None:
         """Begin to take requests, on the running event loop."""
         loop = asyncio.get_running_loop()
         for name, model in self.models.items():
-            workers = Workers(model.policy.workers, loop, name)
-            self._workers.append(workers)
+            threads = EngineThreads(model.policy.workers, loop, name)
+            self._threads.append(threads)
             self.queues[name] = Batcher(
-                model.session.run, workers, LoopClock(loop), model.policy, self._observer(name)
+                model.session.run, threads, LoopClock(loop), model.policy, self._observer(name)
             )
 
     def ready(self, name: str) -> bool:
@@ -143,9 +143,9 @@ class Service:
         await asyncio.gather(*(queue.drain() for queue in self.queues.values()))
 
     def stop(self) -> None:
-        """End the workers, and close the sessions of those that ended."""
+        """End the threads, and close all sessions where every thread ended."""
         idle = all(not queue.running for queue in self.queues.values())
-        ended = [workers.stop(1.0 if idle else 0.0) for workers in self._workers]
+        ended = [threads.stop(1.0 if idle else 0.0) for threads in self._threads]
         if all(ended):
             for model in self.models.values():
                 model.session.close()

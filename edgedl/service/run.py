@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from edgedl.service import sockets
 from edgedl.service.app import application
 from edgedl.service.batcher import Policy
 from edgedl.service.model import Model, Service, Settings
+from edgedl.service.sockets import unheard
 
 HEADS = "edgedl.service.heads:BoundedHeads"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -68,7 +70,16 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen, and say so."""
+        """Begin to listen, and say so.
+
+        Raises:
+            Unsupported: the address was taken since it was bound.
+        """
+        for one in sockets or ():
+            try:
+                one.listen(self.config.backlog)  # uvloop does not say where it cannot
+            except OSError as error:
+                raise unheard(one, error) from error
         await super().startup(sockets)
         self._listening()
 
@@ -187,11 +198,18 @@ def serve(
         address = f"unix:{place}" if place is not None else _address(listener)
         models = _opened(paths, settings, say, options)
         service = Service(models, settings)
+        stack.push(partial(_stopped, service))
         server = Server(service, listening=lambda: say(f"listening on {address}"))
         stack.callback(sys.setswitchinterval, sys.getswitchinterval())
         sys.setswitchinterval(SWITCH_S)
         server.run(sockets=[listener])
         return server.unfinished
+
+
+def _stopped(service: Service, kind: type[BaseException] | None, *_: object) -> None:
+    """End a service whose server did not, since it failed."""
+    if kind is not None:
+        service.stop()
 
 
 def _opened(

@@ -28,15 +28,27 @@ def tcp(host: str, port: int) -> socket.socket:
     except OSError as error:
         made.close()
         if error.errno == errno.EADDRINUSE:
-            raise Unsupported(
-                f"port {port} of {host} is taken", hint="`--port 0` takes any free one"
-            ) from error
+            raise _taken(host, port) from error
         if error.errno == errno.EACCES:
             raise Unsupported(
                 f"port {port} is reserved for the system", hint="take one above 1023"
             ) from error
         raise _no_host(host) from error
     return made
+
+
+def unheard(listener: socket.socket, error: OSError) -> Unsupported:
+    """Why a bound socket cannot be listened on: another may have been bound to its address before
+    either listened."""
+    if error.errno == errno.EADDRINUSE and listener.family != socket.AF_UNIX:
+        host, port = listener.getsockname()[:2]
+        return _taken(host, port)
+    reason = (error.strerror or str(error)).lower()
+    return Unsupported(f"nothing can be listened to here ({reason})", hint="give another address")
+
+
+def _taken(host: str, port: int) -> Unsupported:
+    return Unsupported(f"port {port} of {host} is taken", hint="`--port 0` takes any free one")
 
 
 def _no_host(host: str) -> BadOption:

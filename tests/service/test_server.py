@@ -26,11 +26,12 @@ pytest.importorskip("uvicorn", reason="the service's extra: pip install 'edgedl[
 
 import edgedl
 from edgedl.backends import backend
-from edgedl.core.errors import BadBundle, BadOption, Unsupported
+from edgedl.core.errors import BadBundle, BadOption, Unsupported, WrongInput
 from edgedl.passes.graph import to_ship
 from edgedl.runtime import installed_engines
 from edgedl.runtime.bundle import write_bundle
 from edgedl.runtime.golden import Answer, Golden
+from edgedl.service import run as service
 from edgedl.service import sockets
 from edgedl.service.run import named
 from tests import models
@@ -318,6 +319,58 @@ def test_a_taken_port_is_said(server: Running, bundles: list[Path]) -> None:
     port = int(server.place.rpartition(":")[2])
     with pytest.raises(Unsupported, match=f"port {port} of 127.0.0.1 is taken"):
         edgedl.serve([bundles[0]], port=port)
+
+
+def opened_sessions(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The sessions that `serve` opens from now on."""
+    found: list[Any] = []
+    really = edgedl.open
+
+    def open_(*given: Any, **more: Any) -> Any:
+        found.append(really(*given, **more))
+        return found[-1]
+
+    monkeypatch.setattr(service.runtime, "open", open_)
+    return found
+
+
+def all_closed(sessions: Sequence[Any]) -> bool:
+    for session in sessions:
+        with pytest.raises(WrongInput, match="closed"):
+            session.run(models.feeds(session.signature, 1)[0])
+    return bool(sessions)
+
+
+def test_a_port_that_is_taken_while_bundles_are_opened_is_said_and_all_is_closed(
+    bundles: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two may be bound to one address until one of them listens."""
+    sessions, said = opened_sessions(monkeypatch), list[str]()
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+
+        def told(line: str) -> None:
+            said.append(line)
+            other.listen()
+
+        with pytest.raises(Unsupported, match=f"port {port} of 127.0.0.1 is taken") as caught:
+            edgedl.serve(bundles, port=port, told=told)
+    assert "--port 0" in str(caught.value.hint)
+    assert len(sessions) == len(bundles)
+    assert all_closed(sessions)
+    assert not any("listening" in line for line in said)
+
+
+def test_whatever_keeps_the_server_from_starting_closes_all(
+    bundles: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = opened_sessions(monkeypatch)
+    monkeypatch.setattr(service, "HEADS", "edgedl.service.heads:Absent")
+    with pytest.raises(AttributeError, match="Absent"):
+        edgedl.serve(bundles, port=0)
+    assert all_closed(sessions)
 
 
 def test_what_is_no_bundle_is_said(tmp_path: Path) -> None:

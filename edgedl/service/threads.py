@@ -13,7 +13,7 @@ from edgedl.service.batch import Ran
 Item = tuple[Callable[[], Ran], Callable[[Ran], None]]
 
 
-class Workers:
+class EngineThreads:
     """`count` threads that take calls in order.
 
     They are daemons: an engine that never comes back does not keep the process alive.
