@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -16,8 +17,9 @@ import numpy as np
 import pytest
 
 import edgedl
-from edgedl.runtime import ENGINES, ON_GPU, installed_engines
-from edgedl.runtime.gpu import PROVIDERS
+from edgedl.core.registry import how_to_install
+from edgedl.runtime import ENGINES, ON_GPU, how_to_get, installed_engines
+from edgedl.runtime.gpu import INSTALL, PROVIDERS
 from edgedl.runtime.process import Processing
 from edgedl.runtime.process.image import Image, Resize
 from edgedl.runtime.process.scores import TopK
@@ -65,6 +67,10 @@ for verb in ("compress", "bench", "inspect", "make"):
         getattr(edgedl, verb)
     except edgedl.EdgeError as error:
         refused[verb] = [str(error), error.hint]
+try:
+    edgedl.compile(bundle, output=out.with_suffix(".edl"))
+except edgedl.EdgeError as error:
+    refused["compile(output=)"] = [str(error), error.hint]
 unloadable = []
 for path in sorted(place.rglob("*.py")):
     name = ".".join(path.relative_to(place).with_suffix("").parts).removesuffix(".__init__")
@@ -163,10 +169,25 @@ def test_it_opens_checks_and_runs_where_nothing_else_is(
         assert found["label"] == model.answer(np.full((20, 30, 3), 99, np.uint8))[0].label
     assert found["unloadable"] == []
     assert found["hint"] == "pip install 'edgedl-runtime[images]'"
-    assert set(found["refused"]) == {"compress", "bench", "inspect", "make"}
+    assert set(found["refused"]) == {"compress", "bench", "inspect", "make", "compile(output=)"}
+    assert "cache=DIR" in found["refused"]["compile(output=)"][1]
+    way_out = "pip uninstall edgedl-runtime, then pip install edgedl, which holds both"
     for message, hint in found["refused"].values():
         assert "the device's part of edgedl" in message
-        assert hint == "pip uninstall edgedl-runtime, then pip install edgedl, which holds both"
+        assert hint.removeprefix("cache=DIR keeps it on this machine; or ") == way_out
+
+
+def test_every_extra_that_a_hint_names_is_there() -> None:
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has none")
+    declared = tomllib.loads((DEVICE / "pyproject.toml").read_text())["project"]
+    wholes = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras, whole = declared["optional-dependencies"], wholes["optional-dependencies"]
+    hints = [how_to_install("images"), *INSTALL.values(), *map(how_to_get, ENGINES)]
+    named = set(re.findall(r"edgedl(?:-runtime)?\[([\w-]+)\]", " ".join(hints)))
+    assert {"onnxruntime-gpu", "tensorrt-rtx"} <= named
+    assert named <= set(extras)
+    for name in ("onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt-rtx"):
+        assert extras[name] == whole[name]
 
 
 def test_what_stays_behind_is_docstrings_comments_types_and_spaces_alone(tree: ModuleType) -> None:

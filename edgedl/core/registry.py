@@ -48,6 +48,11 @@ def how_to_upgrade() -> str:
     return f"pip install --upgrade {distribution()}"
 
 
+def whole_instead() -> str:
+    """The commands that put the whole of edgedl in place of the device's part."""
+    return f"pip uninstall {DEVICE}, then pip install {WHOLE}, which holds both"
+
+
 def installed(module: str) -> bool:
     """Whether a top-level module can be imported, found out without importing it."""
     try:
@@ -91,7 +96,7 @@ def load(path: str, purpose: str) -> Any:
                 raise
             raise Missing(
                 f"{purpose} needs `{error.name}`, and here is the device's part of edgedl alone",
-                hint=f"pip uninstall {DEVICE}, then pip install {WHOLE}, which holds both",
+                hint=whole_instead(),
             ) from error
         raise missing(error, purpose) from error
 

@@ -16,11 +16,13 @@ from edgedl.core.errors import (
     BadOption,
     EdgeError,
     EngineFailed,
+    Missing,
     NoPayload,
     Unsupported,
     nearest,
 )
 from edgedl.core.progress import Progress, silent
+from edgedl.core.registry import whole_instead
 from edgedl.core.target import TARGETS
 from edgedl.runtime import CACHE_VARIABLE, Builder, Compiler
 from edgedl.runtime.bundle import Bundle, Payload, open_bundle
@@ -97,6 +99,7 @@ def _nothing(line: str) -> None:
 
 def compile(  # noqa: A001
     bundle: str | Path,
+    output: None = None,
     *,
     target: str | None = None,
     threads: int | None = None,
@@ -115,6 +118,7 @@ def compile(  # noqa: A001
     for as many threads as that is given.
 
     Args:
+        output: a new bundle is written by the whole of edgedl alone.
         target: take its payloads alone: `cpu`, or an engine's name.
         threads: processor threads of a call; the engine's own choice where None.
         cache: the folder of that cache; what `EDGEDL_CACHE` names where None.
@@ -127,7 +131,13 @@ def compile(  # noqa: A001
         NoPayload: nothing of it can be compiled here; the message has each reason.
         BadOption: the bundle has no payload for the target.
         BadBundle, Untrusted, BadKey: as `edgedl.open`.
+        Missing: an output is asked for, and here is the device's part of edgedl alone.
     """
+    if output is not None:
+        raise Missing(
+            "`edgedl.compile` writes no bundle here, where the device's part of edgedl is alone",
+            hint=f"cache=DIR keeps it on this machine; or {whole_instead()}",
+        )
     opened = open_bundle(bundle, sparing=True, trust=trust, key=key)
     folder = cache or os.environ.get(CACHE_VARIABLE)
     way = Way(threads, "all", Cache(Path(folder)) if folder else None)
