@@ -17,6 +17,7 @@ from edgedl.runtime.artifact import find_model
 from edgedl.runtime.bundle import Bundle, is_bundle, open_bundle
 from edgedl.runtime.process import Preprocess, Processing
 from edgedl.runtime.process.files import open_files
+from edgedl.runtime.sign.trust import TrustSource
 
 UNPACKED = "model.onnx"
 MOST_CALIBRATION = 512
@@ -112,8 +113,9 @@ def _bundle_at(path: Path) -> Bundle | None:
     return open_bundle(path, sparing=True) if is_bundle(path) else None
 
 
-def load_model(path: str | Path) -> Model:
-    """The ONNX model in a file, a bundle, or a folder that holds one of them.
+def load_model(path: str | Path, *, trust: TrustSource | None = None) -> Model:
+    """The ONNX model in a file, a bundle, or a folder that holds one of them. `trust` is that of
+    `edgedl.open`, for a bundle.
 
     Raises:
         BadModel, BadBundle: the file is missing or unsound. Missing: what reads ONNX is not
@@ -124,7 +126,7 @@ def load_model(path: str | Path) -> Model:
     open_model: Callable[[Path], Model] = load("edgedl.passes.graph:open_model", what)
     if not is_bundle(path):
         return open_model(path)
-    bundle = open_bundle(path)
+    bundle = open_bundle(path, trust=trust)
     payload = bundle.onnx
     if payload.sealed is not None:
         raise BadKey(

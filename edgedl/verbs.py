@@ -35,6 +35,7 @@ from edgedl.runtime.run import write_answers
 from edgedl.runtime.session import Session
 from edgedl.runtime.sign.sealed import KeySource
 from edgedl.runtime.sign.trust import TrustSource
+from edgedl.runtime.sign.verify import envelopes_of
 
 ANOTHER = "answers of another processor"
 
@@ -53,6 +54,8 @@ def bench(
     metric: str | None = None,
     anyway: bool = False,
     seed: int = 0,
+    trust: TrustSource | None = None,
+    key: KeySource | None = None,
     progress: Progress = silent,
 ) -> BenchReport:
     """Time models side by side; ONNX files run in float32 on the target's engine.
@@ -64,6 +67,8 @@ def bench(
             `streams`), `load` (`rates` or `p99_ms`, `seed`), `energy` (`windows`), all with
             `seconds`.
         anyway: time even where the machine cannot give honest figures.
+        trust, key: those of `edgedl.open`, for every bundle among the models. The processes in
+            which they are timed get keys by a pipe; none is written down.
 
     Raises:
         EdgeError: a file is unsound, its engine is missing, or the inputs do not fit.
@@ -76,7 +81,8 @@ def bench(
             "--preprocess goes with --samples", hint="--samples FOLDER of images or WAV files"
         )
     if samples is not None:
-        given, processing = open_inputs(samples, preprocess, models)
+        opened = [_opened(path, trust) for path in models]
+        given, processing = open_inputs(samples, preprocess, opened)
     return run_bench(
         paths,
         names=[str(path) for path in models],
@@ -90,6 +96,8 @@ def bench(
         metric=metric,
         anyway=anyway,
         seed=seed,
+        trust=trust,
+        key=key,
         progress=progress,
     )
 
@@ -240,6 +248,7 @@ def diagnose(
     metric: str | None = None,
     seconds: float = 12.0,
     machine: Mapping[str, Any] | None = None,
+    trust: TrustSource | None = None,
     progress: Progress = silent,
 ) -> Diagnosis:
     """Why a compressed model, of any tool, answers worse than its float model.
@@ -250,22 +259,26 @@ def diagnose(
         seconds: budget for measuring operators one by one.
         machine: what it is to run on, as `doctor()["machine"]` tells it; where None, the processor
             that the target names, or this one.
+        trust: that of `edgedl.open`, for every bundle of the two.
 
     Raises:
-        EdgeError: a file is unsound, the pair does not fit, or the samples do not.
+        EdgeError: a file is unsound, the pair does not fit, or the samples do not. BadKey: a bundle
+            is encrypted: its graph would have to be written to disk in clear.
     """
     diagnose_pair = load("edgedl.diagnosis.pair:diagnose_pair", "`edgedl diagnose`")
     pair_of = load("edgedl.diagnosis.pair:pair_of", "`edgedl diagnose`")
     processor = processor_of(target)
     if processor is not None and machine is None:
         machine = processor.machine()
-    artifact = find_artifact(compressed, engine_of_target(target))
+    first, quantized = load_model(model, trust=trust), load_model(compressed, trust=trust)
+    artifact = _artifact(compressed, engine_of_target(target), trust, None)
     named = str(samples) if isinstance(samples, (str, Path)) else "S.npz"
-    quantized = load_model(compressed)
     if processor is not None:
         artifact = _there(artifact, quantized, processor)
-    pair = pair_of(load_model(model), quantized, artifact, str(model), named)
-    given, _ = open_inputs(samples, preprocess, (model, compressed))
+    pair = pair_of(first, quantized, artifact, str(model), named)
+    given, _ = open_inputs(
+        samples, preprocess, [_opened(path, trust) for path in (model, compressed)]
+    )
     bound = given.bind(pair.model.signature)
     found: Diagnosis = diagnose_pair(
         pair, bound, metric=metric, seconds=seconds, machine=machine, progress=progress
@@ -320,28 +333,40 @@ def inspect(
 ) -> dict[str, Any]:
     """What is in a model or a bundle, as plain JSON.
 
+    Of an encrypted bundle it is what lies in clear: `encrypted` names the keys, and nothing is said
+    of operators, parameters and weights. `signed` is what signatures claim; only `verify` proves
+    one.
+
     Raises:
         BadModel, BadBundle: the file is missing or unsound.
     """
     path = find_model(model)
+    bundle = open_bundle(path) if is_bundle(path) else None
+    if bundle is not None and all(payload.sealed for payload in bundle.payloads):
+        steps = [step.to_json() for step in bundle.history()]
+        return {**bundle.signature.to_json(), **_around(bundle), "history": steps}
     loaded = load_model(path)
     if shapes:
         loaded = _fixed(loaded, shapes)
     inspect_model = load("edgedl.passes.inspect:inspect", "`edgedl inspect`")
     found: dict[str, Any] = inspect_model(loaded).to_json()
-    if is_bundle(path):
-        bundle = open_bundle(path)
-        processing = bundle.processing()
-        found |= {
-            "bytes": bundle.size_bytes,
-            "payloads": [
-                {**payload.to_json(), "bytes": bundle.parts[payload.part].bytes}
-                for payload in bundle.payloads
-            ],
-            "notes": dict(bundle.notes),
-            "processing": None if processing is None else processing.to_json(),
-        }
-    return found
+    return found if bundle is None else {**found, **_around(bundle)}
+
+
+def _around(bundle: Bundle) -> dict[str, Any]:
+    """What a bundle says around its models, which is never encrypted."""
+    processing = bundle.processing()
+    return {
+        "bytes": bundle.size_bytes,
+        "payloads": [
+            {**payload.to_json(), "bytes": bundle.parts[payload.part].bytes}
+            for payload in bundle.payloads
+        ],
+        "notes": dict(bundle.notes),
+        "processing": None if processing is None else processing.to_json(),
+        "encrypted": sorted({one.sealed.key for one in bundle.payloads if one.sealed is not None}),
+        "signed": [{"key": one.key_id, **one.statement.to_json()} for one in envelopes_of(bundle)],
+    }
 
 
 def _builder(name: str) -> dict[str, Any] | None:

@@ -93,20 +93,22 @@ def alone(
         job = {
             "path": str(artifact.path),
             "engine": artifact.engine,
+            "identity": artifact.identity,
             "threads": threads,
             "inputs": write_feeds(Path(folder) / "feeds.npz", feeds),
             "feeds": len(feeds),
             "cores": None if cores is None else list(cores),
         }
         starts = [
-            _process(Path(folder), {**job, "starts_only": True}) for _ in range(COLD_STARTS - 1)
+            _process(Path(folder), {**job, "starts_only": True}, artifact.secrets)
+            for _ in range(COLD_STARTS - 1)
         ]
         more = {
             "samples": None if samples is None else dict(samples),
             "postprocess": None if postprocess is None else written(postprocess),
             "modes": dict(modes or {}),
         }
-        found = _process(Path(folder), {**job, **more, "starts_only": False})
+        found = _process(Path(folder), {**job, **more, "starts_only": False}, artifact.secrets)
     starts.append(found)
     return Alone(
         Cold(
@@ -129,13 +131,14 @@ def _median_bytes(starts: Sequence[Mapping[str, Any]], key: str) -> int | None:
     return int(np.median(known)) if known else None
 
 
-def _process(folder: Path, job: Mapping[str, Any]) -> dict[str, Any]:
+def _process(folder: Path, job: Mapping[str, Any], secrets: Mapping[str, str]) -> dict[str, Any]:
     (folder / "job.json").write_text(json.dumps(job))
     modes = job.get("modes", {}).values()
     limit = LIMIT_SECONDS + sum(m.get("seconds", 0) * m.get("windows", 1) for m in modes)
     try:
         done = subprocess.run(
             [sys.executable, "-m", "edgedl.benchmark.alone", str(folder)],
+            input=json.dumps(dict(secrets)),
             capture_output=True,
             text=True,
             timeout=limit,
@@ -216,12 +219,13 @@ def main(folder: Path) -> None:
     feeds = read_feeds(folder / "feeds.npz", job["inputs"], job["feeds"])
     start = perf_counter()
     from edgedl.runtime import engine as find_engine
-    from edgedl.runtime.artifact import find_artifact
+    from edgedl.runtime.artifact import find_artifact, key_of_secrets
 
+    key = key_of_secrets(json.load(sys.stdin))
     find_engine(job["engine"])
     imported, before = perf_counter(), peak_rss_bytes()
     opening = perf_counter()
-    artifact = find_artifact(job["path"], job["engine"])
+    artifact = find_artifact(job["path"], job["engine"], key=key, identity=job["identity"])
     session = artifact.open(job["threads"])
     loaded = perf_counter()
     session.run(feeds[0])

@@ -33,8 +33,11 @@ from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
 from edgedl.core.stats import FLOORS
 from edgedl.core.target import ISA_DOUBT
-from edgedl.runtime.artifact import Artifact, find_artifact
+from edgedl.runtime.artifact import Artifact, find_artifact, find_model
+from edgedl.runtime.bundle import is_bundle
 from edgedl.runtime.process.postprocess import Postprocess
+from edgedl.runtime.sign.sealed import KeySource
+from edgedl.runtime.sign.trust import TrustSource
 
 MOST_SCORED = 1000
 MOST_COMPARED = 64
@@ -55,6 +58,8 @@ def bench(
     metric: str | None = None,
     anyway: bool = False,
     seed: int = 0,
+    trust: TrustSource | None = None,
+    key: KeySource | None = None,
     progress: Progress = silent,
 ) -> BenchReport:
     """Time artifacts in interleaved rounds in fresh processes, and each alone in its own.
@@ -70,6 +75,7 @@ def bench(
         modes: options of further modes by name: profile, throughput, load, energy.
         anyway: time even where the machine cannot give honest figures; the rows are invalid then,
             and no error says so.
+        trust, key: those of `edgedl.open`, for every bundle. Processes get keys by a pipe alone.
 
     Raises:
         BadOption: a shape is too dynamic for random inputs, the artifacts take unlike inputs, or
@@ -81,13 +87,17 @@ def bench(
     boxes = getattr(postprocess, "boxes", None)
     if metric is not None:
         metric_of(metric, boxes)
-    artifacts = [find_artifact(path, engine) for path in paths]
+    artifacts = [
+        find_artifact(path, engine, trust=trust if is_bundle(find_model(path)) else None, key=key)
+        for path in paths
+    ]
+    secrets = {name: one for artifact in artifacts for name, one in artifact.secrets.items()}
     called = number_twins(names or [str(artifact.path) for artifact in artifacts])
     signature = common_signature(dict(zip(called, artifacts, strict=True)), threads)
     feeds, inputs, notes = timing_feeds(signature, samples, seed)
     choose: Cores = (lambda: idle_cores(threads)) if pin else (lambda: None)
     contestants = [
-        Contestant(name, artifact.path, artifact.engine)
+        Contestant(name, artifact.path, artifact.engine, identity=artifact.identity)
         for name, artifact in zip(called, artifacts, strict=True)
     ]
     on_gpu = any(artifact.on_gpu for artifact in artifacts)
@@ -101,11 +111,14 @@ def bench(
             seconds=seconds,
             seed=seed,
             cores=choose,
+            secrets=secrets,
             progress=progress,
         )
         failures = dict(outcome.failures)
         found = outcome.comparison
-        confirmed = _confirm(contestants, found, feeds, threads, seconds, seed, choose, progress)
+        confirmed = _confirm(
+            contestants, found, feeds, threads, seconds, seed, choose, secrets, progress
+        )
     alones: dict[str, Alone] = {}
     for i, (name, artifact) in enumerate(zip(called, artifacts, strict=True)):
         progress("each alone", i, len(called))
@@ -223,6 +236,7 @@ def _confirm(
     seconds: float,
     seed: int,
     cores: Cores,
+    secrets: Mapping[str, str],
     progress: Progress,
 ) -> Pair | None:
     """The fastest of three or more, against the first, on new rounds: picked from many, it has
@@ -241,6 +255,7 @@ def _confirm(
         yardstick=False,
         seed=seed + 1,
         cores=cores,
+        secrets=secrets,
         progress=progress,
     ).comparison
     if again is None or fastest not in again.names:

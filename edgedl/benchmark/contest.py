@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -39,6 +40,7 @@ class Contestant:
     Attributes:
         path: a bundle or an ONNX file.
         settings: the engine's, for an ONNX file; None for what the artifact itself says.
+        identity: the bundle's, so that another that took its place is refused; None for any.
         opener: `module:function`, called there with this as JSON and the number of threads.
     """
 
@@ -47,6 +49,7 @@ class Contestant:
     engine: str
     settings: Mapping[str, Any] | None = None
     opener: str = OPENER
+    identity: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         settings = None if self.settings is None else dict(self.settings)
@@ -56,6 +59,7 @@ class Contestant:
             "engine": self.engine,
             "settings": settings,
             "opener": self.opener,
+            "identity": self.identity,
         }
 
 
@@ -108,6 +112,7 @@ def contest(
     yardstick: bool = True,
     seed: int = 0,
     cores: Cores = lambda: None,
+    secrets: Mapping[str, str] | None = None,
     progress: Progress = silent,
 ) -> Outcome:
     """Time contestants in interleaved rounds in fresh processes, the first beside a twin of itself.
@@ -120,6 +125,8 @@ def contest(
     Args:
         enough: whether what three or more processes found answers the question already.
         cores: which cores the next process is bound to; None for all.
+        secrets: keys of encrypted bundles in hex, by their names, which go to each process over a
+            pipe, and nowhere else.
     """
     least = QUICK_PROCESSES if seconds < QUICK_SECONDS else LEAST_PROCESSES
     share = min(max(0.6 * seconds / least, PROCESS_SECONDS[0]), PROCESS_SECONDS[1])
@@ -150,7 +157,7 @@ def contest(
                 progress("timing", round(100 * min(part, 0.99)), 100)
 
             try:
-                done.append(_one(Path(folder), job, tell))
+                done.append(_one(Path(folder), job, tell, secrets or {}))
             except _Failed as failed:
                 failures[failed.name] = failed.reason
                 left = [c for c in left if c.name != failed.name]
@@ -189,7 +196,9 @@ def _without(rounds: Rounds, names: Mapping[str, str]) -> Rounds:
     return Rounds(**{kind: left(by_name) for kind, by_name in vars(rounds).items()})
 
 
-def _one(folder: Path, job: Job, tell: Callable[[float], None]) -> Rounds:
+def _one(
+    folder: Path, job: Job, tell: Callable[[float], None], secrets: Mapping[str, str]
+) -> Rounds:
     for name in ("rounds.npz", "failed.json"):
         (folder / name).unlink(missing_ok=True)
     (folder / "job.json").write_text(json.dumps(job.to_json()))
@@ -198,8 +207,9 @@ def _one(folder: Path, job: Job, tell: Callable[[float], None]) -> Rounds:
     command = [sys.executable, "-m", "edgedl.benchmark.worker", str(folder)]
     with (folder / "stderr").open("w+b") as stderr:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, env=environment
+            command, stdin=subprocess.PIPE, stdout=stderr, stderr=stderr, env=environment
         )
+        hand(process, secrets)
         deadline = monotonic() + HANGS_SECONDS + job.seconds
         try:
             while process.poll() is None:
@@ -218,6 +228,13 @@ def _one(folder: Path, job: Job, tell: Callable[[float], None]) -> Rounds:
         stderr.seek(0)
         words = stderr.read().decode(errors="replace").strip().splitlines()
     return _result(folder, job, process.returncode, hung, words)
+
+
+def hand(process: subprocess.Popen[bytes], secrets: Mapping[str, str]) -> None:
+    """Give a process the keys of what it is to open, by its standard input."""
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+        pipe.write(json.dumps(dict(secrets)).encode())
 
 
 def _result(folder: Path, job: Job, status: int, hung: bool, words: Sequence[str]) -> Rounds:

@@ -1,5 +1,6 @@
 """The fresh process in which contestants are timed: `python -m edgedl.benchmark.worker FOLDER`.
 
+Keys of encrypted bundles come by standard input, in hex by their names, as JSON.
 FOLDER holds `job.json` and `feeds.npz`; `rounds.npz` is written into it, or `failed.json`. The one
 byte of `turn` always tells whose turn it is, for the case that the process dies in it.
 """
@@ -22,7 +23,7 @@ from edgedl.core.errors import EdgeError
 from edgedl.core.model import Signature
 from edgedl.core.registry import load
 from edgedl.runtime import engine
-from edgedl.runtime.artifact import find_artifact
+from edgedl.runtime.artifact import find_artifact, key_of_secrets
 from edgedl.runtime.session import Session
 
 KINDS = ("samples_ns", "warm_up_ns", "forth_ns", "back_ns")
@@ -31,7 +32,11 @@ KINDS = ("samples_ns", "warm_up_ns", "forth_ns", "back_ns")
 def open_contestant(entry: Mapping[str, Any], threads: int) -> Session:
     """A session of an artifact, or of an ONNX file in the engine's settings that are given."""
     if entry["settings"] is None:
-        return find_artifact(entry["path"], entry["engine"]).open(threads)
+        key = key_of_secrets(entry.get("secrets", {}))
+        identity = entry.get("identity")
+        return find_artifact(entry["path"], entry["engine"], key=key, identity=identity).open(
+            threads
+        )
     chosen = engine(entry["engine"])
     return chosen.open_model(Path(entry["path"]), settings=entry["settings"], threads=threads)
 
@@ -114,7 +119,8 @@ def main(folder: Path) -> int:
         os.sched_setaffinity(0, job["cores"])
     with (folder / "turn").open("r+b") as file:
         turn = mmap.mmap(file.fileno(), 1)
-    entries = {entry["name"]: entry for entry in job["contestants"]}
+    secrets = json.load(sys.stdin)
+    entries = {entry["name"]: {**entry, "secrets": secrets} for entry in job["contestants"]}
     first = next(iter(entries))
     order = [*entries, *([TWIN] if job["twin"] else []), *([YARDSTICK] if job["yardstick"] else [])]
     position = {name: i for i, name in enumerate(order)}

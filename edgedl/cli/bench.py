@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,7 @@ from edgedl.cli.options import (
     Bar,
     isa_option,
     json_option,
+    key_file_option,
     metric_option,
     parse_shapes,
     preprocess_option,
@@ -20,6 +22,7 @@ from edgedl.cli.options import (
     shape_option,
     target_option,
     threads_option,
+    trust_option,
 )
 from edgedl.core.errors import BadOption
 from edgedl.core.units import parse_drop, parse_ms
@@ -73,6 +76,8 @@ if TYPE_CHECKING:
 @click.option("--no-pin", is_flag=True, help="Leave the choice of cores to the system.")
 @click.option("--anyway", is_flag=True, help="Time even where it cannot be honest; marked invalid.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@trust_option
+@key_file_option
 @json_option
 def command(
     models: tuple[str, ...],
@@ -99,6 +104,8 @@ def command(
     no_pin: bool,
     anyway: bool,
     seed: int,
+    trust: list[str] | None,
+    key: Callable[[str], bytes] | None,
     as_json: bool,
 ) -> int:
     """Time models side by side, in interleaved rounds in fresh processes, with 95 % intervals.
@@ -134,6 +141,8 @@ def command(
         "metric": metric,
         "anyway": anyway,
         "seed": seed,
+        "trust": trust,
+        "key": key,
     }
     limit_slower = parse_drop(fail_slower)
     from edgedl import verbs

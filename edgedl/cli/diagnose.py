@@ -12,6 +12,7 @@ from edgedl.cli.options import (
     print_json,
     samples_option,
     target_option,
+    trust_option,
 )
 from edgedl.core.errors import BadOption
 
@@ -32,6 +33,7 @@ from edgedl.core.errors import BadOption
     help="Budget for measuring operators one by one.",
 )
 @click.option("--report", metavar="DIR", help="Write the report there.")
+@trust_option
 @json_option
 def command(
     model: str,
@@ -42,6 +44,7 @@ def command(
     metric: str | None,
     seconds: float,
     report: str | None,
+    trust: list[str] | None,
     as_json: bool,
 ) -> None:
     """Why COMPRESSED answers worse than the float MODEL, and what mends it.
@@ -58,7 +61,7 @@ def command(
     with Bar() as bar:
         found = verbs.diagnose(
             model, compressed, samples, preprocess=preprocess, target=target, metric=metric,
-            seconds=seconds, progress=bar,
+            seconds=seconds, trust=trust, progress=bar,
         )  # fmt: skip
     click.echo(found.text(), err=as_json)
     if as_json:

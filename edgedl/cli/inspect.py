@@ -41,6 +41,29 @@ def _text(found: dict[str, Any]) -> str:
     if found.get("processing"):
         rows += _processing(found["processing"])
     rows.append(["bytes", format_bytes(found["bytes"])])
+    rows += [["signed", _signed(one)] for one in found.get("signed", ())]
+    if "operators" in found:
+        rows += _graph(found)
+    else:
+        keys = ", ".join(f"`{key}`" for key in found["encrypted"])
+        rows.append(["graph", f"encrypted, by the key {keys}: operators and weights are not shown"])
+    for step in found["history"]:
+        settings = ", ".join(
+            f"{k}={v}" for k, v in step["settings"].items() if not isinstance(v, (dict, list))
+        )
+        rows.append(["history", f"{step['name']}({settings})"])
+    return table(rows)
+
+
+def _signed(claim: dict[str, Any]) -> str:
+    """Who says to have signed, which `edgedl verify` alone proves."""
+    name = f" as `{claim['name']}`" if claim.get("name") else ""
+    return f"by key {claim['key'][:16]}{name}, says the file; `edgedl verify` proves it"
+
+
+def _graph(found: dict[str, Any]) -> list[list[str]]:
+    """What was counted in the model."""
+    rows = []
     rows.append(["parameters", f"{found['parameters']:,}"])
     macs = found["macs"]
     rows.append(
@@ -60,12 +83,7 @@ def _text(found: dict[str, Any]) -> str:
     if found["operators_in_bodies"]:
         rows.append(["", f"{found['operators_in_bodies']} of them inside If, Loop or Scan bodies"])
     rows.append(["opset", str(found["opset"])])
-    for step in found["history"]:
-        settings = ", ".join(
-            f"{k}={v}" for k, v in step["settings"].items() if not isinstance(v, (dict, list))
-        )
-        rows.append(["history", f"{step['name']}({settings})"])
-    return table(rows)
+    return rows
 
 
 def _payload(payload: dict[str, Any]) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgedl.core.errors import BadModel
+from edgedl.core.errors import BadBundle, BadModel
 from edgedl.core.target import target_of
 from edgedl.runtime import any_engine, engine, installed_engines
-from edgedl.runtime.bundle import SUFFIX, is_bundle, open_bundle
+from edgedl.runtime.bundle import SUFFIX, Bundle, is_bundle, open_bundle, read_bundle
 from edgedl.runtime.session import Session
 from edgedl.runtime.settings import refuse_unknown
 from edgedl.runtime.sign.sealed import KeySource
@@ -21,7 +21,9 @@ from edgedl.runtime.sign.trust import TrustSource
 class Artifact:
     """A file to run, and how: its engine, the precision asked of it, and the engine's settings.
 
-    `data` is the path of an ONNX file, or a bundle's payload.
+    `data` is the path of an ONNX file, or a bundle's payload. `identity` is a bundle's, by which
+    another process knows it again; `secrets` are the keys by which it was opened, in hex, by their
+    names.
     """
 
     path: Path
@@ -30,6 +32,8 @@ class Artifact:
     settings: Mapping[str, Any]
     data: bytes | Path
     bytes: int
+    identity: str | None = field(default=None, kw_only=True)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False, kw_only=True)
 
     @property
     def on_gpu(self) -> bool:
@@ -42,7 +46,7 @@ class Artifact:
 
     def names(self) -> Mapping[str, str]:
         """A bundle's original names by the short ones of its payload; empty for an ONNX file."""
-        return open_bundle(self.path).names() if is_bundle(self.path) else {}
+        return read_bundle(self.path, sparing=True).names() if is_bundle(self.path) else {}
 
 
 def find_model(path: str | Path) -> Path:
@@ -72,11 +76,13 @@ def find_artifact(
     *,
     trust: TrustSource | None = None,
     key: KeySource | None = None,
+    identity: str | None = None,
 ) -> Artifact:
     """The artifact at a path, for this engine or the first that is installed.
 
     An ONNX file runs in the engine's float32 setting. `trust` and `key` are those of `edgedl.open`,
-    and where a signer is asked for, nothing but a signed bundle is taken.
+    and where a signer is asked for, nothing but a signed bundle is taken. `identity` is that of a
+    bundle that was admitted before, and stands for `trust`.
 
     Raises:
         BadModel, BadBundle: the file is missing or unsound. Missing: its engine is not installed.
@@ -84,8 +90,10 @@ def find_artifact(
         Unsupported: it brings a setting that is not known here.
     """
     path = find_model(path)
-    if is_bundle(path) or trust is not None:
-        bundle = open_bundle(path, trust=trust, key=key)
+    if is_bundle(path) or trust is not None or identity is not None:
+        used: dict[str, str] = {}
+        noted = None if key is None else _noting(key, used)
+        bundle = _bundle(path, trust, noted, identity)
         payload = bundle.payload(engine_name, installed_engines())
         refuse_unknown(payload.engine, payload.settings)
         return Artifact(
@@ -95,6 +103,8 @@ def find_artifact(
             payload.settings,
             bundle.payload_bytes(payload),
             bundle.size_bytes,
+            identity=bundle.identity,
+            secrets=used,
         )
     if path.suffix not in (".onnx", ".pb"):
         raise BadModel(
@@ -106,6 +116,38 @@ def find_artifact(
     data = path.with_name(path.name + ".data")
     size = path.stat().st_size + (data.stat().st_size if data.exists() else 0)
     return Artifact(path, chosen.name, "float32", {}, path, size)
+
+
+def _bundle(
+    path: Path, trust: TrustSource | None, key: KeySource | None, identity: str | None
+) -> Bundle:
+    if identity is None:
+        return open_bundle(path, trust=trust, key=key)
+    bundle = read_bundle(path, key=key)
+    if bundle.identity != identity:
+        raise BadBundle(
+            "it was replaced since it was opened", where=str(path), hint="begin again with this one"
+        )
+    return bundle
+
+
+def _noting(key: KeySource, used: dict[str, str]) -> KeySource:
+    """The same, which keeps what it gave."""
+    if not callable(key):
+        return key
+
+    def noted(name: str) -> bytes:
+        found = key(name)
+        if isinstance(found, (bytes, bytearray)):
+            used[name] = found.hex()
+        return found
+
+    return noted
+
+
+def key_of_secrets(secrets: Mapping[str, str]) -> KeySource | None:
+    """What gives the keys that an artifact was opened by; None where there were none."""
+    return (lambda name: bytes.fromhex(secrets.get(name, ""))) if secrets else None
 
 
 def engine_of_target(name: str | None) -> str | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from edgedl.cli import main
 from edgedl.cli.sign import until
 from edgedl.core.errors import BadOption
 from edgedl.runtime.sign.envelope import of_moment
+from edgedl.runtime.sign.keys import key_of_file
 from tests.bundles import small_bundle
 from tests.models import conv_net, saved
 from tests.runtime.test_bundle import written
@@ -64,6 +67,55 @@ def test_from_keys_to_answers(typed, tmp_path: Path) -> None:  # type: ignore[no
     assert found["ok"]
     assert found["raw"] == "alice"
     assert found["trusted"][0]["release"] == 3
+
+
+def test_what_lies_in_clear_is_inspected_and_the_key_is_written_nowhere(  # type: ignore[no-untyped-def]
+    typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path / "net.edl")
+    for words in (
+        "keygen alice", "keygen bob", "keygen model --encryption",
+        "encrypt net.edl --key-file model.aes -o sealed.edl", "sign sealed.edl --key alice.key",
+        "sign net.edl --key alice.key",
+    ):  # fmt: skip
+        assert typed(words)[0] == 0
+    status, out, _ = typed("inspect sealed.edl --json")
+    found = json.loads(out.splitlines()[-1])
+    assert status == 0
+    assert found["inputs"][0]["name"] == "x"
+    assert found["payloads"][0]["sealed"]["key"] in found["encrypted"]
+    assert found["signed"][0]["signer"] == "alice"
+    assert "operators" not in found
+    assert "encrypted, by the key" in typed("inspect sealed.edl")[1]
+    assert "operators" in typed("inspect net.edl")[1]
+
+    np.savez(tmp_path / "x.npz", x=np.ones((4, 3, 8, 8), np.float32))
+    for words, match in (
+        ("diagnose net.edl sealed.edl --samples x.npz", "is encrypted, and is never written"),
+        ("diagnose net.edl net.edl --samples x.npz --trust bob.pub", "nobody who is trusted"),
+        ("compress sealed.edl --int8 --samples x.npz -o y.edl", "is encrypted, and is never"),
+        ("bench sealed.edl --seconds 0.5 --trust bob.pub", "nobody who is trusted"),
+        ("bench sealed.edl --seconds 0.5", "its model is encrypted, by the key"),
+    ):
+        status, _, err = typed(words)
+        assert (status, match in err) == (1, True), err
+        assert "hint: " in err
+
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    raw = key_of_file(tmp_path / "model.aes")("")
+    words = "bench sealed.edl net.edl --seconds 0.5 --anyway --json --trust . --key-file model.aes"
+    status, out, err = typed(words)
+    assert status == 0, err
+    rows = json.loads(out.splitlines()[-1])["rows"]
+    assert len(rows) == 2
+    assert all(row["latency_ms"]["p50"] > 0 and row["throughput_per_s"] > 0 for row in rows)
+    kept = [path for path in scratch.rglob("*") if path.is_file()]
+    assert any(path.name == "job.json" for path in kept)
+    assert not any(one in path.read_bytes() for path in kept for one in (raw, raw.hex().encode()))
 
 
 ORIGINAL = {"shared.key": "alice.key", "shared.aes": "model.aes"}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgedl.core.errors import BadBundle, BadOption
-from edgedl.runtime.bundle import read_bundle
+from edgedl.runtime.bundle import Bundle, read_bundle
 from edgedl.runtime.layout import AGAIN, header
 from edgedl.runtime.sign.ed25519 import verified
 from edgedl.runtime.sign.envelope import Envelope, Statement, moment
@@ -74,6 +74,16 @@ def verify(bundle: str | Path, trust: TrustSource | None = None) -> Verified:
     others = [one for one in read(envelopes, str(found.path)) if one.key_id not in proven]
     raw = _raw(found.path, found.data, trusted)
     return Verified(found.path, found.proofs, tuple(others), raw)
+
+
+def envelopes_of(bundle: Bundle) -> tuple[Envelope, ...]:
+    """What a bundle's signatures claim, which proves nothing.
+
+    Raises:
+        BadBundle: they are damaged.
+    """
+    _, envelopes = divided(bundle.data, header(bundle.data))
+    return () if envelopes is None else tuple(read(envelopes, str(bundle.path)))
 
 
 def _raw(path: Path, data: Window, trust: Trust) -> str:
