@@ -6,9 +6,17 @@ import numpy as np
 
 
 def softmax(values: np.ndarray, axis: int = -1) -> np.ndarray:
-    """exp(x) over its sum along an axis, float32 of the same shape."""
+    """exp(x) over its sum along an axis, float32 of the same shape; infinite values share it all,
+    and NaN makes all of them NaN."""
     values = np.asarray(values, np.float32)
-    powers = np.exp(values - values.max(axis=axis, keepdims=True))
+    if not values.size:
+        return values
+    top = values.max(axis=axis, keepdims=True)
+    with np.errstate(over="ignore", invalid="ignore"):
+        shifted = values - top
+    if np.isinf(top).any():
+        shifted = np.where(values == top, np.float32(0), shifted)
+    powers = np.exp(shifted)
     return np.asarray(powers / powers.sum(axis=axis, keepdims=True))
 
 

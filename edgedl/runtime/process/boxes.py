@@ -109,12 +109,16 @@ class Boxes:
                 raise BadValue(message, keys=("anchors",), hint="[w, h, w, h]")
 
     def decode(self, outputs: Mapping[str, np.ndarray]) -> Detections:
-        """What one sample's outputs say.
+        """What one sample's outputs say; a box whose corners, score or class are not finite is
+        none.
 
         Raises:
             WrongInput: they are not of the format's shapes.
         """
-        arrays = self._taken(outputs)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._decoded(self._taken(outputs))
+
+    def _decoded(self, arrays: Sequence[np.ndarray]) -> Detections:
         if self.format == "final":
             boxes, scores, classes = _final(arrays)
             return self._chosen(boxes, scores, classes)
@@ -147,7 +151,8 @@ class Boxes:
         return self._chosen(boxes[rows], scores[rows, classes], classes)
 
     def _chosen(self, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray) -> Detections:
-        above = np.flatnonzero(scores >= self.threshold)
+        sound = np.isfinite(boxes).all(axis=1) & np.isfinite(scores) & np.isfinite(classes)
+        above = np.flatnonzero((scores >= self.threshold) & sound)
         order = above[np.argsort(-scores[above], kind="stable")][:MOST_CANDIDATES]
         boxes, scores, classes = boxes[order], scores[order], classes[order].astype(np.int64)
         kept = suppress(boxes, classes, self.overlap)[: self.most]

@@ -42,6 +42,9 @@ class _Scores:
     def _values(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
         values = taken(outputs, self.output)
         check_axis(values, self.axis)
+        if not values.shape[self.axis]:
+            message = f"an output of shape {values.shape} has no classes"
+            raise WrongInput(message, hint="`axis` says where they are")
         return values
 
 
@@ -189,8 +192,13 @@ def best(values: np.ndarray, k: int) -> np.ndarray:
         # what is as great as the k-th, so that few are left to sort
         least = np.partition(values, len(values) - k)[len(values) - k]
         some = np.flatnonzero(values >= least)
-        return np.asarray(some[np.argsort(-values[some], kind="stable")][:k])
-    return np.argsort(-values, kind="stable")[:k]
+        return np.asarray(some[np.argsort(_turned(values[some]), kind="stable")][:k])
+    return np.argsort(_turned(values), kind="stable")[:k]
+
+
+def _turned(values: np.ndarray) -> np.ndarray:
+    """Values in the opposite order; the least whole number has no negative, nor have unsigned."""
+    return np.asarray(~values if values.dtype.kind in "iub" else -values)
 
 
 def one_row(values: np.ndarray, labels: Sequence[str]) -> np.ndarray:

@@ -63,7 +63,8 @@ class Values:
             if (count := len(getattr(self, name))) not in (0, given.size, int(name != "labels")):
                 message = f"{count} {name} for {given.size} values"
                 raise WrongInput(message, hint="one sample at a time, and one for each value")
-        found = given * self.scale + self.offset
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = given * self.scale + self.offset
         if self.low is not None or self.high is not None:
             found = np.clip(found, self.low, self.high)
         names = self.labels or (None,) * given.size
@@ -105,7 +106,8 @@ class Anomaly:
     def apply(self, outputs: Mapping[str, np.ndarray], seen: Seen | None = None) -> Strangeness:
         values = taken(outputs, self.output).astype(np.float64).reshape(-1)
         if self.of == "input":
-            score = float(np.mean(np.square(values - self._given(values, seen))))
+            with np.errstate(over="ignore", invalid="ignore"):
+                score = float(np.mean(np.square(values - self._given(values, seen))))
         elif values.size == 1:
             score = float(values[0])
         else:
@@ -148,6 +150,7 @@ class Embedding:
             message = f"an output of shape {values.shape} has no axis {self.axis}"
             raise WrongInput(message, hint="`axis` counts from 0, or from the end below 0")
         largest = np.max(np.abs(values), axis=self.axis, keepdims=True, initial=LEAST_NORM)
-        values = values / largest
+        with np.errstate(invalid="ignore"):
+            values = values / largest
         norm = np.sqrt(np.sum(np.square(values), axis=self.axis, keepdims=True))
         return np.asarray(values / np.maximum(norm, LEAST_NORM), np.float32)
