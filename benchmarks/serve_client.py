@@ -171,12 +171,16 @@ async def opened(
     idle: deque[Client] = deque()
     waiting: deque[float] = deque()
     begun: dict[Client, float] = {}
+    opening: list[asyncio.Task[None]] = []
     done = loop.create_future()
     left = count
 
     def send() -> None:
         while idle and waiting:
             client = idle.pop()
+            if client.transport.is_closing():  # the server ends what is idle for seconds
+                opening.append(loop.create_task(opened_again()))
+                continue
             begun[client] = waiting.popleft()
             number = load.next()
             client.ask(number, load.requests[number])
@@ -191,9 +195,13 @@ async def opened(
             idle.append(client)
             send()
 
-    for _ in range(connections):
+    async def opened_again() -> None:
         _, client = await loop.create_connection(lambda: Client(answered), "127.0.0.1", port)
         idle.append(client)
+        send()
+
+    for _ in range(connections):
+        await opened_again()
     start = perf_counter()
     place = 0
 
