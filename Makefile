@@ -5,6 +5,9 @@ MODEL := recipes/fashion_mnist.onnx
 DATA := calibration/fashion-mnist
 OUT := build/demo
 
+# Tests start hundreds of processes, each of which would compile what it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint clean
 
 demo: $(VENV)/.demo

@@ -28,11 +28,11 @@ from edgedl.runtime.golden import Answer, Golden
 from edgedl.runtime.layout import ALIGN, HEADER, SIGNED, aligned, file_blocks
 from edgedl.runtime.limits import canonical
 from edgedl.runtime.process import Processing
-from edgedl.runtime.sign import trust
+from edgedl.runtime.sign import admit, trust
+from edgedl.runtime.sign.admit import TRAILER
 from edgedl.runtime.sign.encrypt import encrypt
 from edgedl.runtime.sign.envelope import Envelope, Statement, lines, of_lines, signed_message
 from edgedl.runtime.sign.private import private_key
-from edgedl.runtime.sign.trust import TRAILER
 
 SECRET = bytes(range(32))
 NOW = 1_800_000_000
@@ -295,7 +295,7 @@ def _envelope(rng: random.Random, data: bytes, tools: Bench) -> tuple[bytes, boo
     else:
         later = replace(before.statement, **rng.choice(LATER))
         text = lines([_signed(later, tools)])
-    made = region + TRAILER.pack(trust.MAGIC, len(text), hashlib.sha256(text).digest()) + text
+    made = region + TRAILER.pack(admit.MAGIC, len(text), hashlib.sha256(text).digest()) + text
     return made, before.line() in text.split(b"\n") or way == 4
 
 

@@ -44,6 +44,7 @@ PRINT = "print((time.perf_counter() - start) * 1e3)"
 # `run` is what opens and answers; the others are what a picture's bundle needs beside it.
 OURS = """
 import edgedl
+assert edgedl.__file__.startswith({folder!r}), edgedl.__file__
 edgedl.open, edgedl.answering
 from edgedl.runtime import engine
 engine("{engine}")
@@ -63,10 +64,13 @@ def device_tree() -> ModuleType:
 
 
 def timed(code: str, folder: Path) -> float:
-    """The milliseconds that a fresh process prints, with the device's files before all others."""
+    """The milliseconds that a fresh process prints, with the device's files before all others, also
+    before those beside this one's working directory, which `-c` would find first."""
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=environment, cwd=folder
+    )
     return float(done.stdout)
 
 
@@ -74,7 +78,7 @@ def measured(engine: str, folder: Path, pairs: int) -> dict[str, Any]:
     files = device_tree().copy(folder, [engine])
     compileall.compile_dir(folder, quiet=1)
     alone = ALONE.format(engine=engine, first=FIRST.get(engine, ""))
-    codes = [alone + PRINT, alone + OURS.format(engine=engine) + PRINT]
+    codes = [alone + PRINT, alone + OURS.format(engine=engine, folder=str(folder)) + PRINT]
     for code in codes:
         timed(code, folder)
     times = np.empty((pairs, 2))

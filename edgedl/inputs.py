@@ -17,7 +17,7 @@ from edgedl.runtime.artifact import find_model
 from edgedl.runtime.bundle import Bundle, is_bundle, open_bundle
 from edgedl.runtime.process import Preprocess, Processing
 from edgedl.runtime.process.files import open_files
-from edgedl.runtime.sign.trust import TrustSource
+from edgedl.runtime.sign.admit import TrustSource
 
 UNPACKED = "model.onnx"
 MOST_CALIBRATION = 512

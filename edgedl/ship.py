@@ -27,7 +27,7 @@ from edgedl.runtime.golden import Answer, Golden, coarse
 from edgedl.runtime.layout import padded_bytes
 from edgedl.runtime.process import Processing
 from edgedl.runtime.session import Operator
-from edgedl.runtime.sign.trust import ANYBODY
+from edgedl.runtime.sign.admit import ANYBODY
 from edgedl.search.candidates import Candidate, Trial, shipped_settings
 from edgedl.search.memory import key_of_candidate
 

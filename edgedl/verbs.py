@@ -33,8 +33,8 @@ from edgedl.runtime.artifact import Artifact, engine_of_target, find_artifact, f
 from edgedl.runtime.bundle import Bundle, is_bundle, open_bundle
 from edgedl.runtime.run import write_answers
 from edgedl.runtime.session import Session
+from edgedl.runtime.sign.admit import TrustSource
 from edgedl.runtime.sign.sealed import KeySource
-from edgedl.runtime.sign.trust import TrustSource
 from edgedl.runtime.sign.verify import envelopes_of
 
 ANOTHER = "answers of another processor"

@@ -14,8 +14,8 @@ from edgedl.runtime import compiling
 from edgedl.runtime.bundle import open_bundle
 from edgedl.runtime.compiling import Compiled, Notice
 from edgedl.runtime.layout import HEADER, SIGNED
+from edgedl.runtime.sign.admit import TrustSource
 from edgedl.runtime.sign.sealed import KeySource
-from edgedl.runtime.sign.trust import TrustSource
 
 UNSIGNED = "what was written is not signed, as the bundle was: sign it with `edgedl sign`"
 

@@ -36,8 +36,8 @@ from edgedl.core.target import ISA_DOUBT
 from edgedl.runtime.artifact import Artifact, find_artifact, find_model
 from edgedl.runtime.bundle import is_bundle
 from edgedl.runtime.process.postprocess import Postprocess
+from edgedl.runtime.sign.admit import TrustSource
 from edgedl.runtime.sign.sealed import KeySource
-from edgedl.runtime.sign.trust import TrustSource
 
 MOST_SCORED = 1000
 MOST_COMPARED = 64

@@ -26,7 +26,7 @@ def command(
     """Check that a trusted key signed BUNDLE as it lies there, every byte of it."""
     from dataclasses import replace
 
-    from edgedl.runtime.sign.trust import trust_of
+    from edgedl.runtime.sign.admit import trust_of
     from edgedl.runtime.sign.verify import short, told, verify
 
     trusted = trust_of(trust)

@@ -19,7 +19,7 @@ from edgedl.line.keep import TOLD
 from edgedl.runtime import any_engine
 from edgedl.runtime import open as open_bundle
 from edgedl.runtime.session import Session
-from edgedl.runtime.sign.trust import ANYBODY
+from edgedl.runtime.sign.admit import ANYBODY
 from edgedl.search.memory import machine_parts
 
 # Test samples that are compared at most.

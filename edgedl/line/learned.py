@@ -25,7 +25,7 @@ from edgedl.line.keep import BUNDLE, PLAN, TOLD, kept
 from edgedl.line.shipped import bundled, engines_of, judge_of
 from edgedl.line.trained import deciding
 from edgedl.runtime import open as open_bundle
-from edgedl.runtime.sign.trust import ANYBODY
+from edgedl.runtime.sign.admit import ANYBODY
 from edgedl.search.memory import machine_parts
 from edgedl.train.settings import Fit, OfNetwork, OwnLoss
 from edgedl.yamls import read_yaml

@@ -16,8 +16,8 @@ from edgedl.core.registry import how_to_install, installed, resolve
 from edgedl.runtime.bundle import Bundle, open_bundle
 from edgedl.runtime.gpu import INSTALL, PROVIDERS, nvidia_gpu_here, provider_here
 from edgedl.runtime.session import EngineSession, Operator
+from edgedl.runtime.sign.admit import TrustSource
 from edgedl.runtime.sign.sealed import KeySource
-from edgedl.runtime.sign.trust import TrustSource
 
 if TYPE_CHECKING:
     from edgedl.runtime.meanwhile import Meanwhile

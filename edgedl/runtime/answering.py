@@ -18,8 +18,8 @@ from edgedl.runtime.batches import takes_batches
 from edgedl.runtime.bundle import open_bundle
 from edgedl.runtime.process import Processing
 from edgedl.runtime.session import Session
+from edgedl.runtime.sign.admit import TrustSource
 from edgedl.runtime.sign.sealed import KeySource
-from edgedl.runtime.sign.trust import TrustSource
 
 COLORS = ("rgb", "bgr", "gray")
 Outputs = Mapping[str, np.ndarray]

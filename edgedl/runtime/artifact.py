@@ -13,8 +13,8 @@ from edgedl.runtime import any_engine, engine, installed_engines
 from edgedl.runtime.bundle import SUFFIX, Bundle, is_bundle, open_bundle, read_bundle
 from edgedl.runtime.session import Session
 from edgedl.runtime.settings import refuse_unknown
+from edgedl.runtime.sign.admit import TrustSource
 from edgedl.runtime.sign.sealed import KeySource
-from edgedl.runtime.sign.trust import TrustSource
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from edgedl.runtime.session import OutputCheck
 MOST_KEPT = 16
 
 Held = dict[str, tuple[np.ndarray, tuple[int, ...]]]
+NOTHING: tuple[None, tuple[int, ...]] = None, ()
 
 
 class Bound:
@@ -33,23 +34,29 @@ class Bound:
         Raises:
             WrongInput: an output shares memory with another array.
         """
-        given = [item for item in feed.items() if _new(self._inputs, *item)]
-        made = [item for item in outputs.items() if _new(self._outputs, *item)]
+        given, made = _new(self._inputs, feed), _new(self._outputs, outputs)
         if not given and not made:
             return
         check.apart(feed, outputs)
-        for name, array in given:
+        for name in given:
+            array = feed[name]
             self.binding.bind_cpu_input(name, array)
             self._inputs[name] = array, array.shape
-        for name, array in made:
+        for name in made:
+            array = outputs[name]
             address = array.ctypes.data
             self.binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, address)
             self._outputs[name] = array, array.shape
 
 
-def _new(held: Held, name: str, array: np.ndarray) -> bool:
-    before, shape = held.get(name, (None, ()))
-    return before is not array or shape != array.shape
+def _new(held: Held, arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """The names of arrays that are not held, or have taken another shape since."""
+    found = []
+    for name, array in arrays.items():
+        before, shape = held.get(name, NOTHING)
+        if before is not array or shape != array.shape:
+            found.append(name)
+    return found
 
 
 class Bindings:

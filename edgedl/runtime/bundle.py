@@ -31,13 +31,14 @@ from edgedl.runtime.limits import LIMITS
 from edgedl.runtime.payload import COMPILED, FORMATS, version_of
 from edgedl.runtime.payload import Payload as Payload
 from edgedl.runtime.payload import stored as stored
+from edgedl.runtime.sign.admit import TrustSource, admitted, head_digest, trust_of
 from edgedl.runtime.sign.claims import signature_of
 from edgedl.runtime.sign.sealed import WAY_OUT, KeySource, unseal
-from edgedl.runtime.sign.trust import Proof, Trust, TrustSource, admitted, head_digest, trust_of
 from edgedl.runtime.window import Window, opened
 
 if TYPE_CHECKING:
     from edgedl.runtime.process import Processing
+    from edgedl.runtime.sign.trust import Proof, Trust
 
 SUFFIX = ".edl"
 PROCESSING = "about/processing"

@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgedl.core.errors import Missing, Unsupported
 from edgedl.runtime.bundle import Bundle, open_bundle
 from edgedl.runtime.golden import Golden
 from edgedl.runtime.gpu import nvidia_gpu_here
 from edgedl.runtime.opening import Way, engine_of, in_words, open_payload, refuse_unfit
+from edgedl.runtime.sign.admit import TrustSource
 from edgedl.runtime.sign.sealed import KeySource
-from edgedl.runtime.sign.trust import Proof, TrustSource
+
+if TYPE_CHECKING:
+    from edgedl.runtime.sign.trust import Proof
 
 
 @dataclass(frozen=True)

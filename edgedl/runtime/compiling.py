@@ -37,8 +37,8 @@ from edgedl.runtime.opening import (
     refuse_unfit,
 )
 from edgedl.runtime.payload import COMPILED
+from edgedl.runtime.sign.admit import TrustSource
 from edgedl.runtime.sign.sealed import KeySource
-from edgedl.runtime.sign.trust import TrustSource
 
 State = Literal["made", "kept already", "not made"]
 Notice = Callable[[str], None]

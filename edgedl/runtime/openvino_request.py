@@ -41,17 +41,28 @@ class Request:
             held, shape = self._read[index]
             if held is array and shape == array.shape:
                 continue
+            if array.ndim == 0:
+                self._give(index, array)
+                continue
             new = True
             self._read[index] = NOTHING
-            if array.ndim == 0:
-                self.request.set_input_tensor(index, openvino.Tensor(array))
-            elif array.flags.carray:
+            if array.flags.carray:
                 self.request.set_input_tensor(index, openvino.Tensor(array, shared_memory=True))
                 self._read[index] = array, array.shape
             else:
                 copy = np.array(array, order="C")
                 self.request.set_input_tensor(index, openvino.Tensor(copy, shared_memory=True))
         return new
+
+    def _give(self, index: int, scalar: np.ndarray) -> None:
+        """Have it read a copy of an array without axes, which OpenVINO cannot share."""
+        held, shape = self._read[index]
+        if held is None or shape != ():
+            tensor = openvino.Tensor(scalar)
+            self.request.set_input_tensor(index, tensor)
+            held = tensor.data
+            self._read[index] = held, ()
+        held[...] = scalar
 
     def bind_outputs(self, outputs: Mapping[str, np.ndarray]) -> bool:
         """Have it write into these arrays, of fixed shapes; whether it did not know any of them."""

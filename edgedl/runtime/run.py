@@ -17,8 +17,8 @@ from edgedl.runtime.bundle import open_bundle
 from edgedl.runtime.process import Processing
 from edgedl.runtime.process.files import Files, open_files
 from edgedl.runtime.session import Session
+from edgedl.runtime.sign.admit import TrustSource
 from edgedl.runtime.sign.sealed import KeySource
-from edgedl.runtime.sign.trust import TrustSource
 
 
 def run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgedl.core.errors import WrongInput, nearest
-from edgedl.core.model import Signature
+from edgedl.core.model import Dimension, Signature, Tensor
 
 # The axes of a transposed array, and what the array was called before.
 LAYOUTS = (
@@ -139,10 +139,9 @@ class InputCheck:
 
     def __init__(self, signature: Signature) -> None:
         self.names = {tensor.name for tensor in signature.inputs}
-        self.expected: list[tuple[str, np.dtype[Any], tuple[Any, ...] | None, bool]] = []
-        for tensor in signature.inputs:
-            fixed = tensor.shape is not None and all(isinstance(d, int) for d in tensor.shape)
-            self.expected.append((tensor.name, np.dtype(tensor.dtype), tensor.shape, fixed))
+        self.expected = _expected(signature.inputs)
+        # The latest shape of each that was found to fit: mostly that of the next call, too.
+        self._fitting = _fixed(signature.inputs)
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The inputs as an engine can read them, aligned and in C order; mostly the very same.
@@ -153,16 +152,18 @@ class InputCheck:
         feed = inputs if type(inputs) is dict else _by_name(inputs)
         if feed.keys() != self.names:
             _wrong_names(feed, self.names, "input")
-        for name, dtype, shape, fixed in self.expected:
+        fitting = self._fitting
+        for name, dtype, shape in self.expected:
             array = feed[name]
             if (
                 type(array) is np.ndarray
                 and array.dtype == dtype
-                and (shape is None or (array.shape == shape if fixed else fits(array.shape, shape)))
+                and array.shape == fitting[name]
                 and array.flags.carray
             ):
                 continue
             taken = _taken(f"input `{name}`", array, dtype, shape)
+            fitting[name] = taken.shape
             if taken is not array:
                 feed = {**feed, name: taken}
         return feed
@@ -173,7 +174,8 @@ class OutputCheck:
 
     def __init__(self, signature: Signature) -> None:
         self.names = {tensor.name for tensor in signature.outputs}
-        self.expected = [(t.name, np.dtype(t.dtype), t.shape) for t in signature.outputs]
+        self.expected = _expected(signature.outputs)
+        self._fitting = _fixed(signature.outputs)
 
     def __call__(self, outputs: Mapping[str, np.ndarray]) -> None:
         """Nothing, where all fits.
@@ -185,12 +187,13 @@ class OutputCheck:
             _by_name(outputs)
         if outputs.keys() != self.names:
             _wrong_names(outputs, self.names, "output")
+        fitting = self._fitting
         for name, dtype, shape in self.expected:
             array = outputs[name]
             if (
                 type(array) is np.ndarray
                 and array.dtype == dtype
-                and (shape is None or array.shape == shape or fits(array.shape, shape))
+                and array.shape == fitting[name]
                 and array.flags.carray
             ):
                 continue
@@ -203,6 +206,7 @@ class OutputCheck:
                     f"the array for {what} does not lie in one piece in C order",
                     hint=f"np.empty({array.shape}, '{dtype}')",
                 )
+            fitting[name] = array.shape
 
     def apart(self, feed: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> None:
         """Nothing, where no output shares memory with an input or another output.
@@ -219,6 +223,17 @@ class OutputCheck:
                         f"the array for {what} shares memory with {other}",
                         hint="give it an array of its own",
                     )
+
+
+def _expected(
+    tensors: Sequence[Tensor],
+) -> list[tuple[str, np.dtype[Any], tuple[Dimension, ...] | None]]:
+    return [(tensor.name, np.dtype(tensor.dtype), tensor.shape) for tensor in tensors]
+
+
+def _fixed(tensors: Sequence[Tensor]) -> dict[str, tuple[Dimension, ...] | None]:
+    """The shapes that no array has where a size is open."""
+    return {tensor.name: tensor.shape for tensor in tensors}
 
 
 def _by_name(inputs: Any) -> dict[str, np.ndarray]:

@@ -228,3 +228,5 @@ def test_an_array_has_the_models_rate_and_a_recording_its_own() -> None:
     for strange in (np.zeros(3, np.int64), np.zeros((2, 2, 2), np.float32), [0.0], np.zeros(0)):
         with pytest.raises(BadSamples, match="is no recording"):
             recorded(strange, 8000)
+    with pytest.raises(BadSamples, match="would have 100 channels"):
+        recorded(np.zeros((2, 100), np.float32), 8000)

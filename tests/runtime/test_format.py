@@ -20,10 +20,10 @@ from edgedl.runtime.check import check
 from edgedl.runtime.layout import HEADER, MAGIC, SIGNED, VERSION
 from edgedl.runtime.limits import LIMITS
 from edgedl.runtime.payload import FORMATS
-from edgedl.runtime.sign import trust
-from edgedl.runtime.sign.envelope import MOST_ENVELOPE_BYTES, MOST_RELEASE, MOST_SIGNATURES, TYPE
+from edgedl.runtime.sign import admit
+from edgedl.runtime.sign.admit import MOST_ENVELOPE_BYTES, MOST_SIGNATURES, TRAILER
+from edgedl.runtime.sign.envelope import MOST_RELEASE, TYPE
 from edgedl.runtime.sign.sealed import CIPHER, associated
-from edgedl.runtime.sign.trust import TRAILER
 from edgedl.runtime.sign.verify import verify
 from tests.golden.bundles.make_bundles import EXPIRES, HERE, KEYS, SECRET, SIGNED_AT, VERSIONS
 
@@ -114,7 +114,7 @@ def test_signatures_are_written_down() -> None:
         assert (int(row[0]), int(row[1])) == (offset, size)
         offset += size
     assert int(layout[-1][0]) == offset == TRAILER.size
-    assert trust.MAGIC.hex(" ").upper() in layout[0][2]
+    assert admit.MAGIC.hex(" ").upper() in layout[0][2]
     data = kept("5").read_bytes()
     line = data[HEADER.unpack_from(data)[3] + TRAILER.size :]
     document = json.loads(line)

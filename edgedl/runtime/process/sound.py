@@ -12,8 +12,8 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from edgedl.core.errors import BadSamples, BadValue
+from edgedl.runtime.process.wav import MOST_CHANNELS, read_wav
 from edgedl.runtime.process.wav import RATES as GIVEN
-from edgedl.runtime.process.wav import read_wav
 
 RATES = (1_000, 192_000)
 MOST_LENGTH = 1 << 28
@@ -136,8 +136,11 @@ def recorded(raw: Any, rate: int) -> Recording:
     if isinstance(raw, Recording):
         return raw
     kind = raw.dtype.name if isinstance(raw, np.ndarray) else None
+    said = type(raw).__name__ if kind is None else f"{kind} of shape {raw.shape}"
+    if kind in PCM_BITS and raw.ndim == 2 and raw.shape[1] > MOST_CHANNELS:
+        hint = "frames first, then channels: is it to be `.T`?"
+        raise BadSamples(f"{said} would have {raw.shape[1]} channels", hint=hint)
     if kind not in PCM_BITS or raw.ndim not in (1, 2) or not raw.size:
-        said = type(raw).__name__ if kind is None else f"{kind} of shape {raw.shape}"
         hint = "floats, int16, int32 or uint8 of shape (frames,) or (frames, channels)"
         raise BadSamples(f"{said} is no recording", hint=hint)
     values = raw if raw.ndim == 1 else raw.astype(np.float64).mean(axis=1)

@@ -17,11 +17,10 @@ from datetime import datetime, timezone
 from typing import Any
 
 from edgedl.runtime.limits import canonical, strict_json
+from edgedl.runtime.sign.admit import MOST_ENVELOPE_BYTES, MOST_SIGNATURES
 from edgedl.runtime.sign.ed25519 import SIGNATURE_BYTES
 
 TYPE = "application/vnd.edgedl.bundle+json"
-MOST_SIGNATURES = 8
-MOST_ENVELOPE_BYTES = 8192
 MOST_TEXT = 128
 MOST_RELEASE = (1 << 53) - 1
 DIGEST = re.compile(r"[0-9a-f]{64}")

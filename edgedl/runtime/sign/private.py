@@ -18,7 +18,8 @@ from edgedl.core.errors import BadBundle, BadKey, BadOption
 from edgedl.core.store import atomic_write
 from edgedl.runtime.bundle import read_bundle
 from edgedl.runtime.layout import HEADER, MAGIC, SIGNED, Header, header
-from edgedl.runtime.sign.envelope import MOST_SIGNATURES, Envelope, Statement, signed_message
+from edgedl.runtime.sign.admit import MOST_SIGNATURES, divided, head_digest
+from edgedl.runtime.sign.envelope import Envelope, Statement, signed_message
 from edgedl.runtime.sign.keys import (
     HOW,
     PRIVATE_SUFFIX,
@@ -29,7 +30,7 @@ from edgedl.runtime.sign.keys import (
     secret_file,
 )
 from edgedl.runtime.sign.sealed import KEY_BYTES
-from edgedl.runtime.sign.trust import divided, head_digest, read, trailer
+from edgedl.runtime.sign.trust import read, trailer
 
 RAW_SUFFIX = ".sig"
 

@@ -9,10 +9,11 @@ from typing import Any
 from edgedl.core.errors import BadBundle, BadOption
 from edgedl.runtime.bundle import Bundle, read_bundle
 from edgedl.runtime.layout import AGAIN, header
+from edgedl.runtime.sign.admit import VARIABLE, TrustSource, divided, trust_of
 from edgedl.runtime.sign.ed25519 import verified
 from edgedl.runtime.sign.envelope import Envelope, Statement, moment
 from edgedl.runtime.sign.keys import PublicKey
-from edgedl.runtime.sign.trust import VARIABLE, Proof, Trust, TrustSource, divided, read, trust_of
+from edgedl.runtime.sign.trust import Proof, Trust, read
 from edgedl.runtime.window import Window
 
 RAW_SUFFIX = ".sig"

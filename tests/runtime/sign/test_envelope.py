@@ -16,8 +16,8 @@ from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import SSlibKey
 
 from edgedl.runtime.limits import canonical
+from edgedl.runtime.sign.admit import MOST_SIGNATURES
 from edgedl.runtime.sign.envelope import (
-    MOST_SIGNATURES,
     TYPE,
     Envelope,
     Statement,

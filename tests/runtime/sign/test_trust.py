@@ -19,8 +19,17 @@ from edgedl.runtime.bundle import open_bundle
 from edgedl.runtime.check import check
 from edgedl.runtime.layout import HEADER, SIGNED
 from edgedl.runtime.sign import trust
-from edgedl.runtime.sign.envelope import MOST_SIGNATURES, moment
-from edgedl.runtime.sign.trust import MOST_CLOCK_SKEW_S, TRAILER, VARIABLE
+from edgedl.runtime.sign.admit import (
+    MAGIC,
+    MOST_SIGNATURES,
+    TRAILER,
+    VARIABLE,
+    TrustSource,
+    admitted,
+    divided,
+)
+from edgedl.runtime.sign.envelope import moment
+from edgedl.runtime.sign.trust import MOST_CLOCK_SKEW_S
 from edgedl.runtime.sign.verify import NO_RAW, NOBODYS_RAW
 from edgedl.runtime.sign.verify import verify as verify_bundle
 from edgedl.runtime.window import window_of
@@ -77,7 +86,7 @@ def test_an_engine_runs_it(tmp_path: Path, alice: Path) -> None:
     assert artifact.bytes == path.stat().st_size
 
 
-def refused(path: Path, keys: trust.TrustSource, kind: type[Exception], match: str) -> None:
+def refused(path: Path, keys: TrustSource, kind: type[Exception], match: str) -> None:
     """Every way in refuses it, and says what to do."""
     ways_in = (open_bundle, edgedl.open, check, find_artifact, verify_bundle)
     for way_in in ways_in:
@@ -136,7 +145,7 @@ def smallest(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, trust.Tru
 
 def admit(data: bytes, trusted: trust.Trust | None) -> None:
     """What `open_bundle` does before it makes anything of a file."""
-    region, head, proofs = trust.admitted(window_of(data, "net.edl"), trusted)
+    region, head, proofs = admitted(window_of(data, "net.edl"), trusted)
     assert trusted is None or proofs
     layout.checked(region, head)
 
@@ -276,7 +285,7 @@ def test_a_wrong_signature_in_a_trusted_keys_name_spoils_the_right_one(
     signed(bundle, bob)
     data = bundle.read_bytes()
     held = window_of(data, "")
-    _, envelopes = trust.divided(held, layout.header(held))
+    _, envelopes = divided(held, layout.header(held))
     assert envelopes is not None
     first, second = trust.read(envelopes, "")
     assert second.key_id == bobs.id
@@ -388,10 +397,10 @@ def test_claims_of_many_bytes_of_signatures_are_refused(
     data, trusted = smallest
     start = HEADER.unpack_from(data)[3]
     for size in (0, 2**40, 2**64 - 1):
-        made = data[:start] + TRAILER.pack(trust.MAGIC, size, bytes(32))
+        made = data[:start] + TRAILER.pack(MAGIC, size, bytes(32))
         with pytest.raises(BadBundle):
             admit(made + data[start + TRAILER.size :], trusted)
     many = b"\n" * 10**6
     with pytest.raises(BadBundle, match="claims 1000000 bytes"):
-        admit(data[:start] + TRAILER.pack(trust.MAGIC, len(many), bytes(32)) + many, trusted)
+        admit(data[:start] + TRAILER.pack(MAGIC, len(many), bytes(32)) + many, trusted)
     assert HEADER.unpack_from(data)[1] == SIGNED
