@@ -23,16 +23,18 @@ import numpy as np
 import edgedl
 from edgedl.core.errors import EdgeError
 from edgedl.core.model import Signature, Step, Tensor
-from edgedl.runtime.bundle import Payload, open_bundle, stored, write_bundle
+from edgedl.runtime.bundle import open_bundle
 from edgedl.runtime.golden import Answer, Golden
 from edgedl.runtime.layout import ALIGN, HEADER, SIGNED, aligned, file_blocks
 from edgedl.runtime.limits import canonical
+from edgedl.runtime.payload import Payload, stored
 from edgedl.runtime.process import Processing
 from edgedl.runtime.sign import admit, trust
 from edgedl.runtime.sign.admit import TRAILER
 from edgedl.runtime.sign.encrypt import encrypt
 from edgedl.runtime.sign.envelope import Envelope, Statement, lines, of_lines, signed_message
 from edgedl.runtime.sign.private import private_key
+from edgedl.runtime.writing import write_bundle
 
 SECRET = bytes(range(32))
 NOW = 1_800_000_000

@@ -33,8 +33,8 @@ from edgedl.core.samples import Samples, open_npz
 from edgedl.core.stats import bootstrap_ratio
 from edgedl.passes.graph import open_model, to_ship
 from edgedl.report.table import markdown
-from edgedl.runtime.bundle import write_bundle
 from edgedl.runtime.golden import Answer, Golden, coarse
+from edgedl.runtime.writing import write_bundle
 
 RESULTS = Path(__file__).parent / "results"
 ENGINES = ("onnxruntime", "openvino")

@@ -164,8 +164,8 @@ def zoo_bundles(name: str, cache: Path | None, folder: Path) -> list[Path]:
     from edgedl.core.samples import open_npz
     from edgedl.passes.graph import open_model, to_ship
     from edgedl.runtime import engine, installed_engines
-    from edgedl.runtime.bundle import write_bundle
     from edgedl.runtime.golden import Answer, Golden
+    from edgedl.runtime.writing import write_bundle
 
     entry = fetch(name, (cache or CACHE).expanduser())
     model = open_model(entry.model)

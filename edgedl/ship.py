@@ -20,14 +20,16 @@ from edgedl.core.store import atomic_write
 from edgedl.passes.graph import to_ship
 from edgedl.runtime import ON_GPU, engine, installed_engines
 from edgedl.runtime.apart import tried_apart
-from edgedl.runtime.bundle import Payload, bundle_blocks, read_bundle, stored, write_bundle
+from edgedl.runtime.bundle import read_bundle
 from edgedl.runtime.check import check
 from edgedl.runtime.deflate import PLAIN
 from edgedl.runtime.golden import Answer, Golden, coarse
 from edgedl.runtime.layout import padded_bytes
+from edgedl.runtime.payload import Payload, stored
 from edgedl.runtime.process import Processing
 from edgedl.runtime.session import Operator
 from edgedl.runtime.sign.admit import ANYBODY
+from edgedl.runtime.writing import bundle_blocks, write_bundle
 from edgedl.search.candidates import Candidate, Trial, shipped_settings
 from edgedl.search.memory import key_of_candidate
 

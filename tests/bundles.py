@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from edgedl.core.model import Signature, Step, Tensor
-from edgedl.runtime.bundle import Payload, stored, write_bundle
 from edgedl.runtime.golden import Answer, Golden
+from edgedl.runtime.payload import Payload, stored
 from edgedl.runtime.sign.encrypt import encrypt
 from edgedl.runtime.sign.keys import PublicKey
 from edgedl.runtime.sign.private import Signed, keygen, sign
+from edgedl.runtime.writing import write_bundle
 
 SECRET = bytes(range(32))
 NOW = 1_800_000_000

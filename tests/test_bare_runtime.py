@@ -16,10 +16,10 @@ import edgedl
 from edgedl.backends import backend
 from edgedl.passes.graph import to_ship
 from edgedl.runtime import ENGINES, installed_engines
-from edgedl.runtime.bundle import write_bundle
 from edgedl.runtime.golden import Answer, Golden
 from edgedl.runtime.gpu import PROVIDERS
 from edgedl.runtime.process import Processing
+from edgedl.runtime.writing import write_bundle
 from tests.models import answers, conv_net, feeds, saved
 
 REFUSED = ["torch", "onnx", "onnx_ir", "onnxscript", "yaml", "click", "google.protobuf", "PIL"]

@@ -19,12 +19,14 @@ from edgedl.core.model import Model
 from edgedl.core.samples import from_arrays
 from edgedl.passes.graph import open_model, to_ship
 from edgedl.runtime import installed_engines
-from edgedl.runtime.bundle import Payload, open_bundle, write_bundle
+from edgedl.runtime.bundle import open_bundle
 from edgedl.runtime.golden import Answer, Golden
+from edgedl.runtime.payload import Payload
 from edgedl.runtime.process import Processing
 from edgedl.runtime.process.image import Image, Resize
 from edgedl.runtime.process.scores import Guess, TopK
 from edgedl.runtime.process.sound import Sound
+from edgedl.runtime.writing import write_bundle
 from edgedl.yamls import read_yaml
 from tests.models import answers, conv_net, gemm_net, saved
 from tests.photos import photo

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from edgedl.core.registry import resolve
 from edgedl.core.target import Scheme, Target
-from edgedl.runtime.bundle import Payload
+from edgedl.runtime.payload import Payload
 
 BACKENDS = {
     "onnxruntime": "edgedl.backends.ort:BACKEND",

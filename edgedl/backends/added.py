@@ -12,11 +12,12 @@ from typing import Any
 from edgedl.core.errors import EngineFailed, Unsupported
 from edgedl.core.store import atomic_write
 from edgedl.runtime import Builder, Compiler
-from edgedl.runtime.bundle import Bundle, Payload, open_bundle, read_bundle, write_bundle
+from edgedl.runtime.bundle import Bundle, open_bundle, read_bundle
 from edgedl.runtime.compiling import Outcome, refuse_sealed, standing, tried
 from edgedl.runtime.machine import this_processor
 from edgedl.runtime.opening import engine_of, prove
-from edgedl.runtime.payload import BUILD, COMPILED, Needs, short
+from edgedl.runtime.payload import BUILD, COMPILED, Needs, Payload, short
+from edgedl.runtime.writing import write_bundle
 
 
 def add_compiled(

@@ -10,8 +10,8 @@ from edgedl.core.errors import Missing, Unsupported
 from edgedl.core.registry import installed
 from edgedl.core.target import ONNXRUNTIME_CUDA, TENSORRT, Scheme, Target
 from edgedl.runtime import how_to_get
-from edgedl.runtime.bundle import Payload
 from edgedl.runtime.gpu import nvidia_gpu_here
+from edgedl.runtime.payload import Payload
 
 RUNNER = "onnxruntime"
 # Of engines that write their graphs otherwise than TensorRT takes them.

@@ -8,7 +8,7 @@ from typing import Any
 from edgedl.core.errors import Unsupported
 from edgedl.core.target import OPENVINO, OPENVINO_SKEWED, Scheme, Target
 from edgedl.runtime import engine
-from edgedl.runtime.bundle import Payload
+from edgedl.runtime.payload import Payload
 
 HINTS = {"float32": "f32", "int8": "f32", "bf16": "bf16", "float16": "f16"}
 

@@ -8,7 +8,7 @@ from typing import Any
 from edgedl.core.errors import Unsupported
 from edgedl.core.target import ONNXRUNTIME, ONNXRUNTIME_SIGNED, Scheme, Target
 from edgedl.runtime import engine
-from edgedl.runtime.bundle import Payload
+from edgedl.runtime.payload import Payload
 
 
 class OrtBackend:

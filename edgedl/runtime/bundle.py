@@ -1,4 +1,4 @@
-"""The one file that ships: read, checked and written; `layout` says how its bytes lie."""
+"""The one file that ships, read and checked; `layout` says how its bytes lie."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 from edgedl.core.errors import BadBundle, BadOption, BadValue, Missing, Unsupported, nearest
 from edgedl.core.model import Signature, Step
 from edgedl.core.registry import how_to_install, how_to_upgrade
-from edgedl.core.store import atomic_write
 from edgedl.runtime.contained import refuse_outward
-from edgedl.runtime.deflate import document_of, inflate, of_document
-from edgedl.runtime.golden import Golden, pack, parts_of, unpack
+from edgedl.runtime.deflate import inflate, of_document
+from edgedl.runtime.golden import Golden, parts_of, unpack
 from edgedl.runtime.gpu import INSTALL, nvidia_gpu_here
 from edgedl.runtime.layout import (
     AGAIN,
@@ -24,13 +23,9 @@ from edgedl.runtime.layout import (
     SIGNED,
     Part,
     checked,
-    file_blocks,
-    write_blocks,
 )
 from edgedl.runtime.limits import LIMITS
-from edgedl.runtime.payload import COMPILED, FORMATS, version_of
-from edgedl.runtime.payload import Payload as Payload
-from edgedl.runtime.payload import stored as stored
+from edgedl.runtime.payload import COMPILED, FORMATS, Payload, version_of
 from edgedl.runtime.sign.admit import TrustSource, admitted, head_digest, trust_of
 from edgedl.runtime.sign.claims import signature_of
 from edgedl.runtime.sign.sealed import WAY_OUT, KeySource, unseal
@@ -340,64 +335,3 @@ def _payloads(documents: Sequence[Any], parts: Mapping[str, Part]) -> tuple[Payl
     if len(documents) > LIMITS.payloads:
         raise ValueError(f"a sound number of payloads: {len(documents)}, {LIMITS.payloads} at most")
     return tuple(Payload.from_json(one, parts) for one in documents)
-
-
-def write_bundle(
-    path: Path,
-    *,
-    signature: Signature,
-    payloads: Sequence[tuple[Payload, bytes]],
-    golden: Golden,
-    history: Sequence[Step],
-    notes: Mapping[str, Any],
-    names: Mapping[str, str] | None = None,
-    processing: Processing | None = None,
-) -> None:
-    """Write a bundle, whole or not at all.
-
-    Args:
-        payloads: each with its part's bytes, as `stored` makes them where they may be deflated.
-        names: the original names of nodes and tensors, by the short ones in the payloads.
-        processing: what stands before and behind the network, bound to its signature.
-
-    Raises:
-        EdgeError: the file cannot be written.
-    """
-    blocks = bundle_blocks(
-        signature=signature,
-        payloads=payloads,
-        golden=golden,
-        history=history,
-        notes=notes,
-        names=names,
-        processing=processing,
-    )
-    with atomic_write(path) as work, work.open("wb") as file:
-        write_blocks(file, blocks)
-
-
-def bundle_blocks(
-    *,
-    signature: Signature,
-    payloads: Sequence[tuple[Payload, bytes]],
-    golden: Golden,
-    history: Sequence[Step],
-    notes: Mapping[str, Any],
-    names: Mapping[str, str] | None = None,
-    processing: Processing | None = None,
-) -> tuple[bytes, ...]:
-    """What `write_bundle` writes, before each block is padded: header and manifest, then parts."""
-    contents: dict[str, bytes] = {payload.part: data for payload, data in payloads}
-    index, golden_parts = pack(golden)
-    contents |= golden_parts
-    manifest = {
-        "signature": signature.to_json(),
-        "payloads": [payload.to_json() for payload, _ in payloads],
-        "golden": index,
-        "notes": dict(notes),
-    }
-    contents["about/history"] = document_of([step.to_json() for step in history])
-    contents["about/names"] = document_of(dict(names or {}))
-    if processing is not None:
-        contents[PROCESSING] = document_of(processing.to_json())
-    return file_blocks(manifest, contents, version_of([payload for payload, _ in payloads]))

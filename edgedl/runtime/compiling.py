@@ -25,7 +25,7 @@ from edgedl.core.progress import Progress, silent
 from edgedl.core.registry import whole_instead
 from edgedl.core.target import TARGETS
 from edgedl.runtime import CACHE_VARIABLE, Builder, Compiler
-from edgedl.runtime.bundle import Bundle, Payload, open_bundle
+from edgedl.runtime.bundle import Bundle, open_bundle
 from edgedl.runtime.cache import Cache
 from edgedl.runtime.opening import (
     Way,
@@ -36,7 +36,7 @@ from edgedl.runtime.opening import (
     prove,
     refuse_unfit,
 )
-from edgedl.runtime.payload import COMPILED
+from edgedl.runtime.payload import COMPILED, Payload
 from edgedl.runtime.sign.admit import TrustSource
 from edgedl.runtime.sign.sealed import KeySource
 

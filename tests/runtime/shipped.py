@@ -11,8 +11,9 @@ import numpy as np
 
 from edgedl.passes.graph import to_ship
 from edgedl.runtime import any_engine
-from edgedl.runtime.bundle import Payload, write_bundle
 from edgedl.runtime.golden import Answer, Golden, coarse
+from edgedl.runtime.payload import Payload
+from edgedl.runtime.writing import write_bundle
 from tests.models import answers, conv_net, feeds, saved
 
 PART = "models/net.onnx"

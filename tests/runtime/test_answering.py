@@ -15,7 +15,6 @@ from edgedl.core.errors import BadBundle, BadOption, BadSamples, WrongInput
 from edgedl.passes.graph import to_ship
 from edgedl.runtime import ENGINES, installed_engines
 from edgedl.runtime.answering import Answering
-from edgedl.runtime.bundle import write_bundle
 from edgedl.runtime.golden import Golden
 from edgedl.runtime.process import Processing
 from edgedl.runtime.process.image import Image, Resize, recolored
@@ -23,6 +22,7 @@ from edgedl.runtime.process.maps import Mask
 from edgedl.runtime.process.scores import TopK
 from edgedl.runtime.process.sound import Recording, Sound, recorded
 from edgedl.runtime.process.table import Column, Table
+from edgedl.runtime.writing import write_bundle
 from tests.models import conv_net, dynamic_net, gemm_net, image_net, saved
 from tests.photos import photo
 from tests.sounds import wav

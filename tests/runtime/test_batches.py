@@ -15,11 +15,12 @@ from edgedl.core.errors import BadOption, Late, WrongInput
 from edgedl.core.model import Signature, Tensor
 from edgedl.runtime import engine, installed_engines
 from edgedl.runtime.batches import run_batch, takes_batches
-from edgedl.runtime.bundle import Payload, write_bundle
 from edgedl.runtime.finite import Finite
 from edgedl.runtime.golden import Answer, Golden
+from edgedl.runtime.payload import Payload
 from edgedl.runtime.session import EngineSession
 from edgedl.runtime.warm import warm
+from edgedl.runtime.writing import write_bundle
 from tests import models
 from tests.runtime.slow import endless_net, rounds
 from tests.runtime.test_deadlines import MANY

@@ -15,11 +15,13 @@ from edgedl.core.errors import BadBundle, BadOption, WrongInput
 from edgedl.core.model import Step
 from edgedl.passes.graph import to_ship
 from edgedl.runtime import any_engine
-from edgedl.runtime.bundle import Payload, open_bundle, write_bundle
+from edgedl.runtime.bundle import open_bundle
 from edgedl.runtime.check import check
 from edgedl.runtime.golden import Answer, Golden, coarse
 from edgedl.runtime.layout import HEADER, MAGIC, SIGNED
+from edgedl.runtime.payload import Payload
 from edgedl.runtime.sign.keys import PublicKey
+from edgedl.runtime.writing import write_bundle
 from tests.models import answers, conv_net, feeds, saved
 
 

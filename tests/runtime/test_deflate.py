@@ -21,11 +21,13 @@ from edgedl.inputs import load_model
 from edgedl.passes.graph import to_ship
 from edgedl.runtime import any_engine
 from edgedl.runtime.artifact import find_artifact
-from edgedl.runtime.bundle import Payload, open_bundle, stored, write_bundle
+from edgedl.runtime.bundle import open_bundle
 from edgedl.runtime.check import check
 from edgedl.runtime.deflate import BLOCK, MOST_PAYLOAD_BYTES, Inflated, deflate, inflate
 from edgedl.runtime.golden import Answer, Golden, coarse
 from edgedl.runtime.layout import ALIGN, HEADER, MAGIC
+from edgedl.runtime.payload import Payload, stored
+from edgedl.runtime.writing import write_bundle
 from tests.models import Sketch, answers, feeds, saved
 
 RANDOM = np.random.default_rng(5)

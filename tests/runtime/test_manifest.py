@@ -14,9 +14,11 @@ import pytest
 
 from edgedl.core.errors import BadBundle
 from edgedl.core.model import Signature, Tensor
-from edgedl.runtime.bundle import Bundle, Payload, open_bundle, write_bundle
+from edgedl.runtime.bundle import Bundle, open_bundle
 from edgedl.runtime.golden import Answer, Golden
 from edgedl.runtime.layout import ALIGN, HEADER, MAGIC
+from edgedl.runtime.payload import Payload
+from edgedl.runtime.writing import write_bundle
 
 STRANGE = (None, True, -1, 10**30, 0.5, "", "strange", [], [1], [[]], {}, {"a": 1}, {"a": {}}, [{}])
 Way = tuple[str | int, ...]

@@ -29,8 +29,8 @@ from edgedl.backends import backend
 from edgedl.core.errors import BadBundle, BadOption, Unsupported, WrongInput
 from edgedl.passes.graph import to_ship
 from edgedl.runtime import installed_engines
-from edgedl.runtime.bundle import write_bundle
 from edgedl.runtime.golden import Answer, Golden
+from edgedl.runtime.writing import write_bundle
 from edgedl.service import run as service
 from edgedl.service import sockets
 from edgedl.service.run import named

@@ -11,7 +11,6 @@ import numpy as np
 import onnxruntime
 
 from edgedl.core.errors import EngineFailed
-from edgedl.runtime.expand import expand
 from edgedl.runtime.ort.profile import profiled, profiling
 from edgedl.runtime.ort.session import OrtSession, ReusingSession, reason_of, session_options
 from edgedl.runtime.session import Operator
@@ -42,6 +41,8 @@ def _engine(
     lean: bytes | str | Path = model
     weights: dict[str, np.ndarray] = {}
     if isinstance(model, bytes) and len(model) >= LEAST_EXPANDED_BYTES:
+        from edgedl.runtime.expand import expand
+
         lean, weights = expand(model)
     if weights:
         with contextlib.suppress(Exception):
@@ -87,6 +88,8 @@ class OrtEngine:
     ) -> tuple[OrtSession, bytes]:
         """A model whose stored weights are expanded is not compiled: it would be four times as
         large."""
+        from edgedl.runtime.expand import expand
+
         if len(model) >= LEAST_EXPANDED_BYTES and expand(model)[1]:
             return self.open_model(model, settings=settings, threads=threads), b""
         import tempfile

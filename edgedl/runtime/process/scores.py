@@ -48,7 +48,6 @@ class _Scores:
         return values
 
 
-@dataclass(frozen=True)
 class Softmax(_Scores):
     """Shares that sum to 1 along the axis of the classes, float32 of the output's shape."""
 
@@ -58,7 +57,6 @@ class Softmax(_Scores):
         return softmax(self._values(outputs), self.axis)
 
 
-@dataclass(frozen=True)
 class Sigmoid(_Scores):
     """A share for each class by itself, float32 of the output's shape."""
 
@@ -68,7 +66,6 @@ class Sigmoid(_Scores):
         return sigmoid(self._values(outputs))
 
 
-@dataclass(frozen=True)
 class Argmax(_Scores):
     """The best class, the first of equals: int64 of the output's shape without the axis."""
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from edgedl.core.errors import BadBundle, BadOption
 from edgedl.core.store import atomic_write
-from edgedl.runtime.bundle import Bundle, Payload, read_bundle
+from edgedl.runtime.bundle import Bundle, read_bundle
 from edgedl.runtime.layout import AGAIN, HEADER, SEALING, SIGNED, file_blocks, write_blocks
 from edgedl.runtime.limits import manifest_of
+from edgedl.runtime.payload import Payload
 from edgedl.runtime.sign.cipher import encrypted
 from edgedl.runtime.sign.keys import key_of_file
 from edgedl.runtime.sign.sealed import KEY_BYTES, KEY_NAME, NONCE_BYTES, Sealed, key_name

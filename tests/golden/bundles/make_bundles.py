@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 
 from edgedl.core.model import Signature, Step, Tensor
-from edgedl.runtime.bundle import Payload, stored, write_bundle
 from edgedl.runtime.golden import Answer, Golden, coarse
-from edgedl.runtime.payload import Needs
+from edgedl.runtime.payload import Needs, Payload, stored
 from edgedl.runtime.process import Processing
 from edgedl.runtime.process.image import Image
 from edgedl.runtime.sign.encrypt import encrypt
 from edgedl.runtime.sign.private import sign
+from edgedl.runtime.writing import write_bundle
 from tests.models import Sketch, answers
 
 HERE = Path(__file__).parent
