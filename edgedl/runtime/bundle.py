@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from edgedl.runtime.layout import (
     SIGNED,
     Part,
     checked,
+    holds,
 )
 from edgedl.runtime.limits import LIMITS
 from edgedl.runtime.payload import COMPILED, FORMATS, Payload, version_of
@@ -76,7 +76,7 @@ class Bundle:
         """
         part = self.parts[name]
         contents = self.data.read(part.offset, part.bytes)
-        if hashlib.sha256(contents).hexdigest() != part.sha256:
+        if not holds(part, contents):
             raise BadBundle(f"part `{name}` was altered", where=str(self.path), hint=AGAIN)
         return contents
 
@@ -151,9 +151,10 @@ class Bundle:
         )
 
     def digest(self, payload: Payload) -> str:
-        """SHA-256, in hex, of what an engine is given of a payload."""
-        found = payload.inflated or self.parts[payload.part]
-        return found.sha256
+        """The digest, in hex, that what an engine is given of a payload was compared with."""
+        if payload.inflated is not None:
+            return payload.inflated.sha256
+        return self.parts[payload.part].digest
 
     def of_engine(self, engine: str | None) -> tuple[Payload, ...]:
         """The payloads of this engine, or all, in order.

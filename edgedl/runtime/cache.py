@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgedl.runtime.digest import blocks_of, tree_digest
 from edgedl.runtime.limits import LIMITS, strict_json
 
 SUFFIX, MAKING = ".edlc", ".making-"
@@ -22,7 +23,7 @@ MAGIC = b"\x89EDLC\r\n\x1a"
 # Magic, length of the description, length of what was compiled, and the digest of both: SHA-256 of
 # the SHA-256 of each block, so that several cores can work it out.
 HEADER = struct.Struct("<8sQQ32s8x")
-ALIGN, BLOCK, MOST_CORES = 64, 1 << 21, 4
+ALIGN = 64
 MOST_DESCRIPTION_BYTES = 1 << 16
 DEFAULT_LIMIT_BYTES = 2 * 10**9
 STALE_SECONDS = 24 * 3600
@@ -167,17 +168,8 @@ def _written(
 
 
 def _digest(described: bytes | memoryview, data: bytes | memoryview) -> bytes:
-    """The digest of what stands behind the header, by as many cores as there are blocks."""
-    view = memoryview(data)
-    blocks = [described, *(view[at : at + BLOCK] for at in range(0, len(view), BLOCK))]
-    if len(blocks) < 4:
-        found = [hashlib.sha256(block).digest() for block in blocks]
-    else:
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(min(MOST_CORES, os.cpu_count() or 1)) as cores:
-            found = list(cores.map(lambda block: hashlib.sha256(block).digest(), blocks))
-    return hashlib.sha256(b"".join(found)).digest()
+    """The digest of what stands behind the header."""
+    return tree_digest([described, *blocks_of(data)])
 
 
 def _opened(data: memoryview, key: Mapping[str, Any]) -> Kept:

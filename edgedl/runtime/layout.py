@@ -16,7 +16,8 @@
 
 Every byte is covered: the manifest by the header's digest, parts by the manifest's digests,
 padding by being zero, and the header by what it must say. Within a version, parts and keys may be
-added that a reader does not know of: it checks them and leaves them alone.
+added that a reader does not know of: it checks them and leaves them alone. Large parts have two
+digests, of which the one in blocks is there for readers with several cores.
 
 A payload of the format `onnx` lies in its part as it is. One of the format `onnx+deflate` lies
 there as a zlib stream (RFC 1950), and its `inflated` says `bytes` and `sha256` of what that holds;
@@ -36,6 +37,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from edgedl.core.errors import BadBundle
 from edgedl.core.registry import how_to_upgrade
+from edgedl.runtime.digest import blocks_of, tree_digest
 from edgedl.runtime.limits import LIMITS, manifest_of
 from edgedl.runtime.window import Window
 
@@ -43,6 +45,8 @@ MAGIC = b"\x89EDL\r\n\x1a\n"
 VERSION, DEFLATING, COMPILING, SEALING, SIGNED = 1, 2, 3, 4, 5
 HEADER = struct.Struct("<8sIIQQ32s")
 ALIGN = 64
+# From here on a part has a digest that several cores work out together.
+LEAST_DIVIDED_BYTES = 4 << 20
 MOST_SHOWN = 80
 PART_NAME = re.compile(r"[A-Za-z0-9_\-]+(?:[./][A-Za-z0-9_\-]+)*")
 AGAIN = "copy it again from where it was made, or make it again with `edgedl compress`"
@@ -50,12 +54,23 @@ AGAIN = "copy it again from where it was made, or make it again with `edgedl com
 
 @dataclass(frozen=True)
 class Part:
-    """A named run of bytes in the file."""
+    """A named run of bytes in the file.
+
+    Attributes:
+        sha256: its digest, in hex.
+        blocks: that of its blocks, `edgedl.runtime.digest`, where it is large.
+    """
 
     name: str
     offset: int
     bytes: int
     sha256: str
+    blocks: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """The digest that its bytes are compared with when they are read."""
+        return self.sha256 if self.blocks is None else self.blocks
 
 
 class Header(NamedTuple):
@@ -125,7 +140,7 @@ def checked(
         raise BadBundle("its manifest was altered", where=where, hint=AGAIN)
     try:
         manifest = manifest_of(text)
-        entries = [Part(p["name"], p["offset"], p["bytes"], p["sha256"]) for p in manifest["parts"]]
+        entries = [_part(one) for one in manifest["parts"]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BadBundle("its manifest cannot be read", where=where, hint=AGAIN) from error
     parts: dict[str, Part] = {}
@@ -160,12 +175,28 @@ def checked(
     return manifest, parts
 
 
+def _part(entry: Mapping[str, Any]) -> Part:
+    known = (entry["name"], entry["offset"], entry["bytes"], entry["sha256"])
+    return Part(*known, entry.get("blocks"))
+
+
+def holds(part: Part, contents: bytes) -> bool:
+    """Whether these are a part's bytes, by several cores where it has a digest for that."""
+    if part.blocks is None:
+        return hashlib.sha256(contents).hexdigest() == part.sha256
+    return _of_blocks(contents) == part.blocks
+
+
 def is_whole(part: Part, data: Window) -> bool:
-    """Whether a part's bytes are those that the manifest names."""
-    digest = hashlib.sha256()
+    """Whether a part's bytes are those that the manifest names, by each digest that it names."""
+    whole = hashlib.sha256()
+    several: list[bytes] = []
     for block in data.blocks(part.offset, part.bytes):
-        digest.update(block)
-    return digest.hexdigest() == part.sha256
+        whole.update(block)
+        several.append(hashlib.sha256(block).digest())
+    if part.blocks not in (None, hashlib.sha256(b"".join(several)).hexdigest()):
+        return False
+    return whole.hexdigest() == part.sha256
 
 
 def padded_bytes(*blocks: int) -> int:
@@ -187,11 +218,23 @@ def file_blocks(
     manifest: dict[str, Any], contents: Mapping[str, bytes], version: int
 ) -> tuple[bytes, ...]:
     """Header and manifest, which is given without its `parts`, then the parts, not yet padded."""
-    digests = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+    digests = {name: _digests(data) for name, data in contents.items()}
     text = _with_places(manifest, contents, digests)
     length = padded_bytes(HEADER.size + len(text), *map(len, contents.values()))
     header = HEADER.pack(MAGIC, version, 0, length, len(text), hashlib.sha256(text).digest())
     return (header + text, *contents.values())
+
+
+def _digests(contents: bytes) -> dict[str, str]:
+    """What the manifest says of a part's bytes, so that they can be told from others."""
+    found = {"sha256": hashlib.sha256(contents).hexdigest()}
+    if len(contents) >= LEAST_DIVIDED_BYTES:
+        found["blocks"] = _of_blocks(contents)
+    return found
+
+
+def _of_blocks(contents: bytes) -> str:
+    return tree_digest(list(blocks_of(contents))).hex()
 
 
 def write_blocks(file: BinaryIO, blocks: Iterable[bytes]) -> None:
@@ -202,7 +245,7 @@ def write_blocks(file: BinaryIO, blocks: Iterable[bytes]) -> None:
 
 
 def _with_places(
-    manifest: dict[str, Any], contents: Mapping[str, bytes], digests: Mapping[str, str]
+    manifest: dict[str, Any], contents: Mapping[str, bytes], digests: Mapping[str, dict[str, str]]
 ) -> bytes:
     """The manifest's text, once its own length and the places that follow from it agree."""
     length = 0
@@ -210,9 +253,7 @@ def _with_places(
         offset = aligned(HEADER.size + length)
         parts = []
         for name, data in contents.items():
-            parts.append(
-                {"name": name, "offset": offset, "bytes": len(data), "sha256": digests[name]}
-            )
+            parts.append({"name": name, "offset": offset, "bytes": len(data), **digests[name]})
             offset += aligned(len(data))
         text = json.dumps({**manifest, "parts": parts}, sort_keys=True, allow_nan=False).encode()
         if aligned(HEADER.size + len(text)) == aligned(HEADER.size + length):

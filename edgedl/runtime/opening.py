@@ -303,7 +303,7 @@ def _with_problem(opened: Opened, problem: str | None) -> Opened:
 def cache_key(bundle: Bundle, payload: Payload, chosen: Engine, way: Way) -> dict[str, Any]:
     """All that a compiled model, and whether its answers are right, hang on."""
     golden = json.dumps(bundle.golden_index, sort_keys=True, allow_nan=False).encode()
-    parts = [bundle.parts[name].sha256 for name in parts_of(bundle.golden_index)]
+    parts = [bundle.parts[name].digest for name in parts_of(bundle.golden_index)]
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else [os.cpu_count()]
     return {
         "cache": CACHE_VERSION,

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgedl.core.errors import BadBundle
+from edgedl.runtime.digest import BLOCK
 from edgedl.runtime.limits import LIMITS
 
-BLOCK = 1 << 20
 MAKES_ONE = "`edgedl compress` makes one"
 
 
@@ -87,7 +87,7 @@ class Window:
         return blocks[0] if len(blocks) == 1 else b"".join(blocks)
 
     def blocks(self, start: int, size: int) -> Iterator[bytes]:
-        """A copy of `size` bytes, piece by piece.
+        """A copy of `size` bytes, block by block.
 
         Raises:
             BadBundle: as `read`.

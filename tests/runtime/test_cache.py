@@ -16,7 +16,8 @@ import edgedl
 from edgedl.core.errors import EngineFailed
 from edgedl.runtime import ENGINES, Compiler, engine, installed_engines
 from edgedl.runtime import opening as opening_module
-from edgedl.runtime.cache import BLOCK, HEADER, MAKING, STALE_SECONDS, SUFFIX, Cache
+from edgedl.runtime.cache import HEADER, MAKING, STALE_SECONDS, SUFFIX, Cache
+from edgedl.runtime.digest import BLOCK
 from edgedl.runtime.opening import Opened
 from tests.models import conv_net
 from tests.runtime.engines import BUILDING, TABLE

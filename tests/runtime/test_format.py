@@ -17,7 +17,14 @@ from edgedl.runtime import installed_engines
 from edgedl.runtime import limits as limits_module
 from edgedl.runtime.bundle import open_bundle
 from edgedl.runtime.check import check
-from edgedl.runtime.layout import HEADER, MAGIC, SIGNED, VERSION
+from edgedl.runtime.layout import (
+    HEADER,
+    LEAST_DIVIDED_BYTES,
+    MAGIC,
+    SIGNED,
+    VERSION,
+    file_blocks,
+)
 from edgedl.runtime.limits import LIMITS
 from edgedl.runtime.payload import FORMATS
 from edgedl.runtime.sign import admit
@@ -84,6 +91,8 @@ def manifest(path: Path) -> Any:
 
 def test_every_key_is_written_down_and_every_one_that_is_is_written() -> None:
     found = {key for version in VERSIONS for key in keys(manifest(kept(version)))}
+    large = file_blocks({}, {"large": bytes(LEAST_DIVIDED_BYTES)}, VERSION)[0]
+    found |= set(keys(json.loads(large[HEADER.size :])))
     told = [row[0].strip("`") for row in rows("Manifest")]
     assert len(set(told)) == len(told)
     assert found == set(told)
