@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from edgedl.runtime import session_of
 from edgedl.runtime.batches import takes_batches
 from edgedl.runtime.bundle import open_bundle
 from edgedl.runtime.process import Processing
-from edgedl.runtime.session import Session
+from edgedl.runtime.session import Closing, Session
 from edgedl.runtime.sign.admit import TrustSource
 from edgedl.runtime.sign.sealed import KeySource
 
@@ -25,7 +24,7 @@ COLORS = ("rgb", "bgr", "gray")
 Outputs = Mapping[str, np.ndarray]
 
 
-class Answering:
+class Answering(Closing):
     """A session that takes raw things and gives answers.
 
     Raw is the path of a file; an array of pixels, uint8 of shape [height, width, channels]; an
@@ -99,17 +98,6 @@ class Answering:
     def close(self) -> None:
         """Close the session."""
         self.session.close()
-
-    def __enter__(self) -> Answering:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _contents(self, raw: Any) -> Any:
         if self._recolor is not None and isinstance(raw, np.ndarray):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from edgedl.core.errors import WrongInput
 from edgedl.core.model import Signature
-from edgedl.runtime.session import EngineSession
+from edgedl.runtime.session import Closing, EngineSession
 
 
-class Finite:
+class Finite(Closing):
     """The same session, which refuses inputs with NaN or infinity before the engine sees them.
 
     An engine may answer such inputs with numbers that look sound: OpenVINO's ReLU makes 0 of NaN.
@@ -68,14 +67,3 @@ class Finite:
 
     def close(self) -> None:
         self._session.close()
-
-    def __enter__(self) -> Finite:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

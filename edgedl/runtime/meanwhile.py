@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import numpy as np
 from edgedl.core.errors import EngineFailed
 from edgedl.core.model import Signature, Tensor
 from edgedl.runtime import forks
-from edgedl.runtime.session import EngineSession, closed
+from edgedl.runtime.session import Closing, EngineSession, closed
 
 
 @dataclass(eq=False)
@@ -31,7 +30,7 @@ def _nothing() -> None:
     """Nothing is to be told, or ended."""
 
 
-class Meanwhile:
+class Meanwhile(Closing):
     """Answers with `first` until `later` is done, and with what that gives from then on.
 
     Each run is answered by one of them alone. The first session is closed as soon as no run is in
@@ -163,17 +162,6 @@ class Meanwhile:
         self._later.cancel()
         if leaving is not None:
             leaving.close()
-
-    def __enter__(self) -> Meanwhile:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _unlike(one: Signature, other: Signature) -> str:

@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import monotonic
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from edgedl.runtime import forks
 from edgedl.runtime.alarm import LONGEST_WAIT_S, ends_at, late
 from edgedl.runtime.openvino_kernels import prefer_direct
 from edgedl.runtime.openvino_request import Request, Turn
-from edgedl.runtime.session import InputCheck, Operator, OutputCheck, closed, same_shapes
+from edgedl.runtime.session import Closing, InputCheck, Operator, OutputCheck, closed, same_shapes
 
 DEVICE = "CPU"
 PRECISIONS = {"f32": "float32", "bf16": "bf16", "f16": "float16"}
@@ -44,7 +43,7 @@ def _core() -> openvino.Core:
     return openvino.Core()
 
 
-class OpenVinoSession:
+class OpenVinoSession(Closing):
     """One compiled model, with as many infer requests as calls run at once; others wait.
 
     Args:
@@ -209,17 +208,6 @@ class OpenVinoSession:
         self.compiled, self._turns, self._free = None, [], SimpleQueue()
         self._free.put(forks.of_another_process)
         self._closing = threading.Lock()
-
-    def __enter__(self) -> OpenVinoSession:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class _Imported(OpenVinoSession):

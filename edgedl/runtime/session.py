@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -19,6 +19,9 @@ LAYOUTS = (
     ((2, 0, 1), "channels last (HWC), the model takes them first (CHW)"),
     ((1, 2, 0), "channels first (CHW), the model takes them last (HWC)"),
 )
+
+
+Opened = TypeVar("Opened")
 
 
 class Session(Protocol):
@@ -46,6 +49,20 @@ class Session(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+class Closing:
+    """What is closed at the end of a `with`."""
+
+    def close(self) -> None:
+        """Give everything back; again is nothing."""
+        raise NotImplementedError
+
+    def __enter__(self: Opened) -> Opened:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class EngineSession(Session, Protocol):

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from time import monotonic
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from edgedl.core.model import Signature, Tensor
 from edgedl.runtime import forks
 from edgedl.runtime.alarm import Alarm, ends_at, late
 from edgedl.runtime.bound import Bindings
-from edgedl.runtime.session import InputCheck, OutputCheck, closed, same_shapes
+from edgedl.runtime.session import Closing, InputCheck, OutputCheck, closed, same_shapes
 
 DTYPES = {
     "tensor(float)": "float32",
@@ -29,7 +29,7 @@ DTYPES = {
 FATAL_ONLY = 4
 
 
-class OrtSession:
+class OrtSession(Closing):
     """One `InferenceSession`; onnxruntime lets several threads run it at once."""
 
     def __init__(self, engine: onnxruntime.InferenceSession) -> None:
@@ -139,17 +139,6 @@ class OrtSession:
         self._run = self._into = _forked
         self._engine, self._inside, self._shut = None, [], False
         self._alarm.forked()
-
-    def __enter__(self) -> OrtSession:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _closed(*_: Any) -> Any:

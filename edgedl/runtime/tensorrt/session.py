@@ -10,7 +10,6 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from time import monotonic
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,14 @@ import numpy as np
 from edgedl.core.errors import EdgeError, WrongInput
 from edgedl.runtime import forks
 from edgedl.runtime.alarm import LONGEST_WAIT_S, ends_at, late
-from edgedl.runtime.session import InputCheck, OutputCheck, closed, same_shapes
+from edgedl.runtime.session import Closing, InputCheck, OutputCheck, closed, same_shapes
 from edgedl.runtime.tensorrt.contexts import Opened, Running
 from edgedl.runtime.tensorrt.cuda import Cuda
 from edgedl.runtime.tensorrt.profiles import signature_of
 from edgedl.runtime.tensorrt.ready import Bound, Ready
 
 
-class TensorRtSession:
+class TensorRtSession(Closing):
     """One engine on one stream of its own.
 
     Threads take turns. Inputs are copied into pinned memory, and outputs out of it, except for the
@@ -284,17 +283,6 @@ class TensorRtSession:
     def __del__(self) -> None:
         with contextlib.suppress(Exception):
             self.close()
-
-    def __enter__(self) -> TensorRtSession:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _same(given: Mapping[str, np.ndarray], known: Mapping[str, np.ndarray]) -> bool:
