@@ -28,6 +28,8 @@ RATE, BATCH = 1e-3, 32
 # The share of samples that are neither to choose by nor to test on; see `data`.
 LEARNED_FROM, LEARNED_FROM_ALL = 0.7, 0.9
 FEW = 16
+# Folders up, beyond which a path is written whole.
+MOST_UP = 2
 KINDS = ("classes", "flags", "values")
 
 
@@ -125,14 +127,15 @@ def write_recipe(
         without = samples if given.labels is None else test
         raise BadSamples("has no `labels`, and the other file has", where=str(without),
                          hint="labels in both files, or in neither")  # fmt: skip
-    kind = answers or _kind(opened, given)
+    found, width = _kind(opened, given)
+    kind = answers or found
     passes = passes_for(len(given), apart=tested is not None) if epochs is None else epochs
     cut = {"macs": macs} if macs is not None else {"latency": 0.5 if latency is None else latency}
     document = {
         "data": {
             "arrays": _from(samples, recipe),
             **({} if test is None else {"test": _from(test, recipe)}),
-            **_task(given.labels),
+            **_task(given.labels, kind, width),
         },
         "network": {"name": "onnx", "file": _from(model, recipe)},
         "train": {
@@ -190,11 +193,12 @@ def _plain(value: Any) -> str:
 
 
 def _from(path: str | Path, recipe: Path) -> str:
-    """A path as the recipe has it: from its own folder on."""
+    """A path as the recipe has it: from its own folder on, where it lies near."""
     try:
-        return Path(os.path.relpath(path, recipe.parent)).as_posix()
+        found = Path(os.path.relpath(path, recipe.parent))
     except ValueError:  # another drive
         return str(Path(path).resolve())
+    return str(Path(path).resolve()) if found.parts.count("..") > MOST_UP else found.as_posix()
 
 
 def passes_for(count: int, *, apart: bool) -> int:
@@ -219,20 +223,23 @@ def _samples(path: str | Path, model: Model) -> Samples:
     return open_npz(path).bind(model.signature)
 
 
-def _kind(model: Model, samples: Samples) -> str:
-    """What a model answers, by a few samples."""
+def _kind(model: Model, samples: Samples) -> tuple[str, int]:
+    """What a model answers, by a few samples, and how many values its first output has."""
     meter = AgreementMeter()
     with any_engine().open_model(model.path, settings={}, threads=1) as session:
         for i in range(min(FEW, len(samples))):
             answers = session.run(samples.feed(i))
             meter.add(answers, answers)
-    return "values" if meter.result().top1 is None else "classes"
+    kind = "values" if meter.result().top1 is None else "classes"
+    return kind, next(iter(answers.values())).size
 
 
-def _task(labels: np.ndarray | None) -> dict[str, Any]:
+def _task(labels: np.ndarray | None, kind: str, width: int) -> dict[str, Any]:
     if labels is None:
         return {"task": "unlabelled"}
     if labels.dtype.kind in "iub" and labels.ndim == 1:
-        return {"task": "classification"}
+        # the samples may well show fewer classes than the model tells apart
+        counted = {"class_count": width} if kind == "classes" and width > 1 else {}
+        return {"task": "classification", **counted}
     # the model answers in the labels' own units
     return {"task": "regression", "standardize": False}

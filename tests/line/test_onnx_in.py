@@ -116,6 +116,12 @@ def test_labels_tell_accuracy_and_teach_nothing(model: Path) -> None:
     assert data["distil"]["weight"] == 1
     recipe = read_recipe(path)
     assert (recipe.distil is None, recipe.train.epochs) == (False, 0)
+    inputs, labels = blobs()
+    some = labels < CLASSES - 1
+    np.savez("few.npz", x=inputs[some], labels=labels[some])
+    fewer = write_recipe(model, "few.npz", Path("few.edl"))
+    assert f"class_count: {CLASSES}" in fewer.read_text()
+    assert foresee(fewer, until="train").stages[0].name == "data"
     np.savez("v.npz", x=blobs()[0], labels=blobs()[0][:, :1])
     values = read_yaml(write_recipe(model, "v.npz", Path("small.onnx"), answers="values")).data
     # the file answers in the labels' own units

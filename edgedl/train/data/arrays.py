@@ -154,11 +154,15 @@ def _labels(
         raise BadSamples(message, where=where, hint="int64, 0 for the first class")
     numbers = labels.astype(np.int64)
     classes = settings.classes
-    if numbers.size and numbers.max() > len(numbers) and not classes:
+    count = settings.class_count or len(classes)
+    if not count and numbers.size and numbers.max() > len(numbers):
         message = f"label {numbers.max()} among {len(numbers)} rows"
-        hint = "labels run from 0 to the number of classes - 1; `task: regression` for values"
+        hint = (
+            "labels run from 0 to the number of classes - 1; `class_count` says how many there are"
+            " where not all occur; `task: regression` for values"
+        )
         raise BadSamples(message, where=where, hint=hint)
-    count = len(classes) or int(numbers.max()) + 1
+    count = count or int(numbers.max()) + 1
     check_range(numbers, count, where)
     if settings.normal is not None:
         names = classes or tuple(map(str, range(count)))

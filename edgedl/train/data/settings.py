@@ -62,6 +62,7 @@ class Data:
         columns: those that are taken; all others where empty.
         categories: columns whose texts are categories.
         classes: their names in order; what is found, sorted, where empty.
+        class_count: how many there are, where labels are their numbers and not all occur.
         task: what is learned; of `unlabelled` inputs what another model, the teacher, answers; in
             `detection`, which goes with `arrays`, labels are boxes: left, top, right, bottom in
             pixels and a class, float of shape [rows, most, 5], where rows of class -1 fill up.
@@ -94,6 +95,7 @@ class Data:
     columns: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    class_count: int | None = None
     task: Task | None = None
     normal: str | None = None
     missing: Literal["drop", "mean", "error"] = "error"
@@ -138,7 +140,10 @@ class Data:
         if self.validation + self.holdout >= 1:
             message = "`validation` and `holdout` leave nothing to train on"
             raise BadValue(message, keys=("validation",), hint="like 0.1 and 0.2")
-        for name in ("limit", "length", "hop", "horizon"):
+        if self.class_count is not None and (self.classes or given != ["arrays"]):
+            message = "`class_count` is of labels in `arrays` that have no names"
+            raise BadValue(message, keys=("class_count",), hint="`classes` names them")
+        for name in ("limit", "length", "hop", "horizon", "class_count"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise BadValue(f"`{name}` is {value}", keys=(name,), hint="1 or more")
         raw = [n for n in ("image", "sound", "features") if getattr(self, n) is not None]

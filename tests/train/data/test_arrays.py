@@ -98,6 +98,13 @@ def test_copies_on_two_sides_are_told(tmp_path: Path) -> None:
     assert not opened(tmp_path, {"x": values, "labels": LABELS}, check=False).doubts
 
 
+def test_labels_may_number_more_classes_than_occur(tmp_path: Path) -> None:
+    few = np.tile([3, 990], 20)
+    found = opened(tmp_path, {"x": RANDOM.random((40, 2)), "labels": few}, class_count=1000)
+    assert found.outputs == 1000
+    assert set(found.train.labels.tolist()) == {3, 990}
+
+
 X = RANDOM.random((8, 2))
 
 
@@ -110,6 +117,7 @@ X = RANDOM.random((8, 2))
         ({"x": X, "labels": np.array([0, 1, 0, 1, -1, 0, 1, 0])}, {}, "row 4 has the label -1"),
         ({"x": X, "labels": np.arange(8)}, {"classes": ("a", "b")}, "row 2 has the label 2, and"),
         ({"x": X, "labels": np.arange(8) * 9}, {}, "label 63 among 8 rows"),
+        ({"x": X, "labels": np.arange(8)}, {"class_count": 7}, "row 7 has the label 7, and"),
         ({"x": X, "labels": np.zeros(8, int)}, {}, "there is one class"),
         ({"x": X, "labels": np.full(8, np.nan)}, {}, "no finite numbers"),
         ({"x": X, "labels": np.arange(8)}, {"label": "lables"}, "no array `lables`"),
