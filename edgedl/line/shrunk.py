@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from edgedl.train.distil.settings import Distillation
     from edgedl.train.shrink.step import Step
 
-DECIDED, WEIGHTS = "decided.json", "weights.safetensors"
+DECIDED, REFIT, WEIGHTS = "decided.json", "refit.safetensors", "weights.safetensors"
 # Of the training's epochs and rate, what a step's own training has where it does not say.
 EPOCHS_SHARE, RATE_SHARE = 1 / 3, 0.1
 SECONDS = 5.0
@@ -191,12 +191,17 @@ def _taken(
         said = [] if price is None else price.said
         text = json.dumps({"change": change, "said": said}, allow_nan=False)
         (folder / DECIDED).write_text(text, encoding="utf-8")
+        if better := step.refit(network, change, ground):
+            load("edgedl.train.checkpoint:write", "shrinking")(folder / REFIT, better, {})
 
     about = f"{step.name}, round {number + 1} of {step.rounds}" if step.rounds > 1 else step.name
     with users_code(line.recipe):
-        text = (default_store().make(key, build) / DECIDED).read_text(encoding="utf-8")
-        decided = json.loads(text)
+        folder = default_store().make(key, build)
+        decided = json.loads((folder / DECIDED).read_text(encoding="utf-8"))
         step.apply(network, decided["change"])
+        if (folder / REFIT).exists():
+            better, _ = load("edgedl.train.checkpoint:read", "shrinking")(folder / REFIT)
+            network.load_state_dict(better, strict=False)
     line.doubts += decided["said"]
     # Measured prices are others when measured again: what was decided tells, not what it was
     # decided by.

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from edgedl.core.errors import BadValue, Unsupported, nearest
 from edgedl.train.augment import Batch
@@ -17,6 +17,7 @@ from edgedl.train.bounds import least as at_least
 from edgedl.train.shrink.cutting import apply_cut, proved, tried
 from edgedl.train.shrink.ground import drawn
 from edgedl.train.shrink.groups import Structure, groups_of
+from edgedl.train.shrink.refit import refit
 from edgedl.train.shrink.scores import Score, scores_of
 from edgedl.train.shrink.step import Change, Ground, Training
 from edgedl.train.shrink.widths import (
@@ -48,6 +49,8 @@ class Prune(Training):
         keep: names of layers, with `*` and `?`, whose channels all stay.
         round_to: widths are multiples of it; None: of 1, 4 or 8 by their size.
         least: channels that stay of each group.
+        refit_weights: whether the weights that stay are solved for what their layers gave before
+            the cut, by `edgedl.train.shrink.refit`, ahead of training.
     """
 
     name: Literal["prune"] = "prune"
@@ -60,6 +63,7 @@ class Prune(Training):
     keep: tuple[str, ...] = ()
     round_to: int | None = None
     least: int = 4
+    refit_weights: bool = True
 
     def __post_init__(self) -> None:
         asked = [n for n in ("latency", "macs", "ratio") if getattr(self, n) is not None]
@@ -139,6 +143,13 @@ class Prune(Training):
             "fixed": dict(structure.fixed),
             "plan": tried(network, structure, gone),
         }
+
+    def refit(self, network: nn.Module, change: Change, ground: Ground) -> Mapping[str, Tensor]:
+        """Weights with which the layers that stay give what they gave."""
+        if not self.refit_weights:
+            return {}
+        batches = drawn(network, ground, SAMPLES, BATCH)
+        return refit(network, change["plan"], batches, seed=ground.seed, progress=ground.progress)
 
     def apply(self, network: nn.Module, change: Change) -> None:
         """Cuts, in place."""

@@ -37,6 +37,10 @@ class Training:
         if self.lr is not None:
             above(self, 0, "lr")
 
+    def refit(self, network: nn.Module, change: Change, ground: Ground) -> Mapping[str, Tensor]:  # noqa: ARG002
+        """No weights; see `Step`."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Ground:
@@ -64,8 +68,10 @@ class Step(Protocol):
 
     `check` raises, before anything is trained, what `decide` would whatever was learned. `decide`
     looks and gives plain data; `apply` does it in place, the same each time it is called
-    on the same network; what must hold while the network is trained is put there as
-    parametrizations, which `settle` makes plain weights again. Where it would win nothing, `decide`
+    on the same network; `refit` gives, of a network before a change, what some of its parameters
+    had better be behind it, in the shapes that they have then; what must hold while the network is
+    trained is put there as parametrizations, which `settle` makes plain weights again. Where it
+    would win nothing, `decide`
     raises `NoGain`, and the line leaves it out and says so.
 
     Attributes:
@@ -89,5 +95,6 @@ class Step(Protocol):
     def lr(self) -> float | None: ...
     def check(self, network: nn.Module, ground: Ground) -> None: ...
     def decide(self, network: nn.Module, ground: Ground, round_: int) -> Change: ...
+    def refit(self, network: nn.Module, change: Change, ground: Ground) -> Mapping[str, Tensor]: ...
     def apply(self, network: nn.Module, change: Change) -> None: ...
     def settle(self, network: nn.Module) -> None: ...
