@@ -57,6 +57,7 @@ from edgedl.search.ready import (
     prepare,
     proven_clean,
     unquantized,
+    widened,
     with_shapes,
 )
 from edgedl.search.told import float_reasons, plan_text
@@ -154,9 +155,10 @@ def compress(
                 hint=_way_to(planned.engine),
             )
     given, odd_model = unquantized(load_model(model)) if force else (load_model(model), [])
+    check_writable(Path(output), *given.files)
     given, shapes, odd_shapes = with_shapes(given, shapes or {}, backends)
-    doubts += [*odd_model, *odd_shapes]
-    clean = prepare(given, shapes)
+    clean, odd_types = widened(prepare(given, shapes))
+    doubts += [*odd_model, *odd_shapes, *odd_types]
     bound = kept(load_samples(samples, processing).bind(clean.signature))
     tested, validated = (
         None if one is None else kept(load_samples(one, processing).bind(clean.signature))

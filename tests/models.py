@@ -290,11 +290,11 @@ def feeds(signature: Signature, count: int = 4, seed: int = 0) -> list[dict[str,
     """Normal inputs in the model's shapes; dynamic axes are 1 in front and 8 elsewhere."""
     random = np.random.default_rng(seed)
 
-    def draw(shape: Shape) -> np.ndarray:
+    def draw(shape: Shape, dtype: str) -> np.ndarray:
         sizes = [d if isinstance(d, int) else 8 if i else 1 for i, d in enumerate(shape)]
-        return random.standard_normal(sizes).astype(np.float32)
+        return random.standard_normal(sizes).astype(dtype if "float" in dtype else np.float32)
 
-    return [{t.name: draw(t.shape or ()) for t in signature.inputs} for _ in range(count)]
+    return [{t.name: draw(t.shape or (), t.dtype) for t in signature.inputs} for _ in range(count)]
 
 
 def samples(signature: Signature, count: int = 32, seed: int = 1) -> Samples:

@@ -11,4 +11,5 @@ PASSES = {
     "smooth": "edgedl.passes.smooth:Smooth",
     "unquantize": "edgedl.passes.unquantize:Unquantize",
     "weight_only": "edgedl.passes.weight_only:WeightOnly",
+    "widen": "edgedl.passes.widen:Widen",
 }

@@ -21,6 +21,7 @@ from edgedl.passes.fold import Fold
 from edgedl.passes.graph import quantized_already, rewrite
 from edgedl.passes.shapes import Shapes
 from edgedl.passes.unquantize import Unquantize
+from edgedl.passes.widen import Widen, computed_in
 from edgedl.runtime import installed_engines
 from edgedl.runtime.session import Session
 from edgedl.runtime.tensorrt.settings import Build, profile_seen
@@ -33,6 +34,16 @@ SAME_ANSWERS = 0.999
 def prepare(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
     """The same model cleaned, folded, and with these shapes fixed."""
     return rewrite(model, Clean(), Shapes(shapes), Fold(), Shapes())
+
+
+def widened(model: Model) -> tuple[Model, list[str]]:
+    """A prepared model in float32, from which every other precision is made; one that computes in
+    it, or is quantized, is given back as it is."""
+    types = computed_in(model)
+    if not types:
+        return model, []
+    note = f"the model computes in {' and '.join(sorted(types))}; it was brought to float32 first"
+    return rewrite(model, Widen(), Shapes()), [note]
 
 
 def unquantized(model: Model) -> tuple[Model, list[str]]:
