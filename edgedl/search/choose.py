@@ -125,11 +125,13 @@ def _heats(waiting: Sequence[Candidate], float_bytes: int) -> list[list[Candidat
 
 
 def _level(candidates: Sequence[Candidate], ratios: dict[str, float]) -> None:
-    """Give models whose weights are stored in 8 bits the time of those that run the same operators
-    on weights as they were, where no more than noise is between them."""
+    """Give float models as they came, and those whose weights are stored in 8 bits, the time of the
+    cleaned one that runs the same operators, where no more than noise is between them: what is
+    smaller then ships."""
+    cleaned = [c for c in candidates if not c.stored and not c.as_given]
     for candidate in candidates:
-        for twin in candidates if candidate.stored else ():
-            if twin.stored or twin.as_given or twin.precision != candidate.precision:
+        for twin in cleaned if candidate.stored or candidate.as_given else ():
+            if twin.precision != candidate.precision:
                 continue
             if (twin.engine, twin.settings) != (candidate.engine, candidate.settings):
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from edgedl.core.stats import Agreement
 from edgedl.search.candidates import Ask, Candidate, Reference, Trial
 from edgedl.search.choose import (
     Timed,
+    _level,
     baseline_of,
     judge_promising,
     rank,
@@ -96,6 +98,18 @@ def test_of_those_as_fast_the_smallest_and_of_those_as_small_the_truest(tmp_path
     alike = trials_of(tmp_path, 100, 109, 10, 10, sqnr=(40, 45, 99, 99))
     assert names(rank(alike, LATENCY, Limits())) == "b a c d"
     assert names(rank(trials_of(tmp_path, 100, 111, 10), LATENCY, Limits())) == "a b c"
+
+
+def test_a_float_model_as_it_came_is_no_faster_than_its_tidy_self(tmp_path: Path) -> None:
+    came = candidate(tmp_path, "float32, as given", 400, "float32")
+    tidy = candidate(tmp_path, "tidy", 400, "float32")
+    small = replace(candidate(tmp_path, "small", 100, "float32"), stored=True)
+    for taken, ships in ((0.97, "small"), (0.9, "float32, as given")):
+        ratios = {came.name: taken, tidy.name: 1.0, small.name: 1.02}
+        _level([came, tidy, small], ratios)
+        assert ratios[small.name] == ratios[tidy.name] == 1.0
+        trials = [Trial(one, SAME, 0.0) for one in (came, tidy, small)]
+        assert rank(trials, ratios, Limits())[0].candidate.label == ships
 
 
 def test_fewer_broken_limits_come_before_speed(tmp_path: Path) -> None:
