@@ -135,7 +135,7 @@ def compress(
             or nothing that was built could be run.
     """
     began = perf_counter()
-    check_writable(Path(output))
+    check_writable(Path(output), model, samples, test, validation, plan, preprocess)
     tried = effort_of(effort)
     chosen = target_of(target)
     processor = processor_of(chosen.name)

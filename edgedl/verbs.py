@@ -311,7 +311,7 @@ def run(
         EdgeError: a file is unsound, its engine is missing, the inputs do not fit, or the outputs
             of two samples have unlike shapes.
     """
-    check_writable(Path(output))
+    check_writable(Path(output), bundle, inputs)
     path, engine_name = find_model(bundle), engine_of_target(target)
     model: Path | Bundle = path
     session: Session

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 import edgedl
@@ -228,6 +229,21 @@ def test_bad_input_ends_in_an_error_and_a_way_out(
     assert says in error
     assert not text
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("read", ["net.onnx", "some.npz", "net.bin"])
+def test_what_compress_reads_is_not_written_over(read: str, tmp_path: Path) -> None:
+    net = onnx.load(saved(gemm_net(), tmp_path).path)
+    onnx.save(
+        net, tmp_path / "net.onnx", save_as_external_data=True, location="net.bin", size_threshold=0
+    )
+    np.savez(tmp_path / "some.npz", x=np.zeros((4, 8), np.float32))
+    before = (tmp_path / read).read_bytes()
+    with pytest.raises(EdgeError, match="would be lost"):
+        edgedl.compress(
+            tmp_path / "net.onnx", samples=tmp_path / "some.npz", output=tmp_path / read
+        )
+    assert (tmp_path / read).read_bytes() == before
 
 
 def test_an_unknown_command_names_its_nearest(capsys: pytest.CaptureFixture[str]) -> None:

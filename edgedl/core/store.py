@@ -115,14 +115,21 @@ def default_store() -> Store:
     return Store(default_root())
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, *sources: object) -> None:
     """Find out, before the work is done, whether a file can be written.
 
+    Args:
+        sources: what the work reads; those that are paths must not be that file.
+
     Raises:
-        EdgeError: it cannot.
+        EdgeError: it cannot, or what is read would be lost by it.
     """
     if path.is_dir():
         raise EdgeError("is a folder", where=str(path), hint="name a file in it")
+    there = [Path(one) for one in sources if isinstance(one, (str, Path)) and Path(one).exists()]
+    if path.exists() and any(path.samefile(one) for one in there):
+        message, hint = "is read here, and would be lost", "-o with another name"
+        raise EdgeError(message, where=str(path), hint=hint)
     with _beside(path) as work:
         work.touch(exist_ok=False)
 

@@ -119,7 +119,7 @@ def write_recipe(
         raise BadOption(f"`{made}` is no bundle's name", hint="OUT.edl, or OUT.onnx for float32")
     if made.resolve() == Path(model).resolve():
         raise BadOption(f"`{made}` is the model itself", hint="-o with another name")
-    check_writable(made)
+    check_writable(made, samples, test, *opened.files)
     recipe = recipe_beside(made)
     given = _samples(samples, opened)
     tested = None if test is None else _samples(test, opened)

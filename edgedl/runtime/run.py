@@ -46,7 +46,7 @@ def run(
         EdgeError: a file is unsound, its engine is missing, the inputs do not fit, or the outputs
             of two samples have unlike shapes.
     """
-    check_writable(Path(output))
+    check_writable(Path(output), bundle, inputs)
     path = Path(inputs)
     opened = open_bundle(bundle, sparing=True, trust=trust, key=key)
     if path.suffix.lower() == ".npz" and not path.is_dir():

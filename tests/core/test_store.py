@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from edgedl.core.errors import EdgeError
-from edgedl.core.store import Store, atomic_write, default_root, key_of
+from edgedl.core.store import Store, atomic_write, check_writable, default_root, key_of
 
 KEY = key_of(what="test")
 DAY = 24 * 3600
@@ -207,3 +207,14 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(EdgeError, match="the store is full"):
         Store(tmp_path).make("ab" * 32, build)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
+    read, link = tmp_path / "read.npz", tmp_path / "link.npz"
+    read.write_text("read")
+    link.symlink_to(read)
+    for source in (read, str(link)):
+        with pytest.raises(EdgeError, match="would be lost") as caught:
+            check_writable(read, None, {}, tmp_path, source)
+        assert caught.value.where == str(read)
+    check_writable(tmp_path / "new.npz", read, tmp_path / "gone")
