@@ -8,13 +8,14 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import permutations
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 import numpy as np
 
 from edgedl.core.errors import BadSamples, nearest
-from edgedl.core.model import Signature, Tensor
+from edgedl.core.model import Dimension, Signature, Tensor
 
 LABELS = "labels"
 BLOCK = 1 << 20
@@ -124,7 +125,8 @@ class Arrays:
     """Arrays by input name, each with a leading sample axis.
 
     Once bound to a signature, `keeps_axis` says of each input whether a sample keeps its axis
-    (rows i to i+1) or loses it (element i).
+    (rows i to i+1) or loses it (element i), as where the input has no batch axis, or each element
+    is a whole input.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -186,7 +188,10 @@ class Arrays:
             self._fits(name, tensor)
         self._finite(rows)
         arrays = {name: self.arrays[name] for name in expected}
-        keeps = {name: tensor.has_batch_axis for name, tensor in expected.items()}
+        keeps = {
+            name: tensor.has_batch_axis and not _holds_whole(self.arrays[name], tensor)
+            for name, tensor in expected.items()
+        }
         return replace(self, arrays=arrays, keeps_axis=keeps)
 
     def _fits(self, name: str, tensor: Tensor) -> None:
@@ -195,23 +200,21 @@ class Arrays:
             raise BadSamples(
                 f"array `{name}` is {array.dtype}, the model's input is {tensor.dtype}",
                 where=self.where,
-                hint=f"save it with `.astype('{tensor.dtype}')`",
+                hint=f"save it with `.astype('{tensor.dtype}')`"
+                + (", scaled as in training" if array.dtype == np.uint8 else ""),
             )
         if tensor.shape is None:
             return
         given: tuple[int, ...] = array.shape[1:]
-        wanted = tensor.shape[1:] if tensor.has_batch_axis else tensor.shape
-        if len(given) != len(wanted) or any(
-            isinstance(dimension, int) and dimension != size
-            for dimension, size in zip(wanted, given, strict=True)
-        ):
+        drops = tensor.has_batch_axis and not _holds_whole(array, tensor)
+        wanted = tensor.shape[1:] if drops else tensor.shape
+        if not _fit(given, wanted):
             shape = ", ".join("?" if d is None else str(d) for d in wanted)
             raise BadSamples(
                 f"a sample of `{name}` has shape ({', '.join(map(str, given))}),"
                 f" the model takes ({shape})",
                 where=self.where,
-                hint="the array's first axis counts the samples, the others are the input's own"
-                + (", without its batch axis" if tensor.has_batch_axis else ""),
+                hint=_way_to_fit(array.shape, wanted, tensor),
             )
 
     def _finite(self, rows: np.ndarray) -> None:
@@ -225,6 +228,31 @@ class Arrays:
                         where=self.where,
                         hint="remove samples with NaN or infinity, or mend their pre-processing",
                     )
+
+
+def _holds_whole(array: np.ndarray, tensor: Tensor) -> bool:
+    """Whether each element of an array is a whole input, its first axis included: the array has an
+    axis more, in front, than the input."""
+    return tensor.shape is not None and array.ndim == len(tensor.shape) + 1
+
+
+def _fit(given: Sequence[int], wanted: Sequence[Dimension]) -> bool:
+    return len(given) == len(wanted) and all(
+        not isinstance(dimension, int) or dimension == size
+        for dimension, size in zip(wanted, given, strict=True)
+    )
+
+
+def _way_to_fit(given: Sequence[int], wanted: Sequence[Dimension], tensor: Tensor) -> str:
+    """What to do with an array of this shape, whose samples have not the wanted one."""
+    if _fit(given, wanted):
+        return "it is one sample: save it as `x[None]`, since the first axis counts the samples"
+    orders = permutations(range(1, len(given)))
+    for order in orders if 2 < len(given) == len(wanted) + 1 < 6 else ():
+        if _fit([given[axis] for axis in order], wanted):
+            return f"are its axes in another order? `x.transpose{(0, *order)}`"
+    whole = ", without its batch axis" if tensor.has_batch_axis else ""
+    return "the array's first axis counts the samples, the others are the input's own" + whole
 
 
 def from_arrays(

@@ -50,6 +50,16 @@ def test_axes_are_kept_input_by_input() -> None:
     assert list(feed) == ["image", "threshold"]
 
 
+@pytest.mark.parametrize("first", [1, "time", None])
+def test_an_array_of_an_axis_more_holds_whole_inputs(first: int | str | None) -> None:
+    length = first if isinstance(first, int) else 3
+    whole = np.arange(4 * length * 2, dtype=np.float32).reshape(4, length, 2)
+    bound = from_arrays({"x": whole}).bind(one((first, 2)))
+    np.testing.assert_array_equal(bound.feed(2)["x"], whole[2])
+    with pytest.raises(BadSamples, match="the model takes"):
+        from_arrays({"x": whole}).bind(one((first, 5)))
+
+
 def test_an_input_of_unknown_rank_takes_elements() -> None:
     assert from_arrays({"x": X}).bind(one(None)).feed(0)["x"].shape == (6,)
 
@@ -119,6 +129,9 @@ def test_arrays_that_are_no_samples(arrays: dict[str, np.ndarray], says: str) ->
         ({"x": X}, one((1, 7)), r"shape \(6\), the model takes \(7\)", "batch axis"),
         ({"x": X}, one((1, 6, 1)), r"shape \(6\)", "batch axis"),
         ({"x": X}, one((4, 6)), r"shape \(6\), the model takes \(4, 6\)", "first axis"),
+        ({"x": X[0]}, one((1, 6)), r"shape \(\)", "save it as `x[None]`"),
+        ({"x": X[:, None, :, None]}, one((1, 6, 1, 1)), r"\(1, 6, 1\)", "x.transpose(0, 2, 1, 3)"),
+        ({"x": X.astype(np.uint8)}, one((1, 6)), "uint8", "scaled as in training"),
         ({"x": X}, one((2, "w")), r"the model takes \(2, w\)", "first axis"),
         ({"x": np.where(X == 13, np.nan, X)}, one((1, 6)), "sample 2 of `x`", "NaN"),
         ({"x": np.where(X == 0, -np.inf, X)}, one((1, 6)), "sample 0 of `x`", "NaN"),
