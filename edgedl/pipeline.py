@@ -54,6 +54,7 @@ from edgedl.search.ready import (
     backends_of,
     float_session,
     for_shapes,
+    of_one_mind,
     prepare,
     proven_clean,
     unquantized,
@@ -171,7 +172,9 @@ def compress(
         read_ahead(group, progress)
 
     clean, odd_clean = proven_clean(given, clean, groups.choice)
+    backends, odd_engines = of_one_mind(backends, given, clean, groups.choice)
     backends = [for_shapes(built, clean, groups.choice) for built in backends]
+    doubts += odd_engines
     with float_session(backends, given, clean, next(iter(groups.choice))) as session:
         expected = replace(reference(session, groups.choice, named), machine=machine_there)
         if processing is not None:

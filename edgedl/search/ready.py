@@ -15,6 +15,7 @@ from edgedl.benchmark.accuracy import agreement
 from edgedl.core.errors import BadOption, EdgeError, EngineFailed, Missing, Unsupported
 from edgedl.core.model import Model
 from edgedl.core.samples import Samples
+from edgedl.core.stats import AgreementMeter
 from edgedl.core.target import PROCESSORS, Target
 from edgedl.passes.clean import Clean
 from edgedl.passes.fold import Fold
@@ -140,6 +141,52 @@ def proven_clean(given: Model, clean: Model, samples: Samples) -> tuple[Model, l
         note = f"cleaning changed the answers (cosine {alike.cosine:.4f} on {name}) and was undone"
         return given, [note]
     return clean, []
+
+
+def of_one_mind(
+    backends: Sequence[Backend], given: Model, clean: Model, samples: Samples
+) -> tuple[list[Backend], list[str]]:
+    """The engines without those whose float answers are not onnxruntime's, and what is wrong with
+    these; where no other is left, they stay.
+
+    What an engine computes wrongly in float would else be taken for the truth.
+    """
+    known, doubts = "onnxruntime", list[str]()
+    suspects = [built for built in backends if built.engine == "openvino"]
+    if not suspects or known not in installed_engines():
+        return list(backends), doubts
+    few = samples.take(range(min(4, len(samples))))
+    kept = list(backends)
+    try:
+        wanted = _float_answers(backend(known), given, clean, few)
+        for built in suspects:
+            meter = AgreementMeter()
+            for expected, found in zip(
+                wanted, _float_answers(built, given, clean, few), strict=True
+            ):
+                meter.add(expected, found)
+            if (same := meter.result().cosine) >= SAME_ANSWERS:
+                continue
+            told = f"{built.engine}'s float32 answers are not {known}'s (cosine {same:.4f})"
+            if len(kept) > 1:
+                kept.remove(built)
+                doubts.append(f"{told}: it was left out")
+            else:
+                doubts.append(f"{told}: one of them computes this model wrongly; check its answers")
+    except EdgeError:
+        return list(backends), []
+    return kept, doubts
+
+
+def _float_answers(
+    built: Backend, given: Model, clean: Model, samples: Samples
+) -> list[dict[str, np.ndarray]]:
+    """An engine's answers in floating point; class indices turn where scores are tied."""
+    with float_session([built], given, clean, next(iter(samples))) as session:
+        return [
+            {name: one for name, one in session.run(feed).items() if one.dtype.kind == "f"}
+            for feed in samples
+        ]
 
 
 def float_session(
