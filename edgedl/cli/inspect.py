@@ -65,15 +65,12 @@ def _graph(found: dict[str, Any]) -> list[list[str]]:
     """What was counted in the model."""
     rows = []
     rows.append(["parameters", f"{found['parameters']:,}"])
-    macs = found["macs"]
-    rows.append(
-        [
-            "MACs",
-            "unknown: shapes are dynamic, fix them with --shape"
-            if macs is None
-            else f"{macs:,} a sample",
-        ]
-    )
+    macs, shapes = found["macs"], [one["shape"] for one in found["inputs"]]
+    open_shapes = any(shape is None or {type(d) for d in shape[1:]} - {int} for shape in shapes)
+    unknown = "shapes are dynamic, fix them with --shape"
+    if not open_shapes:
+        unknown = "a shape inside, or how often a loop runs, depends on the data"
+    rows.append(["MACs", f"unknown: {unknown}" if macs is None else f"{macs:,} a sample"])
     weights = ", ".join(
         f"{format_bytes(size)} {kind}" for kind, size in found["weight_bytes"].items()
     )
