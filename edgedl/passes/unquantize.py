@@ -13,18 +13,21 @@ from edgedl.core.errors import Unsupported
 from edgedl.core.model import Model
 from edgedl.core.target import MOVES
 from edgedl.passes.graph import QUANTIZED, constant, drop_unused_initializers, rewrite
+from edgedl.passes.qoperators import expand_integer_operators
 
 PAIR = ("QuantizeLinear", "DequantizeLinear")
+NEVER_NEGATIVE = frozenset({"Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Softplus"})
 
 
 @dataclass(frozen=True)
 class Unquantize:
-    """The float model under a QDQ model: weights as their codes say, and activations not rounded.
+    """The float model under a QDQ or QOperator model: weights as their codes say, and activations
+    not rounded.
 
     What rounding the weights lost is lost. Operators that only move codes then move floats.
 
     Raises:
-        Unsupported: it holds operators that compute on codes, as QLinearConv does.
+        Unsupported: it holds operators that find scales in each call, or that are not known.
     """
 
     name: ClassVar[str] = "unquantize"
@@ -34,6 +37,7 @@ class Unquantize:
         return rewrite(model, self)
 
     def edit(self, graph: ir.Model) -> None:
+        expand_integer_operators(graph)
         for node in graph.graph.all_nodes():
             computes = node.op_type in QUANTIZED and node.op_type not in PAIR
             if computes or node.op_type.startswith("QLinear"):
@@ -106,9 +110,40 @@ def _drop(node: ir.Node) -> None:
     source, made = node.inputs[0], node.outputs[0]
     if source is None or (not made.uses() and not made.is_graph_output()):
         return
-    if made.is_graph_output() or source.dtype not in (None, ir.DataType.FLOAT):
+    if source.dtype not in (None, ir.DataType.FLOAT) or (
+        made.is_graph_output() and node.op_type != PAIR[1]
+    ):
         raise Unsupported(
             f"`{node.name}` converts an input or output of the model",
             hint="give the float model that it was made from",
         )
-    ir.convenience.replace_all_uses_with(made, source)
+    if not made.is_graph_output():
+        ir.convenience.replace_all_uses_with(made, _rectified(node, source))
+        return
+    same, name, graph = ir.node("Identity", [source], name=node.name), made.name, node.graph
+    kept = same.outputs[0]
+    kept.type, kept.shape = made.type, made.shape
+    assert isinstance(graph, ir.Graph)
+    ir.convenience.replace_nodes_and_values(graph, node, [node], [same], [made], [kept])
+    kept.name = name
+
+
+def _rectified(node: ir.Node, source: ir.Value) -> ir.Value:
+    """What a quantizer reads, without what is below its least code where that stands for 0:
+    onnxruntime's tools take rectifiers in front of such quantizers out."""
+    producer, graph = source.producer(), node.graph
+    if node.op_type != PAIR[0] or producer is None or producer.op_type in NEVER_NEGATIVE:
+        return source
+    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    if zero is not None:
+        if zero.const_value is None:
+            return source
+        zeros = zero.const_value.numpy()
+        if np.any(zeros != np.iinfo(zeros.dtype).min if zeros.dtype.kind in "iu" else True):
+            return source
+    relu = ir.node("Relu", [source], name=f"{node.name or source.name}_relu")
+    made = relu.outputs[0]
+    made.name, made.shape, made.type = relu.name, source.shape, ir.TensorType(ir.DataType.FLOAT)
+    assert isinstance(graph, ir.Graph)
+    graph.insert_before(node, [relu])
+    return made

@@ -110,3 +110,61 @@ def test_force_quantizes_anew(tmp_path: Path) -> None:
     found = edgedl.compress(int8.path, given, out, seconds=0.5, force=True)
     assert any("int8" in c.name and c.p50_ms is not None for c in found.choices)
     assert any("taken out" in doubt for doubt in found.doubts)
+
+
+def rectified(operators: bool) -> tuple[onnx.ModelProto, np.ndarray, np.ndarray]:
+    """Two products with a rectifier between them that only a quantizer's least code is left of, as
+    QDQ or as QOperators, its output dequantized; and the weights of both."""
+    random = np.random.default_rng(0)
+    codes = {name: random.integers(-127, 128, (6, 6)).astype(np.int8) for name in ("v", "w")}
+    constants = {
+        "s": np.float32(0.05), "z": np.uint8(128), "s1": np.float32(0.2), "z1": np.uint8(0),
+        "s2": np.float32(1.0), "z2": np.uint8(128), "sw": np.float32(0.01), "zw": np.int8(0),
+        **codes,
+    }  # fmt: skip
+    nodes = [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], name="q")]
+
+    def product(data: str, weight: str, ends: tuple[str, str], made: str) -> None:
+        given = [data, "s" if data == "q" else "s1", "z" if data == "q" else "z1"]
+        if operators:
+            inputs = [*given, weight, "sw", "zw", *ends]
+            nodes.append(helper.make_node("QLinearMatMul", inputs, [made], name=made))
+            return
+        for kind, inputs, output in (
+            ("DequantizeLinear", given, f"{data}_real"),
+            ("DequantizeLinear", [weight, "sw", "zw"], f"{weight}_real"),
+            ("MatMul", [f"{data}_real", f"{weight}_real"], f"{made}_real_"),
+            ("QuantizeLinear", [f"{made}_real_", *ends], made),
+        ):
+            nodes.append(helper.make_node(kind, inputs, [output], name=output))
+
+    product("q", "v", ("s1", "z1"), "h")
+    product("h", "w", ("s2", "z2"), "m")
+    nodes.append(helper.make_node("DequantizeLinear", ["m", "s2", "z2"], ["y"], name="out"))
+    graph = helper.make_graph(
+        nodes,
+        "rectified",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 6])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )
+    net = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return net, codes["v"] * np.float32(0.01), codes["w"] * np.float32(0.01)
+
+
+@pytest.mark.parametrize("operators", [False, True])
+def test_a_rectifier_that_a_quantizer_stood_for_is_put_back(
+    operators: bool, tmp_path: Path
+) -> None:
+    net, first, second = rectified(operators)
+    model = saved(net, tmp_path)
+    back = Unquantize()(model)
+    assert back.signature == model.signature
+    assert [n.op_type for n in onnx.load(back.path).graph.node] == [
+        "MatMul", "Relu", "MatMul", "Identity",
+    ]  # fmt: skip
+    for feed, given in zip(
+        feeds(model.signature), answers(back.path, feeds(model.signature)), strict=True
+    ):
+        wanted = np.maximum(feed["x"] @ first, 0) @ second
+        np.testing.assert_allclose(given["y"], wanted, rtol=1e-4, atol=1e-4)
