@@ -35,9 +35,28 @@ def check_sound(proto: onnx.ModelProto, where: str) -> None:
         )
     if not graph.output:
         raise BadModel("the model has no outputs", where=where, hint="export it again")
+    for value in (*graph.input, *graph.output):
+        _check_array(value, where)
     opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in proto.opset_import}
     functions = {(function.domain, function.name) for function in proto.functions}
     _check_graph(graph, set(), functions, opsets, where)
+
+
+def _check_array(value: onnx.ValueInfoProto, where: str) -> None:
+    """An input or output is an array; scikit-learn's converter makes maps of class scores."""
+    kind = value.type.WhichOneof("value")
+    if kind in (None, "tensor_type"):
+        return
+    element = value.type.sequence_type.elem_type.WhichOneof("value")
+    maps = kind == "map_type" or (kind == "sequence_type" and element == "map_type")
+    what = "maps of scores" if maps else f"a {kind.removesuffix('_type').replace('_', ' ')}"
+    raise BadModel(
+        f"`{value.name}` is {what}, where engines here take and give arrays",
+        where=where,
+        hint="export it again without ZipMap: to_onnx(..., options={'zipmap': False})"
+        if maps
+        else "export it again with an array in its place",
+    )
 
 
 def _check_weight(tensor: onnx.TensorProto, where: str) -> None:

@@ -211,3 +211,23 @@ def test_a_long_chain_in_reverse_order_is_sorted_out(tmp_path: Path) -> None:
     net.nodes.reverse()
     model = models.saved(net.model([1, 4], [1, 4], output=previous), tmp_path)
     assert len(read(model.path).graph) == 5000
+
+
+@pytest.mark.parametrize("maps", [True, False])
+def test_outputs_that_are_no_arrays_are_named(maps: bool, tmp_path: Path) -> None:
+    """Scores by class, as skl2onnx writes them where it is not told otherwise."""
+    text, number = onnx.TensorProto.INT64, helper.make_tensor_type_proto(1, [])
+    element = helper.make_map_type_proto(text, number) if maps else number
+    output = helper.make_value_info("scores", helper.make_sequence_type_proto(element))
+    node = helper.make_node("SequenceConstruct", ["x"], ["scores"])
+    if maps:
+        node = helper.make_node(
+            "ZipMap", ["x"], ["scores"], domain="ai.onnx.ml", classlabels_int64s=[0, 1]
+        )
+    graph = helper.make_graph(
+        [node], "maps", [helper.make_tensor_value_info("x", 1, [1, 2])], [output]
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    error = refused(written(helper.make_model(graph, opset_imports=opsets), tmp_path))
+    assert "`scores` is" in error.message
+    assert ("zipmap" in (error.hint or "")) == maps

@@ -26,7 +26,8 @@ from edgedl.core.errors import BadSamples, BadValue
 
 
 def top1() -> Metric:
-    """Whether the largest entry of the first output stands at the label."""
+    """Whether the largest entry of the first output stands at the label; an output that is one
+    integer is the class itself."""
     return _top("top1", 1)
 
 
@@ -46,11 +47,28 @@ def top(*, k: int = 10) -> Metric:
 def _top(name: str, count: int) -> Metric:
     def collect(answers: Answers, label: Any) -> float:
         scores = first(answers).reshape(-1)
-        best = [np.argmax(scores)] if count == 1 else np.argsort(scores)[-count:]
+        best = [_class_of(answers)] if count == 1 else np.argsort(scores)[-count:]
         return float(int(label) in best)
 
-    metric = Metric(name, name, collect, each=numbers, check=_classes)
-    return against(metric, lambda floats: np.argmax(first(floats)))
+    def check(labels: np.ndarray, answers: Answers) -> None:
+        if count == 1 and _is_class(first(answers)):
+            whole_numbers(labels, "one class index a sample")
+        else:
+            _classes(labels, answers)
+
+    metric = Metric(name, name, collect, each=numbers, check=check)
+    return against(metric, _class_of)
+
+
+def _is_class(output: np.ndarray) -> bool:
+    """Whether a model gives the class that it found, as scikit-learn's classifiers do, and no
+    scores."""
+    return output.size == 1 and np.issubdtype(output.dtype, np.integer)
+
+
+def _class_of(answers: Answers) -> int:
+    output = first(answers)
+    return int(output.reshape(-1)[0]) if _is_class(output) else int(np.argmax(output))
 
 
 def _classes(labels: np.ndarray, answers: Answers) -> None:

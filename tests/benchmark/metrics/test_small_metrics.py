@@ -328,3 +328,16 @@ def test_f1_and_average_precision_are_those_of_scikit_learn(pairs: list[tuple[in
     if any(ones):
         expected = metrics.average_precision_score(ones, [one for [one] in scores])
         assert figure("average_precision", scores, ones) == pytest.approx(expected)
+
+
+def test_a_class_that_is_given_as_one_integer_is_the_answer() -> None:
+    metric = metric_of("top1")
+    rows = [({"label": np.asarray([found])}, wanted, {}) for found, wanted in ((2, 2), (1, 2))]
+    assert metric.check is not None
+    metric.check(np.asarray([2, 2]), rows[0][0])
+    assert metric.total(metric.rows(rows)) == 0.5
+    assert metric.without_labels is not None
+    floats = [(answers, answers, {}) for answers, _, _ in rows]
+    assert metric.without_labels.total(metric.without_labels.rows(floats)) == 1
+    with pytest.raises(BadSamples, match="not a score for each class"):
+        metric.check(np.asarray([0, 1]), {"score": np.asarray([0.5], np.float32)})
