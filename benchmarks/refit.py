@@ -85,7 +85,8 @@ def rows(name: str, shares: list[float], cache: Path) -> list[dict[str, Any]]:
         solved = float((classes(cut, held) == wanted).float().mean())
         left = float(sum(price(shapes_of(structure, kept)))) / before
         found.append({
-            "model": name, "samples": min(half, MOST_VALUES // inputs[0].numel()), "macs": left, "cut": agreed, "solved": solved,
+            "model": name, "samples": min(half, MOST_VALUES // inputs[0].numel()),
+            "macs": left, "cut": agreed, "solved": solved,
             "layers": sum(one.endswith("weight") for one in made), "seconds": seconds,
         })  # fmt: skip
         print(found[-1], flush=True)
