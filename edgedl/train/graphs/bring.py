@@ -37,7 +37,7 @@ from edgedl.train.graphs.patterns import (
 )
 from edgedl.train.graphs.probe import Seen, seen
 from edgedl.train.graphs.recurrent import flat_output
-from edgedl.train.graphs.reshapes import Reshaped, reshaped
+from edgedl.train.graphs.reshapes import Reshaped
 from edgedl.train.graphs.sizes import MOST, ON_SIZES, count, shape_sizes
 from edgedl.train.graphs.whole import whole_layers
 from edgedl.train.operators import function_of
@@ -64,7 +64,11 @@ def bring(
         Unsupported: an operator cannot be brought back; its name and its node's are said.
     """
     batch = next(iter(feed.values())).shape[0]
-    graph = _computed(program, seen(program, feed, batch))
+    shown = seen(program, feed, batch)
+    if batch > 1:
+        less = {name: value[:-1] for name, value in feed.items()}
+        shown = replace(shown, fewer=seen(program, less, batch - 1).shapes)
+    graph = _computed(program, shown)
     return _Bringing(graph).network(inputs)
 
 
@@ -205,8 +209,7 @@ class _Bringing:
         self.done |= {id(one) for one in found.parts}
 
     def _reshaped(self, operation: Operation) -> Reshaped | None:
-        shapes = self.graph.seen.shapes
-        return reshaped(shapes[operation.inputs[0]], shapes[operation.outputs[0]])
+        return self.graph.seen.reshaped(operation.inputs[0], operation.outputs[0])
 
     def _function(self, operation: Operation) -> None:
         steered = set(steering(operation))

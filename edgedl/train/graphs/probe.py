@@ -10,6 +10,7 @@ from torch import Tensor
 
 from edgedl.core.errors import EdgeError, Unsupported
 from edgedl.core.program import Program
+from edgedl.train.graphs.reshapes import Reshaped, reshaped
 from edgedl.train.operators import constants_of, functions_of, last_reads
 
 ROUNDING = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
@@ -23,14 +24,21 @@ class Seen:
     Attributes:
         shapes: of inputs, constants and all that is computed, by name.
         batch: samples that it was shown.
+        fewer: the shapes for one sample less, where it was shown several.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     batch: int
+    fewer: Mapping[str, tuple[int, ...]] | None = None
 
     def rank(self, name: str) -> int:
         """How many axes a value has."""
         return len(self.shapes[name])
+
+    def reshaped(self, before: str, after: str) -> Reshaped | None:
+        """What turns one value's shape into the other's; None where only these very sizes fit."""
+        less = None if self.fewer is None else (self.fewer[before], self.fewer[after])
+        return reshaped(self.shapes[before], self.shapes[after], less)
 
 
 def seen(program: Program, feed: Mapping[str, Tensor], batch: int) -> Seen:

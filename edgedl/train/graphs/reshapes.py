@@ -40,21 +40,35 @@ class Reshaped:
     parts: tuple[Part, ...]
 
     def __call__(self, x: Tensor) -> Tensor:
-        sizes: list[int] = []
-        for part in self.parts:
-            whole = prod((x.shape[axis] for axis in part.axes), start=1)
-            fixed = prod(size for i, size in enumerate(part.sizes) if i != part.open)
-            left = whole if fixed == 1 else whole // fixed
-            sizes += [left if i == part.open else size for i, size in enumerate(part.sizes)]
+        sizes = self.sizes(x.shape)
         # One size that is not known while a network is traced is left to torch.
         loose = next((i for i, size in enumerate(sizes) if not isinstance(size, int)), None)
         if loose is not None:
             sizes[loose] = -1
         return x.reshape(sizes)
 
+    def sizes(self, shape: Sequence[int]) -> list[int]:
+        """The shape behind, of one before."""
+        sizes: list[int] = []
+        for part in self.parts:
+            whole = prod((shape[axis] for axis in part.axes), start=1)
+            fixed = prod(size for i, size in enumerate(part.sizes) if i != part.open)
+            left = whole if fixed == 1 else whole // fixed
+            sizes += [left if i == part.open else size for i, size in enumerate(part.sizes)]
+        return sizes
 
-def reshaped(before: Sequence[int], after: Sequence[int]) -> Reshaped | None:
-    """What turns one shape into the other; None where only these very sizes fit."""
+
+def reshaped(
+    before: Sequence[int],
+    after: Sequence[int],
+    fewer: tuple[Sequence[int], Sequence[int]] | None = None,
+) -> Reshaped | None:
+    """What turns one shape into the other; None where only these very sizes fit.
+
+    Args:
+        fewer: both shapes for another number of samples: sizes that are others there are open. Else
+            the batch is taken to be the first axis.
+    """
     pairs = _pairs(before, after)
     if pairs is None:
         return None
@@ -62,9 +76,16 @@ def reshaped(before: Sequence[int], after: Sequence[int]) -> Reshaped | None:
     for axes, count in pairs:
         sizes = tuple(after[first : first + count])
         last = bool(axes) and axes[-1] == len(before) - 1
-        parts.append(Part(axes, sizes, _open(sizes, first == 0, last)))
+        if fewer is None:
+            open_ = _open(sizes, first == 0, last)
+        else:
+            moved = [i for i, size in enumerate(sizes) if size != fewer[1][first + i]]
+            open_ = moved[0] if moved else _open(sizes, False, last)
+        parts.append(Part(axes, sizes, open_))
         first += count
-    return Reshaped(tuple(parts))
+    found = Reshaped(tuple(parts))
+    fits = fewer is None or found.sizes(fewer[0]) == list(fewer[1])
+    return found if fits else None
 
 
 def _pairs(before: Sequence[int], after: Sequence[int]) -> list[tuple[tuple[int, ...], int]] | None:

@@ -9,7 +9,7 @@ from torch import nn
 from edgedl.train.graphs.brought import Function, Step
 from edgedl.train.graphs.layers import Scale, Shift
 from edgedl.train.graphs.patterns import Graph
-from edgedl.train.graphs.reshapes import Part, Reshaped, reshaped
+from edgedl.train.graphs.reshapes import Part, Reshaped
 
 # Layers that have as many channels behind as before, one by one.
 PASSING = (
@@ -110,7 +110,7 @@ def _channels(
             axis = list(step.operation.attributes.get("perm", ())).index(found[source])
         elif source in found and rank == len(shapes[source]) and step.call.__class__ != Reshaped:
             axis = found[source]
-        elif source in found and (parts := reshaped(shapes[source], shapes[name])) is not None:
+        elif source in found and (parts := graph.seen.reshaped(source, name)) is not None:
             axis = _followed(parts, found[source])
         elif step.layer is None:
             known = (found[n] for n in step.inputs if n in found and len(shapes[n]) == rank)

@@ -166,6 +166,19 @@ def test_small_graphs_come_back(name: str, tmp_path: Path) -> None:
     assert_alike(answers(brought(path), feeds), wanted)
 
 
+def test_a_batch_may_stand_behind_other_axes(tmp_path: Path) -> None:
+    """As attention of torch exports: steps first, then made one with the batch, and apart again."""
+    node = helper.make_node
+    nodes = [node("Transpose", ["x"], ["t"], perm=[1, 0, 2]), node("Reshape", ["t", "flat"], ["f"]),
+             node("Gemm", ["f", "w", "b"], ["g"]), node("Reshape", ["g", "apart"], ["a"]),
+             node("Transpose", ["a"], ["y"], perm=[1, 0, 2])]  # fmt: skip
+    shapes = {"flat": np.array([-1, 6], np.int64), "apart": np.array([4, -1, 6], np.int64)}
+    weights = {**shapes, "w": floats(6, 6), "b": floats(6)}
+    path = graph(nodes, {"x": ["batch", 4, 6]}, ["y"], weights, tmp_path / "g.onnx")
+    feeds = example(inputs_of(path), 5)
+    assert_alike(answers(brought(path), feeds), engine_answers(path, {"x": feeds[0].numpy()}))
+
+
 def test_every_weight_learns_and_names_are_the_nodes(tmp_path: Path) -> None:
     first, second = brought(GOLDEN / "vit.onnx"), brought(GOLDEN / "vit.onnx")
     names = dict(first.named_parameters())
