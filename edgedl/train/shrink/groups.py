@@ -263,7 +263,7 @@ def _counts(call: Call, names: Mapping[int, str], places: Places) -> tuple[int, 
         weights = [names[id(getattr(module, f"weight_{k}_l0"))] for k in ("ih", "hh")]
         inside, out = (len(places.get((weight, 1), ())) for weight in weights)
         return inside, out
-    name = names[id(module.weight)]
+    name = names.get(id(module.weight), "")  # of a weight that is computed there is none
     turned = isinstance(module, TRANSPOSED)
     first, second = len(places.get((name, 0), ())), len(places.get((name, 1), ()))
     if isinstance(module, nn.Linear):

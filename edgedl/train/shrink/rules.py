@@ -117,8 +117,10 @@ def _normal(trace: Trace, why: str, given: Given, out: Any) -> list[Labels]:
     for name in ("weight", "bias", "running_mean", "running_var"):
         if isinstance(given.get(name), Tensor):
             labels[1] = trace.atoms.tie(labels[1], trace.of(given[name])[0], why)
+    width = len(labels[1])  # statistics of each channel, where they are taken of these very values
     rest = [one for one in out[1:] if isinstance(one, Tensor)]
-    return [tuple(labels), *(tuple(map(fixed, one.shape)) for one in rest)]
+    made = [(labels[1],) if one.shape == (width,) else tuple(map(fixed, one.shape)) for one in rest]
+    return [tuple(labels), *made]
 
 
 def _layer_norm(trace: Trace, why: str, given: Given, out: Any) -> list[Labels]:

@@ -176,10 +176,25 @@ def _pad(trace: Trace, why: str, given: Given, out: Any) -> list[Labels]:
         zip(given["pad"][::2], given["pad"][1::2], strict=True)
     ):
         axis = len(labels) - 1 - place
-        if before or after:
+        if before < 0 or after < 0:
             trace.atoms.freeze(labels[axis], why)
             labels[axis] = fixed(out.shape[axis])
+        else:
+            labels[axis] = np.concatenate([fixed(before), labels[axis], fixed(after)])
     return [tuple(labels)]
+
+
+def _shuffled(trace: Trace, why: str, given: Given, out: Any) -> list[Labels]:
+    """Channels become places: all those of one go together."""
+    batch, channels, *_ = trace.of(given["self"])
+    table = channels.reshape(-1, given["upscale_factor"] ** 2)
+    return [(batch, trace.atoms.tie_rows(table, why), *map(fixed, out.shape[2:]))]
+
+
+def _unshuffled(trace: Trace, why: str, given: Given, out: Any) -> list[Labels]:
+    batch, channels, *_ = trace.of(given["self"])
+    many = np.repeat(channels, given["downscale_factor"] ** 2)
+    return [(batch, many, *map(fixed, out.shape[2:]))]
 
 
 # Constants, which are as long as another tensor says.
@@ -191,6 +206,6 @@ SHAPES: Mapping[str, Rule] = {
     "expand": _expand, "repeat": _repeat, "unsqueeze": _unsqueeze, "squeeze": _squeeze,
     "select": _select, "unbind": _unbind, "slice": _slice, "split": _split,
     "split_with_sizes": _split, "cat": _cat, "stack": _stack,
-    "constant_pad_nd": _pad,
+    "constant_pad_nd": _pad, "pixel_shuffle": _shuffled, "pixel_unshuffle": _unshuffled,
     **dict.fromkeys(ADAPTS, _made),
 }  # fmt: skip

@@ -25,7 +25,7 @@ WIDTHS = re.compile(
     r"\w*heads|n_?head|all_head_size|hidden\w*|width|wide|dim|inner_dim|embed_dim|channels|units"
 )
 # Modules whose operators are not those that training carries out, so that nothing is known.
-OPAQUE = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer, nn.RNN)
+OPAQUE = (nn.MultiheadAttention, nn.RNN)
 WEIGHTED = (*CONVOLUTIONS, nn.Linear, *RECURRENT)
 
 
@@ -97,6 +97,9 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         modes = [(module, module.training) for module in self.network.modules()]
         handles = list(self._hooks())
         self.network.eval()
+        # Else layers of transformers are a single operator, with nothing to follow inside.
+        fused = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
         try:
             with torch.no_grad(), self:
                 answers = self.network(*inputs)
@@ -107,6 +110,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 hint="it has to take its samples in evaluation mode",
             ) from error
         finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
             for handle in handles:
                 handle.remove()
             for module, mode in modes:

@@ -185,11 +185,44 @@ def test_a_shortcut_from_the_input_is_kept() -> None:
     assert structure.fixed["one"] == "operator `add` in the network's own forward (Shortcut)"
 
 
-def test_a_module_of_attention_by_torch_is_kept() -> None:
-    network = nn.Sequential(nn.Linear(3, 8), nn.TransformerEncoderLayer(8, 2, 16), nn.Linear(8, 2))
-    structure = of(network, 5, 3)
-    assert structure.groups == ()
-    assert "TransformerEncoderLayer" in structure.fixed["0"]
+def test_attention_by_torch_is_kept_and_the_layers_behind_it_are_not() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16)
+    structure = exact(nn.Sequential(nn.Linear(3, 8), layer, nn.Linear(8, 2)), 5, 3)
+    assert structure.groups == (Group("1.linear1", 16),)
+    assert "MultiheadAttention" in structure.fixed["0"]
+
+
+def test_channels_normalised_by_their_own_places() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 6, 2), nn.InstanceNorm2d(6, affine=True), nn.ReLU(),
+                            nn.Conv2d(6, 2, 2))  # fmt: skip
+    assert exact(network, 1, 5, 5).groups == (Group("0", 6),)
+
+
+def test_channels_that_become_places_go_together() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 12, 1), nn.PixelShuffle(2), nn.Conv2d(3, 4, 3),
+                            nn.PixelUnshuffle(2), nn.Conv2d(16, 2, 1))  # fmt: skip
+    assert exact(network, 1, 4, 4).groups == (Group("0", 3), Group("2", 4))
+
+
+def test_channels_of_zeros_that_are_added_stay() -> None:
+    class Widening(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 6, 1)
+            self.last = nn.Conv2d(6, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            x = self.second(x) + functional.pad(x, (0, 0, 0, 0, 0, 2))
+            return self.last(x)  # type: ignore[no-any-return]
+
+    assert exact(Widening(), 1, 3, 3).groups == (Group("first", 4),)
+
+
+def test_a_weight_that_is_computed_is_kept() -> None:
+    normed = nn.utils.parametrizations.spectral_norm(nn.Linear(3, 4))
+    structure = exact(nn.Sequential(normed, nn.Linear(4, 6), nn.Linear(6, 2)), 3)
+    assert structure.groups == (Group("1", 6),)
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
