@@ -109,7 +109,7 @@ def compress(
             of them, 512 at most, calibrate; the others are for choosing and for the report.
         output: the bundle to write.
         ask: what may ship: `int8` or `auto` anything, `weights` what computes in float and stores
-            its weights in 8 bits, `bf16` and `float16` what computes in that,
+            its weights in 8 bits, `bf16`, `float16` and `float32` what computes in that,
             `dynamic` what quantizes activations in each call.
         plan: a YAML file that says which operators compute in int8; nothing else may ship then.
         test: samples for choosing and for the report; all of `samples` may then calibrate.

@@ -122,7 +122,7 @@ class Compress:
         calibration: training samples that calibrate.
     """
 
-    precision: Literal["int8", "auto", "weights", "bf16", "float16", "dynamic"] = "int8"
+    precision: Literal["int8", "auto", "weights", "bf16", "float16", "float32", "dynamic"] = "int8"
     target: str = "cpu"
     effort: Literal["fast", "normal", "max"] = "fast"
     threads: int = 1

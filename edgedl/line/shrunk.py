@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from edgedl.search.layer_times import LayerTimes
     from edgedl.train.distil.guide import Guide
     from edgedl.train.distil.settings import Distillation
-    from edgedl.train.shrink.step import Step
+    from edgedl.train.shrink.step import Ground, Step
 
 DECIDED, REFIT, WEIGHTS = "decided.json", "refit.safetensors", "weights.safetensors"
 # Of the training's epochs and rate, what a step's own training has where it does not say.
@@ -108,27 +108,44 @@ def shrunk(
 
 
 def check_steps(line: Line, network: nn.Module, guide: Guide | None) -> None:
-    """Try steps on the network as it is before training; those behind a `low_rank` see layers that
-    are not there yet.
+    """Try steps on the network as it is before training. Which layers a `low_rank` factors is not
+    known by then: steps behind one are tried on the network with none and with all, and have to
+    work on either.
 
     Raises:
         EdgeError: one cannot be taken whatever is learned; it is named with its line.
     """
-    ground_of = load("edgedl.train.shrink.ground:ground_of", "shrinking")
+    forms = [network]
     for place, step in enumerate(line.recipe.shrink):
         line.progress(f"trying {step.name}", place, len(line.recipe.shrink))
-        settings = settings_of(line.settings, step)
-        try:
-            with users_code(line.recipe):
-                ground = ground_of(
-                    network, line.dataset.train, settings, distil=_taught(line, guide),
-                    seed=line.recipe.seed,
-                )  # fmt: skip
-                step.check(network, ground)
-        except EdgeError as error:
-            raise line.recipe.located(error, "shrink", place) from error
+        with users_code(line.recipe):
+            grounds = [_ground(line, step, one, guide) for one in forms]
+            errors = [_refused(step, *one) for one in zip(forms, grounds, strict=True)]
+        said = [error for error in errors if error is not None]
+        if len(said) == len(forms):
+            raise line.recipe.located(said[-1], "shrink", place) from said[-1]
         if step.name == "low_rank":
-            break
+            foreseen = load("edgedl.train.shrink.low_rank:foreseen", "shrinking")
+            forms = [network, foreseen(step, network, grounds[0])]
+
+
+def _refused(step: Step, network: nn.Module, ground: Ground) -> EdgeError | None:
+    """Why a step cannot be taken; None where it can."""
+    try:
+        step.check(network, ground)
+    except EdgeError as error:
+        return error
+    return None
+
+
+def _ground(line: Line, step: Step, network: nn.Module, guide: Guide | None, **more: Any) -> Ground:
+    """What a step decides by."""
+    ground_of = load("edgedl.train.shrink.ground:ground_of", "shrinking")
+    found: Ground = ground_of(
+        network, line.dataset.train, settings_of(line.settings, step), distil=_taught(line, guide),
+        seed=line.recipe.seed, **more,
+    )  # fmt: skip
+    return found
 
 
 def _taught(line: Line, guide: Guide | None) -> Distillation | None:
@@ -181,12 +198,8 @@ def _taken(
     def build(folder: Path) -> None:
         line.progress(f"deciding on {step.name}", number, step.rounds)
         price = _price(line, before) if step.is_priced else None
-        ground_of = load("edgedl.train.shrink.ground:ground_of", "shrinking")
-        ground = ground_of(
-            network, line.dataset.train, settings, distil=_taught(line, guide),
-            price=None if price is None else price.price, seed=line.recipe.seed,
-            progress=line.progress,
-        )  # fmt: skip
+        priced = None if price is None else price.price
+        ground = _ground(line, step, network, guide, price=priced, progress=line.progress)
         change = step.decide(network, ground, number)
         said = [] if price is None else price.said
         text = json.dumps({"change": change, "said": said}, allow_nan=False)
@@ -235,7 +248,7 @@ def settings_of(settings: Fit, step: Step) -> Fit:
 def _priced_by(line: Line, before: _State) -> dict[str, Any]:
     """What decides prices of layers: the engine that would ship the network as it is, and the
     precision that it would ship in; float32 where the engine times no layers in that."""
-    asked = line.recipe.compress or Compress()
+    asked = judged_by(line)
     engine, precision = before.told["engine"], before.told["precision"]
     backend = load("edgedl.backends:backend", "shrinking")(engine)
     floats = ("float32", *backend.floats())
@@ -279,14 +292,14 @@ def _judged(line: Line, network: nn.Module, key: str) -> _State:
 
 def judged_by(line: Line) -> Compress:
     """How a network is compressed between steps: as the recipe says, with the least effort and
-    without limits."""
-    asked = line.recipe.compress or Compress()
+    without limits; in float32 where it ends before."""
+    asked = line.recipe.compress or Compress(precision="float32")
     return replace(asked, effort="fast", max_drop=None, max_latency=None, max_bytes=None)
 
 
 def _against(line: Line, before: _State, after: _State) -> Mapping[str, Any]:
     """How much faster what would ship now is, timed beside what would have shipped; kept."""
-    threads = (line.recipe.compress or Compress()).threads
+    threads = judged_by(line).threads
     key = key_of(
         stage="against",
         before=content_digest(before.bundle),
@@ -305,6 +318,7 @@ def _against(line: Line, before: _State, after: _State) -> Mapping[str, Any]:
             progress=line.progress,
         ).to_json()  # fmt: skip
         pair = {key: found["pairs"][0][key] for key in ("ratio", "low", "high", "verdict")}
+        pair["noise"] = found["noise_floor"]
         (folder / TOLD).write_text(json.dumps(pair), encoding="utf-8")
 
     folder = default_store().make(key, build)
@@ -315,9 +329,11 @@ def _against(line: Line, before: _State, after: _State) -> Mapping[str, Any]:
 def _undone(promise: str, before: _State, after: _State, against: Mapping[str, Any]) -> str | None:
     """Why a step is taken back; None where it kept its promise."""
     if promise == "speed" and against["verdict"] != "faster":
-        low, high = against["low"], against["high"]
+        low, high, noise = against["low"], against["high"], against.get("noise")
+        beyond = f" beyond the noise of {noise:.0%}" if noise is not None and low > 1 else ""
         return (
-            f"no faster on {after.told['engine']}: {against['ratio']:.2f}x [{low:.2f}, {high:.2f}]"
+            f"no faster on {after.told['engine']}{beyond}:"
+            f" {against['ratio']:.2f}x [{low:.2f}, {high:.2f}]"
         )
     if promise == "bytes" and after.told["bytes"] >= before.told["bytes"]:
         return f"no smaller: {before.told['bytes']:,} to {after.told['bytes']:,} bytes"

@@ -114,7 +114,7 @@ def fitted(
     Returns:
         The file of the weights; None where there are no epochs to train.
     """
-    count = sum(parameter.numel() for parameter in network.parameters())
+    count = load("edgedl.train.shrink.weights:parameter_count", "training")(network)
     if not settings.epochs:
         with line.stage(stage) as told:
             told.append(f"{about}, {count:,} parameters, not trained")

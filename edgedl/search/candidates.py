@@ -39,7 +39,7 @@ WORTHWHILE = 0.3
 OTHER_KERNELS = "other_kernels"
 
 
-Ask = Literal["int8", "auto", "weights", "bf16", "float16", "dynamic", "plan"]
+Ask = Literal["int8", "auto", "weights", "bf16", "float16", "float32", "dynamic", "plan"]
 
 
 @dataclass(frozen=True)

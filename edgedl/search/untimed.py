@@ -151,7 +151,7 @@ def _keeps(trial: Trial, ways: Ways) -> bool:
 
 def _candidates(standing: Emulated, ways: Ways) -> Iterator[Candidate | Refusal]:
     """What is worth a look, the fastest guess first."""
-    if ways.ask in ("bf16", "dynamic"):
+    if ways.ask in ("bf16", "float32", "dynamic"):
         raise Unsupported(
             f"--{ways.ask} cannot be judged without {standing.needs}",
             hint="--int8, --weights int8 and --fp16 can: onnxruntime computes what they write",

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from edgedl.core.errors import BadValue, EdgeError
+from edgedl.core.progress import silent
+from edgedl.line.begin import begun, network_of
 from edgedl.line.make import make
-from edgedl.line.shrunk import _undone
+from edgedl.line.shrunk import _undone, check_steps, judged_by
+from edgedl.recipe import read_recipe
 from edgedl.report.made import Made, Shrink, shrink_cells
 
 REST = "compress: {target: onnxruntime}\nbench: {seconds: 0.5}\n"
@@ -137,6 +140,8 @@ def test_what_cannot_be_is_told_before_anything_is_trained(tmp_path: Path) -> No
     assert ("no layer with weights is left" in message, where) == (True, here)
     message, where = told("shrink: [cluster, {name: prune, macs: 0.5}]\n")
     assert ("train the palettes away" in message, where) == (True, here)
+    message, where = told("shrink: [low_rank, {name: prune, macs: 0.5, keep: [tail]}]\n")
+    assert (message, where) == ("`keep` names `tail`, and the network has no such layer", here)
     other = recipe(tmp_path, "other.yaml", "")
     data = np.load(tmp_path / "blobs.npz")
     np.savez(tmp_path / "four.npz", x=data["x"], labels=np.arange(400) % 4)
@@ -157,6 +162,20 @@ def test_what_compress_is_asked_for_decides_anew_only_what_has_a_price(tmp_path:
     assert tuned(cut, "weights") == [True]
 
 
+def test_steps_behind_low_rank_may_name_layers_that_it_makes(tmp_path: Path) -> None:
+    step = "{name: prune, macs: 0.8, keep: ['*.narrow']}"
+    path = recipe(tmp_path, "a.yaml", f"shrink: [low_rank, {step}]\n")
+    line = begun(read_recipe(path), silent)
+    check_steps(line, network_of(line), None)
+
+
+def test_without_compress_steps_are_judged_in_float(tmp_path: Path) -> None:
+    path = recipe(tmp_path, "a.yaml", "shrink: [{name: prune, macs: 0.5, epochs: 1}]\n")
+    assert judged_by(begun(read_recipe(path), silent)).precision == "int8"
+    path.write_text(path.read_text().replace("{target: onnxruntime}", "null"))
+    assert judged_by(begun(read_recipe(path), silent)).precision == "float32"
+
+
 def state(bytes_: int) -> Any:
     class Of:
         told: ClassVar = {"engine": "onnxruntime", "bytes": bytes_}
@@ -170,6 +189,10 @@ def test_a_step_is_undone_where_its_promise_did_not_come_true() -> None:
     assert _undone("speed", state(9), state(9), faster) is None
     assert _undone("speed", state(9), state(9), slower) == (
         "no faster on onnxruntime: 0.98x [0.90, 1.10]"
+    )
+    slightly = {"ratio": 1.03, "low": 1.01, "high": 1.05, "noise": 0.04, "verdict": "inconclusive"}
+    assert _undone("speed", state(9), state(9), slightly) == (
+        "no faster on onnxruntime beyond the noise of 4%: 1.03x [1.01, 1.05]"
     )
     assert _undone("bytes", state(1000), state(1000), faster) == "no smaller: 1,000 to 1,000 bytes"
     assert _undone("bytes", state(1000), state(999), slower) is None

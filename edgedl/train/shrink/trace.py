@@ -26,6 +26,8 @@ WIDTHS = re.compile(
 )
 # Modules whose operators are not those that training carries out, so that nothing is known.
 OPAQUE = (nn.MultiheadAttention, nn.RNN)
+# Whether there are any, and `_unsafe_view` behind one, hangs on how values lie in memory.
+COPIES = ("clone", "contiguous")
 WEIGHTED = (*CONVOLUTIONS, nn.Linear, *RECURRENT)
 
 
@@ -165,8 +167,9 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return out
         for result, labels in zip(results, made, strict=True):
             self.put(result, labels)
-            if operator not in ADAPTS:
-                self.results.append(Result(operator, self._inside[-1][0], labels))
+            if operator not in ADAPTS and operator not in COPIES:
+                told = operator.removeprefix("_unsafe_")
+                self.results.append(Result(told, self._inside[-1][0], labels))
         return out
 
     def freeze(self, tensors: Iterable[Tensor], why: str) -> None:

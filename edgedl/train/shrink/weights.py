@@ -59,6 +59,17 @@ class Weight:
             kind._update_flat_weights = lambda _: None
 
 
+def parameter_count(network: nn.Module) -> int:
+    """Values of all parameters, those of weights that are held to a form as many as there are."""
+    count = sum(parameter.numel() for parameter in network.parameters())
+    for module in network.modules():
+        for kind, forms in getattr(module, "parametrizations", {}).items():
+            if any(isinstance(form, Hold) for form in forms):
+                held = sum(parameter.numel() for parameter in forms.parameters())
+                count += getattr(module, kind).numel() - held
+    return count
+
+
 def _flat_weights(module: Any) -> list[Tensor]:
     return [getattr(module, name) for name in module._flat_weights_names]
 

@@ -19,6 +19,7 @@ from edgedl.train.checkpoint import load_weights
 from edgedl.train.networks.recurrent import Recurrent
 from edgedl.train.shrink.cluster import Cluster, Palette, nearest_of, palette_of
 from edgedl.train.shrink.sparsity import Sparsity
+from edgedl.train.shrink.weights import parameter_count
 from tests.train.shrink.ground import (
     Stopped,
     answers,
@@ -134,7 +135,9 @@ def test_the_palette_stays_through_training_kills_and_replay(
     step = Cluster(colours=5, scale="tensor" if kind == "sgd" else "channel")
     network = make()
     keys = list(network.state_dict())
+    count = parameter_count(network)
     change = changed(step, network, ground(seen))
+    assert parameter_count(network) == count
     train(network, tmp_path / "whole", kind, **data)
 
     other = make()

@@ -200,6 +200,15 @@ def test_a_number_that_does_not_follow_is_named() -> None:
         assert torch.equal(one, other)
 
 
+def test_how_values_lie_in_memory_is_no_matter() -> None:
+    """Of a 1x1 convolution of one channel both ways are one, and torch goes on in the other."""
+    network = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Conv2d(2, 6, 1), nn.Flatten(), nn.Linear(96, 2))
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    structure = groups_of(network, (torch.rand(2, 3, 6, 6),))
+    cut(network, structure, {"0": [0], "1": [0, 2]})
+    assert network(torch.rand(1, 3, 6, 6)).shape == (1, 2)
+
+
 def test_a_plan_for_another_network_is_refused() -> None:
     network = nn.Sequential(nn.Linear(3, 9), nn.ReLU(), nn.Linear(9, 2))
     plan = plan_of(groups_of(network, X), {"0": [8]})
