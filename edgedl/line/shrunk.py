@@ -78,6 +78,7 @@ def shrunk(
     steps = line.recipe.shrink
     if not steps:
         return key, network, None, ()
+    network = load("edgedl.train.shrink.weights:plain_weights", "shrinking")(network)
     state = _judged(line, network, key)
     line.unshrunk = state.bundle
     rows = [_row("train", state, None, None)]
@@ -115,6 +116,7 @@ def check_steps(line: Line, network: nn.Module, guide: Guide | None) -> None:
     Raises:
         EdgeError: one cannot be taken whatever is learned; it is named with its line.
     """
+    network = load("edgedl.train.shrink.weights:plain_weights", "shrinking")(network)
     forms = [network]
     for place, step in enumerate(line.recipe.shrink):
         line.progress(f"trying {step.name}", place, len(line.recipe.shrink))

@@ -25,6 +25,8 @@ RANKS, GRAINS = 16, 4000
 MOST_TOLD = 4
 # Rounding of float32 weights leaves this share of energy where there was none.
 NOISE = 1e-11
+# Modules that look at the weights of layers in them, and so need layers that have one.
+READING = (nn.TransformerEncoderLayer,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,6 +331,8 @@ def _reason(network: nn.Module, layer: nn.Module, shape: LayerShape | None) -> s
         return "its weight is parametrized"
     if id(layer.weight) in shared_weights(network):
         return "its weight is shared"
+    if any(layer in one.children() for one in network.modules() if isinstance(one, READING)):
+        return "torch's own layer of transformers reads its weight"
     if not torch.count_nonzero(layer.get_parameter("weight")):
         return "its weight is zero"
     return ""

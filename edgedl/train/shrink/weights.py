@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +11,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from edgedl.core.errors import BadValue, nearest
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 RECURRENT = (nn.LSTM, nn.GRU)
+# What a class has for its instances, and another gets by itself.
+INSTANCES = ("__dict__", "__weakref__")
 
 
 class Hold(nn.Module):
@@ -57,6 +62,39 @@ class Weight:
             kind: Any = type(module)
             kind._flat_weights = property(_flat_weights, lambda *_: None)
             kind._update_flat_weights = lambda _: None
+
+
+def plain_weights(network: nn.Module) -> nn.Module:
+    """A copy whose weights are no more computed of others, by weight or spectral norm and the like,
+    but are what these come to; the network itself where there are none."""
+    computed = [
+        (module, hook)
+        for module in network.modules()
+        for hook in module._forward_pre_hooks.values()
+        if isinstance(hook, (WeightNorm, SpectralNorm))
+    ]
+    if not computed and not any(map(parametrize.is_parametrized, network.modules())):
+        return network
+    for module, hook in computed:
+        # What the last call has left cannot be copied while gradients are known of it.
+        setattr(module, hook.name, getattr(module, hook.name).detach())
+    found = copy.deepcopy(network).eval()
+    for module in list(found.modules()):
+        for norm in list(module._forward_pre_hooks.values()):
+            if isinstance(norm, WeightNorm):
+                remove_weight_norm(module, norm.name)
+            elif isinstance(norm, SpectralNorm):
+                remove_spectral_norm(module, norm.name)
+        if parametrize.is_parametrized(module):
+            # A copy has the class of what it was copied from, from which torch takes the weight.
+            own = {key: one for key, one in vars(type(module)).items() if key not in INSTANCES}
+            module.__class__ = type(type(module).__name__, type(module).__bases__, own)
+            for kind in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, kind)
+    modes = {name: module.training for name, module in network.named_modules()}
+    for name, module in found.named_modules():
+        module.training = modes[name]
+    return found
 
 
 def parameter_count(network: nn.Module) -> int:

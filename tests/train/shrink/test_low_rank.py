@@ -328,3 +328,10 @@ def test_a_change_of_another_network_is_told() -> None:
         LowRank().apply(network(), {"ranks": {"20": 2}})
     with pytest.raises(BadValue, match="`1` is another layer here"):
         LowRank().apply(network(), {"ranks": {"1": 2}})
+
+
+def test_layers_whose_weights_others_read_are_left() -> None:
+    ours = nn.Sequential(nn.Flatten(), nn.Linear(128, 64), nn.TransformerEncoderLayer(64, 2, 16))
+    change = LowRank(rank=0.1).decide(ours, ground(), 0)
+    assert set(change["ranks"]) == {"1"}
+    assert "reads its weight" in change["left"]["2.linear1"]
