@@ -20,6 +20,7 @@ from edgedl.core.progress import Progress
 from edgedl.core.registry import load
 from edgedl.core.samples import Samples
 from edgedl.core.store import default_store
+from edgedl.line.judged import learned_by, shipped_by, takes_logits
 from edgedl.recipe import Recipe
 from edgedl.report.made import Stage
 from edgedl.runtime.process.boxes import Boxes
@@ -43,14 +44,6 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "transformers": ("folder",),
     "timm": ("weights",),
     "onnx": ("file",),
-}
-# What a task is judged by where the recipe does not say; None: the loss.
-USUAL: Mapping[str, str | None] = {
-    "classification": "top1",
-    "regression": "mse",
-    "detection": "detection",
-    "reconstruction": None,
-    "unlabelled": None,
 }
 
 
@@ -83,7 +76,7 @@ class Line:
         Args:
             boxes: how its outputs hold boxes, where they do.
         """
-        name = self.recipe.train.metric or USUAL[self.dataset.task]
+        name = learned_by(self.recipe, self.dataset)
         if name == "detection" and boxes is None:
             error = BadValue(
                 "the network does not say how its answers hold boxes",
@@ -111,8 +104,7 @@ class Line:
     @property
     def judged_by(self) -> str | None:
         """The metric of what ships, by name; None: what the labels suggest."""
-        asked = self.recipe.compress
-        return (None if asked is None else asked.metric) or self.recipe.train.metric
+        return shipped_by(self.recipe, self.dataset)
 
     @property
     def judged_by_code(self) -> str | None:
@@ -139,9 +131,10 @@ def begun(recipe: Recipe, progress: Progress) -> Line:
     _check_steps(recipe)
     progress("loading data", 0, 1)
     began = perf_counter()
+    data = seen_from(recipe.data, above)
     try:
         dataset = load_data(
-            seen_from(recipe.data, above),
+            replace(data, standardize=False) if takes_logits(recipe) else data,
             seed=recipe.seed,
             cache=default_store().root / "data",
             progress=progress,

@@ -112,6 +112,9 @@ def form_of(line: Line, network: nn.Module) -> Form:
         postprocess = TopK(activation="softmax", labels=names)
         processing = replace(processing, postprocess=postprocess)
     samples: Iterable[Samples] = (dataset.train, dataset.validation, dataset.test)
+    if dataset.task == "reconstruction" and line.judged_by is None:
+        # no class is answered that they could be compared with
+        samples = [replace(one, labels=None) for one in samples]
     if (standard := dataset.standard) is not None:
         in_units = load("edgedl.train.networks.deploy:InUnits", "exporting")
         module = in_units(module, standard.mean, standard.deviation)

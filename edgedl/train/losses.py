@@ -80,9 +80,15 @@ def check_labels(settings: Loss, outputs: Any, labels: np.ndarray | None, where:
     Raises:
         BadSamples: they are not, or there are none.
     """
-    if not isinstance(settings, (CrossEntropy, Focal, Ctc)):
+    if not isinstance(settings, (CrossEntropy, Focal, Ctc, Bce)):
         return
     output = first_of(outputs)
+    if isinstance(settings, Bce):
+        if labels is not None and not bool(((labels >= 0) & (labels <= 1)).all()):
+            message = "`bce` wants each label to be no or yes, and labels are not between 0 and 1"
+            hint = "`loss: mse` for values, `cross_entropy` for classes"
+            raise BadSamples(message, where=where, hint=hint)
+        return
     if labels is None:
         raise BadSamples(
             f"`{settings.name}` needs labels, there are none",
@@ -149,8 +155,9 @@ def _cross_entropy(
     smoothing: float, weights: Tensor | None, outputs: Any, targets: Tensor
 ) -> Tensor:
     scores = first_of(outputs).float()
+    each = None if weights is None else _one_a_class(weights, scores)
     losses = functional.cross_entropy(
-        scores, targets, weights, reduction="none", label_smoothing=smoothing
+        scores, targets, each, reduction="none", label_smoothing=smoothing
     )
     return _over_places(losses, targets)
 
@@ -167,8 +174,14 @@ def _focal(gamma: float, weights: Tensor | None, outputs: Any, targets: Tensor) 
     plain = functional.cross_entropy(scores, targets, reduction="none")
     losses = (1 - torch.exp(-plain)) ** gamma * plain
     if weights is not None:
-        losses = losses * weights[targets.clamp_min(0)]
+        losses = losses * _one_a_class(weights, scores)[targets.clamp_min(0)]
     return _over_places(losses, targets)
+
+
+def _one_a_class(weights: Tensor, scores: Tensor) -> Tensor:
+    """The weights, and 1 for classes behind the last that training rows have."""
+    lacking = scores.shape[1] - len(weights) if scores.ndim > 1 else 0
+    return functional.pad(weights, (0, max(lacking, 0)), value=1.0)
 
 
 def _over_places(losses: Tensor, targets: Tensor) -> Tensor:

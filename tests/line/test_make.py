@@ -182,13 +182,26 @@ def test_an_autoencoder_learns_its_input_though_there_are_labels(tmp_path: Path)
         "data: {arrays: a.npz, task: reconstruction, normal: '0'}\n"
         "network: {name: autoencoder, hidden: [16], bottleneck: 2}\n"
         "train: {epochs: 30, batch: 16, optimizer: {name: adam, lr: 0.01}}\n"
-        "compress: {target: onnxruntime, metric: anomaly}\nbench: {seconds: 0.3}\n"
+        "compress: {target: onnxruntime}\nbench: {seconds: 0.3}\n"
     )
     found = make(path)
     assert found.history[-1]["validation_loss"] < 0.5 * found.history[0]["validation_loss"]
     assert found.compressed is not None
+    assert found.compressed["accuracy"]["metric"] == "anomaly"
     assert found.compressed["accuracy"]["baseline"] > 0.9
     assert any("validation holds one class" in doubt for doubt in found.doubts)
+
+
+def test_several_labels_that_each_may_apply_stay_zeros_and_ones(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((200, 6)).astype(np.float32)
+    np.savez(tmp_path / "m.npz", x=x, labels=(x[:, :3] > 0.8).astype(np.float32))
+    path = tmp_path / "several.yaml"
+    path.write_text(
+        f"data: {{arrays: m.npz}}\nnetwork: mlp\ntrain: {{epochs: 20, batch: 16, loss: bce}}\n"
+    )
+    found = make(path, until="export")
+    told = [one.about.partition("binary:threshold=0 ")[2][:3] for one in found.stages[1:]]
+    assert [one in ("0.9", "1 i", "1.0") for one in told] == [True, True], told
 
 
 NET = """

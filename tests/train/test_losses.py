@@ -41,6 +41,10 @@ def test_balanced_weights_have_a_mean_of_one_over_the_samples() -> None:
         found = made(settings, outputs, torch.from_numpy(labels), labels) / math.log(2)
         assert found.tolist() == pytest.approx([2 / 3, 2 / 3, 2 / 3, 2])
         assert float(found.mean()) == pytest.approx(1)
+        # a third class that no training row has
+        behind = made(settings, torch.zeros(4, 3), torch.from_numpy(labels + 1), labels)
+        weighed = (behind / math.log(3)).tolist()
+        assert weighed == pytest.approx([2, 2, 2, 1])
 
 
 def test_places_of_maps_are_averaged_but_for_those_ignored() -> None:
@@ -131,6 +135,7 @@ def test_the_users_own_may_be_a_mean_or_one_a_sample(
         (CrossEntropy(), (2, 1), np.array([[0.5], [2.0]]), "there is one output"),
         (CrossEntropy(), (2, 2), np.array([[0.5, 2.0]] * 2), "labels are not between 0 and 1"),
         (Focal(), (2, 1), np.array([[0.5], [2.0]]), "labels are not between 0 and 1"),
+        (Bce(), (2, 1), np.array([[-1.0], [1.0]]), "labels are not between 0 and 1"),
         (Focal(class_weights=(1, 2)), (2, 3), np.array([0, 1]), "2 class weights for 3 outputs"),
     ],
 )  # fmt: skip

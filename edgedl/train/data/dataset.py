@@ -39,6 +39,8 @@ class Dataset:
         processing: what the bundle carries, so that the device does what training did.
         standard: what was done to labels that are values; None where nothing was.
         doubts: sentences for the user: leaks, dropped rows, imbalance.
+        normal_only: whether labels are 0 for what is normal, all that training sees, and 1 for
+            what is not.
     """
 
     train: Samples
@@ -50,6 +52,7 @@ class Dataset:
     processing: Processing | None
     doubts: tuple[str, ...] = ()
     standard: Standard | None = None
+    normal_only: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -74,7 +74,7 @@ def assemble(found: Found, settings: Data, *, seed: int, progress: Progress = si
     train, validation, test = groups.values()
     return Dataset(
         train, validation, test, made.inputs, found.outputs, found.task, made.processing,
-        tuple(doubts), standard,
+        tuple(doubts), standard, found.normal_only,
     )  # fmt: skip
 
 

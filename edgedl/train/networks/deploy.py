@@ -45,8 +45,12 @@ class InUnits(nn.Module):
         self.network, self.mean, self.deviation = network, mean, deviation
 
     def forward(self, *inputs: Tensor) -> Any:
-        """What the network gives, its `output` times the deviation plus the mean."""
+        """What the network gives, its `output`, or else the first of several, times the deviation
+        plus the mean."""
         given = self.network(*inputs)
         if isinstance(given, Mapping):
-            return {**given, OUTPUT: given[OUTPUT] * self.deviation + self.mean}
+            name = OUTPUT if OUTPUT in given else next(iter(given))
+            return {**given, name: given[name] * self.deviation + self.mean}
+        if isinstance(given, (tuple, list)):
+            return (given[0] * self.deviation + self.mean, *given[1:])
         return given * self.deviation + self.mean

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edgedl.train.networks import build
 from edgedl.train.networks.attention import Attention
-from edgedl.train.networks.deploy import deployed
+from edgedl.train.networks.deploy import InUnits, deployed
 from edgedl.train.networks.layers import DropPath, begin_convolutions, convolution, divisible
 from edgedl.train.shapes import TensorShape
 
@@ -58,6 +58,24 @@ def test_a_streams_step_shares_its_weights_and_takes_its_chunk() -> None:
     step, inputs = deployed(network, shape)
     assert inputs["mfcc"].shape == (1, 13, 2)
     assert {id(one) for one in step.parameters()} == {id(one) for one in network.parameters()}
+
+
+@pytest.mark.parametrize(
+    "give", [lambda x: x, lambda x: (x, -x), lambda x: {"values": x, "more": -x},
+             lambda x: {"state": -x, "output": x}],
+)  # fmt: skip
+def test_standardized_values_are_given_in_units_whatever_holds_them(give: Any) -> None:
+    class Given(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return give(x)
+
+    made = InUnits(Given(), 5.0, 2.0)(torch.ones(1))
+    found = (
+        made.values() if isinstance(made, dict) else [made] if isinstance(made, Tensor) else made
+    )
+    assert sorted(float(one) for one in found) == (
+        [7.0] if isinstance(made, Tensor) else [-1.0, 7.0]
+    )
 
 
 def test_what_has_no_other_form_is_deployed_as_it_is() -> None:
