@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import io
 import logging
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,8 +31,9 @@ TOLERANCE = 1e-4
 TINY = 1e-12
 Feed = Mapping[str, np.ndarray]
 Axes = Mapping[str, Mapping[int, str]]
+FRAME = re.compile(r'^ *File "(.+)", line (\d+), in ', re.MULTILINE)
 # Loggers of the exporter.
-LOUD = ("torch.onnx", "onnxscript", "torch.export", "onnx_ir")
+LOUD = ("torch.onnx", "onnxscript", "torch.export", "torch.fx", "onnx_ir")
 
 
 @dataclass(frozen=True)
@@ -361,7 +364,8 @@ def _silent() -> Iterator[None]:
     """Without the exporter's own words: what matters of them is in the errors."""
     loggers = [logging.getLogger(name) for name in LOUD]
     levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    # where tracing fails, torch prints whole graphs on stderr
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
@@ -373,10 +377,12 @@ def _silent() -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> str:
-    """The first line of what was the matter in the first place."""
+    """The first line of what was the matter in the first place, and of the network's code, where
+    torch says which."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return _first_line(error)
+    at = FRAME.search(str(error))
+    return _first_line(error) + (f" ({Path(at[1]).name}:{at[2]})" if at else "")
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgedl.core.errors import BadValue, Unsupported
+from edgedl.core.errors import BadValue, Unsupported, WrongAnswers
 from edgedl.core.registry import load
 from edgedl.core.samples import Samples
 from edgedl.line.begin import Line
@@ -18,6 +20,7 @@ from edgedl.runtime.process.boxes import Boxes
 from edgedl.runtime.process.detect import Detect
 from edgedl.runtime.process.scores import TopK
 from edgedl.train.data.dataset import Standard, signature_of
+from edgedl.train.networks import NETWORKS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
     from edgedl.train.shapes import TensorShape
 
 MOST_STEPS = 512
+# Networks by our names whose code is others'.
+FOREIGN = ("timm", "transformers")
+# What no rounding explains, of an answer's largest value.
+FAR = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +89,32 @@ def check_export(line: Line, network: nn.Module) -> None:
         raise recipe.located(error, "export") from error
     except Unsupported as error:
         raise recipe.instead(error, "network") from error
+
+
+def try_export(line: Line, network: nn.Module) -> None:
+    """Write a network that is none of ours as ONNX, as it is before training: what cannot be
+    written, or answers otherwise, is found before it is trained.
+
+    Raises:
+        Unsupported: it cannot be written. WrongAnswers: the file answers otherwise, by far.
+    """
+    recipe = line.recipe
+    if recipe.network.name in set(NETWORKS) - set(FOREIGN):
+        return
+    wanted, doubts = recipe.export, list(line.doubts)
+    form = form_of(line, network)
+    line.doubts[:] = doubts
+    export = load("edgedl.export:export", "exporting")
+    line.progress("trying the export", 0, 1)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            export(
+                form.module, [form.test.feed(0)], Path(folder) / "model.onnx",
+                outputs=wanted.outputs, axes=wanted.free, opset=wanted.opset,
+                tolerance=max(wanted.tolerance, FAR),
+            )  # fmt: skip
+        except (Unsupported, WrongAnswers) as error:
+            raise recipe.instead(error, "network") from error
 
 
 def _deployed(line: Line, network: nn.Module) -> tuple[nn.Module, Mapping[str, TensorShape]]:

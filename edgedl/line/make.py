@@ -61,7 +61,7 @@ def make(
         guide = guide_of(line, network)
         if last != "train" and recipe.shrink:
             check_steps(line, network, guide)
-        key, run = trained(line, network, guide)
+        key, run = trained(line, network, guide, exports=last != "train")
         weights = run
         model: Path | None = None
         bundle: Path | None = None

@@ -23,6 +23,7 @@ from edgedl.core.registry import load, version
 from edgedl.core.runs import alone, run_folder, tidy_runs
 from edgedl.core.store import atomic_write, default_store, key_of
 from edgedl.line.begin import Line, code_of, users_code
+from edgedl.line.form import try_export
 from edgedl.line.keep import TOLD
 from edgedl.train.settings import Fit
 
@@ -38,17 +39,23 @@ FREE = ("checkpoint_seconds", "track", "memory", "threads", "divide")
 LOG = "log.jsonl"
 
 
-def trained(line: Line, network: nn.Module, guide: Guide | None) -> tuple[str, Path | None]:
+def trained(
+    line: Line, network: nn.Module, guide: Guide | None, exports: bool = False
+) -> tuple[str, Path | None]:
     """The key of the trained weights, and their file; the network has them.
 
     Args:
         guide: who teaches beside the labels.
+        exports: whether it will be exported, and is to be trained only where it can be.
 
     Returns:
         No file where the recipe says `epochs: 0`: the network is taken as it is made.
     """
     key = _key(line, guide)
     name = shown(line.recipe.network.name)
+    if exports and line.settings.epochs and not (run_folder(default_store(), key) / TOLD).exists():
+        with users_code(line.recipe):
+            try_export(line, network)
     try:
         return key, fitted(line, network, key, line.settings, guide, "train", name)
     except (BadValue, BadOption, BadSamples, Unsupported) as error:

@@ -197,7 +197,7 @@ def test_several_labels_that_each_may_apply_stay_zeros_and_ones(tmp_path: Path) 
     np.savez(tmp_path / "m.npz", x=x, labels=(x[:, :3] > 0.8).astype(np.float32))
     path = tmp_path / "several.yaml"
     path.write_text(
-        f"data: {{arrays: m.npz}}\nnetwork: mlp\ntrain: {{epochs: 20, batch: 16, loss: bce}}\n"
+        "data: {arrays: m.npz}\nnetwork: mlp\ntrain: {epochs: 20, batch: 16, loss: bce}\n"
     )
     found = make(path, until="export")
     told = [one.about.partition("binary:threshold=0 ")[2][:3] for one in found.stages[1:]]
@@ -379,9 +379,11 @@ def test_what_fails_late_is_told_at_the_recipes_line(tmp_path: Path) -> None:
     assert str(caught.value).startswith(f"{path}:4: output")
     (tmp_path / "odd.py").write_text(BRANCHING)
     path = recipe(tmp_path, train=train, network="odd:net")
+    said: list[str] = []
     with pytest.raises(Unsupported, match="cannot be exported") as refused:
-        make(path, until="export")
+        make(path, until="export", progress=lambda message, _done, _total: said.append(message))
     assert refused.value.where == f"{path}:2"
+    assert said[-1] == "trying the export", "it was trained first"
     path = recipe(tmp_path, train="train: {epochs: 9, optimizer: {name: sgd, lr: 1e12}}\n")
     with pytest.raises(Diverged) as diverged:
         make(path, until="train")
