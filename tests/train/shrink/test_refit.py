@@ -43,9 +43,11 @@ def loss(network: nn.Module, other: nn.Module, *shape: int) -> float:
     return float((wanted - found).square().sum() / wanted.square().sum())
 
 
-def drawn(network: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
+def drawn(network: nn.Module, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
     for one in network.modules():
+        if isinstance(one, nn.Conv2d):
+            one.reset_parameters()
         if isinstance(one, nn.BatchNorm2d):
             nn.init.uniform_(one.weight, 0.5, 2)
             nn.init.normal_(one.bias)
@@ -54,9 +56,10 @@ def drawn(network: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("norm", [False, True])
-def test_what_others_make_as_well_is_not_missed(norm: bool) -> None:
+@pytest.mark.parametrize("seed", range(3))
+def test_what_others_make_as_well_is_not_missed(norm: bool, seed: int) -> None:
     parts = [nn.Conv2d(3, 8, 3, padding=1, stride=2), nn.BatchNorm2d(8) if norm else nn.Identity()]
-    network = drawn(nn.Sequential(*parts, nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Conv2d(4, 2, 1)))
+    network = drawn(nn.Sequential(*parts, nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Conv2d(4, 2, 1)), seed)
     first: Any = network[0]
     with torch.no_grad():
         first.weight[4:], first.bias[4:] = 2 * first.weight[:4], 2 * first.bias[:4]
@@ -66,9 +69,8 @@ def test_what_others_make_as_well_is_not_missed(norm: bool) -> None:
                 scale = {"bias": 2, "running_mean": 2, "weight": 1, "running_var": 1}[held]
                 values[4:] = scale * values[:4]
     cut, solved, made = after(network, {"0": [4, 5, 6, 7]}, (3, 12, 12))
-    assert loss(network, cut, 3, 12, 12) > 0.1
     # the penalty keeps it from being exact
-    assert loss(network, solved, 3, 12, 12) < 1e-3
+    assert loss(network, solved, 3, 12, 12) < 0.02 * loss(network, cut, 3, 12, 12)
     assert "3.weight" in made
     assert made["3.weight"].shape == (4, 4, 3, 3)
 
