@@ -14,6 +14,7 @@ from edgedl.core.samples import LABELS, Arrays, from_arrays, map_npz
 from edgedl.runtime.process.image import Image
 from edgedl.train.data.dataset import Found, Prepared, Task
 from edgedl.train.data.labels import (
+    FEW_VALUES,
     anomalies,
     check_range,
     group_numbers,
@@ -89,6 +90,7 @@ def from_named(
         test=test,
         normal_only=settings.normal is not None,
         standardize=settings.task != "detection",
+        doubts=_odd_values(labels) if settings.task is None and task == "regression" else (),
     )
 
 
@@ -142,7 +144,10 @@ def _labels(
     if task == "regression":
         if labels.dtype.kind not in "iuf" or not np.isfinite(labels).all():
             message = f"labels of type {labels.dtype} are no finite numbers"
-            raise BadSamples(message, where=where, hint="float32, without NaN")
+            hint = "float32, without NaN"
+            if labels.dtype.kind in "US":
+                hint = "of names: `classes, labels = np.unique(names, return_inverse=True)`"
+            raise BadSamples(message, where=where, hint=hint)
         values = labels.astype(np.float32)
         values = values[:, None] if values.ndim == 1 else values
         return values, task, int(np.prod(values.shape[1:])), ()
@@ -168,6 +173,19 @@ def _labels(
         names = classes or tuple(map(str, range(count)))
         numbers, classes = anomalies(numbers, names, settings.normal, where)
     return numbers, task, 0 if task == "reconstruction" else count, classes
+
+
+def _odd_values(values: np.ndarray | None) -> tuple[str, ...]:
+    """A sentence where values to regress could be meant for classes."""
+    if values is None or values.shape[1:] != (1,):
+        return ()
+    kinds = np.unique(values)
+    if not 2 <= len(kinds) <= FEW_VALUES or (kinds != np.arange(len(kinds))).any():
+        return ()
+    return (
+        f"labels are the whole numbers 0 to {len(kinds) - 1}, saved as floats, and taken for values"
+        " to regress; saved as int64 they are classes",
+    )
 
 
 def _prepared(

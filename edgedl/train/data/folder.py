@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from edgedl.runtime.process.image import Image
 from edgedl.runtime.process.scores import Argmax
 from edgedl.runtime.process.sound import Sound
 from edgedl.train.data.dataset import Found, Prepared, Task
-from edgedl.train.data.labels import anomalies
+from edgedl.train.data.labels import alike_classes, anomalies
 from edgedl.train.data.pixels import MOST_READ, normal_image
 from edgedl.train.data.rows import shape_of
 from edgedl.train.data.settings import Data
@@ -57,7 +58,7 @@ def find(settings: Data, *, progress: Progress = silent) -> Found:
     if task == "unlabelled":
         samples = replace(samples, labels=None, classes=())
     labels, classes = samples.labels, samples.classes
-    doubts = _empty_classes(samples)
+    doubts = (*_unseen(folder, before.suffixes), *_empty_classes(samples))
     if labels is not None:
         labels = labels.astype(np.int64)
     if settings.normal is not None:
@@ -77,7 +78,7 @@ def find(settings: Data, *, progress: Progress = silent) -> Found:
         classes=classes,
         test=test,
         normal_only=settings.normal is not None,
-        doubts=doubts,
+        doubts=(*doubts, *alike_classes(classes)),
     )
 
 
@@ -155,8 +156,38 @@ def _guessed(folder: Path) -> Preprocess:
     sounds = sum(counts[suffix] for suffix in Sound.suffixes)
     if not images and not sounds:
         what = "is empty" if not counts else "holds no images and no recordings"
-        raise BadSamples(what, where=str(folder), hint=HINT)
+        deeper = _deeper(folder, Image.suffixes | Sound.suffixes)
+        first = next((name.partition("/")[0] for name, _ in deeper), None)
+        hint = HINT if first is None else f"`folder: .../{first}`, where the folders of classes lie"
+        what = what if first is None else "its files lie two folders deep"
+        raise BadSamples(what, where=str(folder), hint=hint)
     return Image() if images >= sounds else Sound(16_000)
+
+
+def _deeper(folder: Path, suffixes: frozenset[str]) -> Iterator[tuple[str, int]]:
+    """Folders in the folders of classes that hold files of these kinds, and how many."""
+    for above in _folders(folder):
+        for inner in _folders(above):
+            count = sum(1 for one in inner.rglob("*") if one.suffix.lower() in suffixes)
+            if count:
+                yield f"{above.name}/{inner.name}", count
+
+
+def _folders(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        found = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
+    return [folder / name for name in sorted(found)]
+
+
+def _unseen(folder: Path, suffixes: frozenset[str]) -> tuple[str, ...]:
+    """A sentence where files lie deeper than those that are taken."""
+    deeper = list(_deeper(folder, suffixes))
+    if not deeper:
+        return ()
+    total = sum(count for _, count in deeper)
+    return (
+        f"in folders within those of classes, as `{deeper[0][0]}`, files are not read: {total}",
+    )
 
 
 def _joined(samples: Samples, tested: Samples) -> Samples:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from edgedl.runtime.process.table import category, is_missing
 
 MOST_CLASSES = 1000
 FEW_VALUES = 20
+DATE = re.compile(r"\s*(\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}|\d{1,2}:\d{2})")
+GROUPED = re.compile(r"\s*[+-]?\d[\d., ']*\d\s*")
 
 
 def to_classes(
@@ -85,8 +88,25 @@ def numbers(
         if not np.isfinite(found[i]):
             message = f"row {row} has `{str(cell)[:40]}` in the number column `{name}`"
             hint = f"`categories: [{name}]` where texts are meant, or mend the row"
+            if DATE.match(str(cell)):
+                hint = f"a date is no number: name the other `columns`, without `{name}`"
+            elif GROUPED.fullmatch(str(cell)):
+                hint = "numbers have a point before their decimals, and none between thousands"
             raise BadSamples(message, where=where, hint=hint)
     return found
+
+
+def alike_classes(classes: Sequence[str]) -> tuple[str, ...]:
+    """A sentence for names of classes that differ in spaces or capitals alone."""
+    known: dict[str, list[str]] = {}
+    for name in classes:
+        known.setdefault(" ".join(name.split()).casefold(), []).append(name)
+    return tuple(
+        f"classes {', '.join(f'`{name}`' for name in names)} differ in spaces or capitals alone:"
+        " are they one?"
+        for names in known.values()
+        if len(names) > 1
+    )
 
 
 def is_regression(cells: Sequence[Any]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,12 +20,17 @@ from edgedl.train.shapes import TensorShape
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows as a device would record them, and what turns one into a network's input."""
+    """Rows as a device would record them, and what turns one into a network's input.
+
+    Attributes:
+        called: what a row is called in errors; by its number where None.
+    """
 
     raws: Sequence[Any] | np.ndarray
     processing: Processing
     where: str = "samples"
     origin: Mapping[str, Any] | None = None
+    called: Callable[[int], str] | None = None
 
     def __len__(self) -> int:
         return len(self.raws)
@@ -57,7 +62,7 @@ class Rows:
         try:
             return {preprocess.input: preprocess.apply(contents)}
         except BadSamples as error:
-            where = f"{self.where}: row {row}"
+            where = f"{self.where}: row {row}" if self.called is None else self.called(row)
             raise BadSamples(error.message, where=where, hint=error.hint) from error
 
     def digest(self, rows: np.ndarray) -> str:
@@ -79,11 +84,17 @@ def content_of(raw: Any) -> bytes:
     return str(raw).encode("utf-8", "surrogatepass")
 
 
-def prepared(raws: Sequence[Any] | np.ndarray, name: str, preprocess: Any, where: str) -> Prepared:
+def prepared(
+    raws: Sequence[Any] | np.ndarray,
+    name: str,
+    preprocess: Any,
+    where: str,
+    called: Callable[[int], str] | None = None,
+) -> Prepared:
     """Raw rows behind a pre-processing that makes the input `name`."""
     processing = Processing(replace(preprocess, input=name))
     inputs = {name: shape_of(preprocess)}
-    return Prepared(Rows(raws, processing, where), inputs, processing)
+    return Prepared(Rows(raws, processing, where, called=called), inputs, processing)
 
 
 def shape_of(preprocess: Any) -> TensorShape:

@@ -15,7 +15,14 @@ from edgedl.core.samples import map_npz
 from edgedl.runtime.process.series import Series
 from edgedl.runtime.process.table import category, is_missing
 from edgedl.train.data.dataset import Found, Prepared, Task
-from edgedl.train.data.labels import anomalies, group_numbers, is_regression, numbers, to_classes
+from edgedl.train.data.labels import (
+    DATE,
+    anomalies,
+    group_numbers,
+    is_regression,
+    numbers,
+    to_classes,
+)
 from edgedl.train.data.rows import prepared
 from edgedl.train.data.settings import Data
 from edgedl.train.data.table import feature_columns, label_column
@@ -235,7 +242,7 @@ def _table(path: Path, settings: Data) -> tuple[list[Stream], tuple[str, ...]]:
     label = label_column(table, settings) if needs or settings.label else None
     seen = None if settings.horizon is not None else label
     names = feature_columns(table, settings, seen)
-    values = np.stack([_channel(table, name, settings.missing) for name in names], axis=1)
+    values = np.stack([_channel(table, name, names, settings.missing) for name in names], axis=1)
     labels = table.column(label) if label is not None and seen is not None else None
     if settings.group is None:
         return [Stream(values, labels)], tuple(names)
@@ -248,7 +255,7 @@ def _table(path: Path, settings: Data) -> tuple[list[Stream], tuple[str, ...]]:
     return streams, tuple(names)
 
 
-def _channel(table: Columns, name: str, missing: str) -> np.ndarray:
+def _channel(table: Columns, name: str, names: Sequence[str], missing: str) -> np.ndarray:
     """A channel; a gap takes the last value before it, where gaps may be."""
     if missing == "drop":
         message = "frames cannot be dropped out of a series"
@@ -256,9 +263,12 @@ def _channel(table: Columns, name: str, missing: str) -> np.ndarray:
     cells = table.column(name)
     whole = (cell for cell in cells if not is_missing(cell))
     if not any(map(_is_number, whole)) and any(not is_missing(cell) for cell in cells):
-        rest = ", ".join(one for one in table.cells if one != name)
+        rest = ", ".join(one for one in names if one != name)
         message = f"column `{name}` holds texts, as `{str(cells[0])[:40]}`"
-        raise BadSamples(message, where=table.where, hint=f"`columns: [{rest}]`")
+        hint = f"`columns: [{rest}]`"
+        if len(set(cells)) <= len(cells) // 2 and not DATE.match(str(cells[0])):
+            hint = f"`group: {name}` where it says whose frames these are, else {hint}"
+        raise BadSamples(message, where=table.where, hint=hint)
     found = numbers(cells, table.where, name, missing == "mean", table.lines)
     gaps = np.isnan(found)
     if gaps.any():

@@ -14,6 +14,7 @@ from edgedl.runtime.process import Processing
 from edgedl.runtime.process.table import Column, Table, category, is_missing
 from edgedl.train.data.dataset import Found, Prepared, Task
 from edgedl.train.data.labels import (
+    alike_classes,
     anomalies,
     group_numbers,
     is_regression,
@@ -71,7 +72,7 @@ def from_table(table: Columns, settings: Data, test: np.ndarray | None = None) -
         groups=group_numbers(table.column(settings.group)) if settings.group else None,
         test=test,
         normal_only=settings.normal is not None,
-        doubts=doubts,
+        doubts=(*table.doubts, *doubts, *alike_classes(classes)),
     )
 
 
@@ -158,9 +159,10 @@ class _Checked:
         unknown = self.settings.unknown
         before = Table(tuple(columns), "mean" if gaps else "error", unknown)
         if unknown != "warn":
-            return prepared(Records(cells), INPUT, before, self.table.where)
+            return prepared(Records(cells), INPUT, before, self.table.where, self.table.called)
         found = prepared(
-            Records(cells), INPUT, replace(before, unknown="zeros"), self.table.where
+            Records(cells), INPUT, replace(before, unknown="zeros"), self.table.where,
+            self.table.called,
         )  # fmt: skip
         shipped = Processing(replace(before, input=INPUT))
         return replace(found, processing=shipped, doubts=self._unknown(before, train))

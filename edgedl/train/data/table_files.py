@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ from typing import Any
 
 from edgedl.core.errors import BadSamples, nearest
 from edgedl.core.registry import missing
+from edgedl.runtime.process.table import is_missing
 
 TABS = (".tsv", ".tab")
 SUFFIXES = (".csv", *TABS, ".parquet", ".pq")
 MOST_BYTES = 1 << 31
+COMMA = re.compile(r"\s*[+-]?\d+(,\d+)?([eE][+-]?\d+)?\s*")
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,11 +26,15 @@ class Columns:
 
     Attributes:
         lines: how each row is called in errors: its line in the file, or its number from 1 on.
+        doubts: sentences for the user on how cells were read.
+        behind: where the rows of a second file begin, and that file; none where there is one.
     """
 
     cells: Mapping[str, list[Any]]
     lines: Sequence[int]
     where: str
+    doubts: tuple[str, ...] = ()
+    behind: tuple[int, str] | None = None
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -46,7 +53,16 @@ class Columns:
     def take(self, rows: Sequence[int]) -> Columns:
         """Some of the rows."""
         cells = {name: [column[i] for i in rows] for name, column in self.cells.items()}
-        return Columns(cells, [self.lines[i] for i in rows], self.where)
+        behind = self.behind
+        if behind is not None:
+            behind = sum(i < behind[0] for i in rows), behind[1]
+        return Columns(cells, [self.lines[i] for i in rows], self.where, self.doubts, behind)
+
+    def called(self, row: int) -> str:
+        """A row, counted from 0, as its file and line."""
+        second = self.behind is not None and row >= self.behind[0]
+        where = self.behind[1] if self.behind is not None and second else self.where
+        return f"{where}: row {self.lines[row]}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +112,9 @@ def joined(first: Columns, second: Columns) -> Columns:
         BadSamples: the second lacks a column.
     """
     cells = {name: [*column, *second.column(name)] for name, column in first.cells.items()}
-    return Columns(cells, [*first.lines, *second.lines], first.where)
+    doubts = tuple(dict.fromkeys((*first.doubts, *second.doubts)))
+    behind = len(first), second.where
+    return Columns(cells, [*first.lines, *second.lines], first.where, doubts, behind)
 
 
 def _csv(path: Path) -> Columns:
@@ -121,7 +139,22 @@ def _csv(path: Path) -> Columns:
             lines.append(reader.line_num)
             for column, cell in zip(columns, row, strict=True):
                 column.append(cell)
-    return Columns(_named(names, columns, path), lines, str(path))
+    cells = _named(names, columns, path)
+    doubts = _pointed(cells) if _delimiter(first, path) != "," else ()
+    return Columns(cells, lines, str(path), doubts)
+
+
+def _pointed(cells: dict[str, list[Any]]) -> tuple[str, ...]:
+    """Write the columns whose numbers have decimal commas with points, and say so of each."""
+    doubts = []
+    for name, column in cells.items():
+        there = [cell for cell in column if not is_missing(cell)]
+        commas = next((cell for cell in there if "," in cell), None)
+        if commas is None or not all(map(COMMA.fullmatch, there)):
+            continue
+        cells[name] = [cell.replace(",", ".") for cell in column]
+        doubts.append(f"`{commas.strip()}` in column `{name}` is taken for a decimal comma")
+    return tuple(doubts)
 
 
 def _rows(file: Any, first: str, path: Path) -> Iterator[list[str]]:

@@ -46,7 +46,11 @@ def two_tower(
     if len(inputs) != 2 or any(not s.whole or s.shape not in ((), (1,)) for s in inputs.values()):
         given = ", ".join(f"`{name}` ({shape})" for name, shape in inputs.items()) or "nothing"
         message = f"it takes a user's id and an item's, and the data has {given}"
-        raise BadValue(message, hint="two inputs, int64 of one number: the users, then the items")
+        raise BadValue(
+            message,
+            hint="two inputs, int64 of one number: np.savez('r.npz', user=u, item=i, labels=stars),"
+            " and `arrays: r.npz`",
+        )
     if outputs != 1:
         message = f"it gives one score, and this data wants {outputs} answers"
         raise BadValue(message, hint="let the labels be one number: a rating, or 0 and 1")

@@ -164,3 +164,14 @@ def test_without_labels_there_is_no_text(tmp_path: Path) -> None:
     with pytest.raises(BadValue, match="does not go with `text`") as caught:
         Data(text=str(tmp_path), task="unlabelled")
     assert caught.value.keys == ("task",)
+
+
+def test_labels_that_could_be_meant_for_classes_are_told_of(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
+    whole = np.arange(40) % 2.0
+    assert "whole numbers 0 to 1" in opened(tmp_path, {"x": x, "labels": whole}).doubts[0]
+    for labels, settings in ((whole + 0.5, {}), (whole, {"task": "regression"})):
+        assert not opened(tmp_path, {"x": x, "labels": labels}, **settings).doubts
+    with pytest.raises(BadSamples, match="no finite numbers") as caught:
+        opened(tmp_path, {"x": x, "labels": np.array(["a", "b"] * 20)})
+    assert "np.unique" in (caught.value.hint or "")

@@ -158,3 +158,13 @@ def test_recordings_as_the_settings_say(tmp_path: Path) -> None:
     found = opened(recordings(tmp_path), features=given)
     assert found.inputs["sound"].shape == (1, 13, 3)
     assert opened(tmp_path, sound=Sound(8000, 500)).inputs["sound"].shape == (500,)
+
+
+def test_files_that_lie_deeper_are_told_of(tmp_path: Path) -> None:
+    inside = photos(tmp_path / "all" / "train")
+    with pytest.raises(BadSamples, match="two folders deep") as caught:
+        opened(tmp_path / "all")
+    assert "train" in (caught.value.hint or "")
+    (inside / "cat" / "more").mkdir()
+    next((inside / "cat").glob("*.*")).rename(inside / "cat" / "more" / "one.png")
+    assert "`cat/more`" in opened(inside).doubts[0]

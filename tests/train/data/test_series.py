@@ -150,3 +150,13 @@ def test_a_forecast_of_ones_own_table_begins_at_any_frame(tmp_path: Path) -> Non
     assert found.test.chosen_labels is not None
     behind = found.standard.undone(found.test.chosen_labels[place])
     assert behind == pytest.approx(history[324:331], rel=1e-5)
+
+
+def test_a_column_that_says_whose_frames_they_are_is_told_of(tmp_path: Path) -> None:
+    lines = [f"{'p' if i < 50 else 'q'},{i % 2},{i}" for i in range(100)]
+    path = written(tmp_path, "person,label,x\n" + "\n".join(lines))
+    with pytest.raises(BadSamples, match="column `person` holds texts") as caught:
+        opened(path)
+    assert caught.value.hint == (
+        "`group: person` where it says whose frames these are, else `columns: [x]`"
+    )

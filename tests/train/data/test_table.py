@@ -136,6 +136,8 @@ def test_gaps_are_refused_dropped_or_filled(tmp_path: Path) -> None:
         ("a,label\n1,x\n1\n", {}, "line 3 has 1 values for 2 columns", "mend"),
         ("a,label\n1,x\nold,y\n", {}, "row 3 has `old` in the number column `a`", "categories"),
         ("a,label\n1,x\ninf,y\n", {}, "row 3 has `inf`", "categories"),
+        ("a,label\n2024-02-27,x\n", {}, "row 2 has `2024-02-27`", "without `a`"),
+        ("a;label\n1,5;x\n1.234,5;y\n", {}, "row 2 has `1,5`", "point before their decimals"),
         (rows(), {"label": "lable"}, "no column `lable`", "did you mean `label`"),
         (rows(), {"columns": ("agee",)}, "no column `agee`", "did you mean `age`"),
         (rows(), {"group": "persons"}, "no column `persons`", "did you mean `person`"),
@@ -212,3 +214,23 @@ def test_a_category_that_training_does_not_know_is_told(tmp_path: Path) -> None:
     assert strict is not None
     with pytest.raises(BadSamples, match="column `color` is `grey`"):
         strict.before(row)
+
+
+def test_decimal_commas_and_classes_of_two_spellings_are_told(tmp_path: Path) -> None:
+    lines = [f"{i},5;{i};{('yes', 'Yes ', 'no')[i % 3]}" for i in range(40)]
+    found = opened(table=written(tmp_path, "a;b;label\n" + "\n".join(lines)), validation=0.2)
+    assert found.doubts[0] == "`0,5` in column `a` is taken for a decimal comma"
+    assert found.doubts[1].startswith("classes `Yes`, `yes` differ in spaces or capitals alone")
+    row = found.test.rows[0]
+    before = found.processing
+    assert before is not None
+    made = before.preprocess.apply({"a": row + 0.5, "b": row})
+    np.testing.assert_array_equal(found.test.feed(0)["row"], made)
+
+
+def test_a_bad_row_of_a_second_table_is_called_by_its_file_and_line(tmp_path: Path) -> None:
+    train = written(tmp_path, "a,label\n" + "\n".join(f"{'uv'[i % 2]},{i % 2}" for i in range(20)))
+    test = written(tmp_path, "a,label\nu,0\nw,1\n", "test.csv")
+    with pytest.raises(BadSamples, match="column `a` is `w`") as caught:
+        opened(table=train, test=test, categories=("a",), unknown="error")
+    assert caught.value.where == f"{test}: row 3"
