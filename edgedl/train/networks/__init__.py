@@ -65,7 +65,8 @@ def build(
 
     Args:
         name: a name of `NETWORKS`, of an entry point in the group `edgedl.networks`, or the user's
-            own `module:callable` or `file.py:callable`, which takes (inputs, outputs, *, settings).
+            own `module:callable` or `file.py:callable`, which takes (inputs, outputs, *, settings
+            by keyword).
         inputs: by name, in the order that `forward` takes them.
         outputs: classes, or values to regress; 0 where the input itself is the target; None where
             no labels say it, and the network does, as `onnx`.

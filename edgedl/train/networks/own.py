@@ -13,7 +13,7 @@ FORM = "module:callable or file.py:callable, with def callable(inputs, outputs, 
 
 
 def own_network(spec: str) -> Callable[..., Any]:
-    """The user's callable, which makes a network of (inputs, outputs, *, settings).
+    """The user's callable, which makes a network of (inputs, outputs, *, settings by keyword).
 
     Raises:
         BadValue: there is no such file, module or callable, it cannot be loaded, or it takes fewer

@@ -231,8 +231,11 @@ def _solved(layer: Layer, rows: Tensor, due: _Wanted) -> tuple[Tensor, Tensor | 
     held = due.places[0] >= due.samples * (1 - HELD_BACK)
     if not held.any() or held.all() or not missing.isfinite().all():
         return None
-    penalty = _best_penalty(read[~held], missing[~held], read[held], missing[held])
-    change = None if penalty is None else _changed(read, missing, penalty)
+    learned = _Equations.of(read[~held], missing[~held])
+    penalty = _best_penalty(learned, read[held], missing[held])
+    if penalty is None:
+        return None
+    change = (learned + _Equations.of(read[held], missing[held])).solved(penalty)
     if change is None:
         return None
     made = (now + change).to(weight.dtype).T
@@ -241,25 +244,43 @@ def _solved(layer: Layer, rows: Tensor, due: _Wanted) -> tuple[Tensor, Tensor | 
     return whole.reshape(weight.shape).contiguous(), shift
 
 
-def _best_penalty(read: Tensor, missing: Tensor, other: Tensor, missed: Tensor) -> float | None:
+@dataclass(frozen=True, eq=False)
+class _Equations:
+    """The normal equations of what to add to weights.
+
+    Attributes:
+        square: float64 [weights, weights]. right: float64 [weights, channels].
+    """
+
+    square: Tensor
+    right: Tensor
+
+    @classmethod
+    def of(cls, read: Tensor, missing: Tensor) -> _Equations:
+        return cls(read.T @ read, read.T @ missing)
+
+    def __add__(self, other: _Equations) -> _Equations:
+        return _Equations(self.square + other.square, self.right + other.right)
+
+    def solved(self, penalty: float) -> Tensor | None:
+        """[weights, channels]; None where they cannot be solved."""
+        square = self.square.clone()
+        ridge = penalty * square.diagonal().mean()
+        if not ridge > 0:
+            return None
+        square.diagonal().add_(ridge)
+        factor, wrong = torch.linalg.cholesky_ex(square)
+        return None if int(wrong) else torch.cholesky_solve(self.right, factor)
+
+
+def _best_penalty(learned: _Equations, other: Tensor, missed: Tensor) -> float | None:
     """The penalty that leaves least on samples held back; None where no change is better."""
     best, least = None, float(missed.square().sum())
     for penalty in PENALTIES:
-        change = _changed(read, missing, penalty)
+        change = learned.solved(penalty)
         if change is None:
             continue
         left = float((missed - other @ change).square().sum())
         if left < least:
             best, least = penalty, left
     return best
-
-
-def _changed(read: Tensor, missing: Tensor, penalty: float) -> Tensor | None:
-    """What to add to weights, [weights, channels]; None where the equations cannot be solved."""
-    square = read.T @ read
-    ridge = penalty * square.diagonal().mean()
-    if not ridge > 0:
-        return None
-    square.diagonal().add_(ridge)
-    factor, wrong = torch.linalg.cholesky_ex(square)
-    return None if int(wrong) else torch.cholesky_solve(read.T @ missing, factor)
