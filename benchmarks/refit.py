@@ -35,7 +35,7 @@ from edgedl.train.shrink.scores import scores_of
 from edgedl.train.shrink.widths import Prices, best_widths, macs, shapes_of
 
 RESULTS = Path(__file__).parent / "results"
-NAMES = ("mobilenetv2", "efficientnet-lite0", "resnet18")
+NAMES = ("mobilenetv2", "efficientnet-lite0")
 SHARES = (0.8, 0.65, 0.5)
 SCORED, BATCH = 32, 32
 
@@ -55,7 +55,7 @@ def rows(name: str, shares: list[float], cache: Path) -> list[dict[str, Any]]:
     entry = fetch(name, cache)
     samples = open_npz(entry.samples)
     [key] = samples.source.arrays  # type: ignore[attr-defined]
-    inputs = torch.from_numpy(samples.source.arrays[key][:])  # type: ignore[attr-defined]
+    inputs = torch.from_numpy(samples.source.arrays[key].copy())  # type: ignore[attr-defined]
     shape = TensorShape(tuple(inputs.shape[1:]), "float32")
     network = onnx({key: shape}, None, file=str(entry.model)).eval()
     half = len(inputs) // 2
