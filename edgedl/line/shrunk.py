@@ -185,6 +185,7 @@ def _taken(
     taken: Sequence[Step],
 ) -> str:
     """Take one round of a step in place, trained; the key of what came out."""
+    sparse = step.name not in HOLDING and any(one.name == "sparsity" for one in taken)
     settings = settings_of(line.settings, step)
     key = key_of(
         stage="shrink",
@@ -206,7 +207,9 @@ def _taken(
         said = [] if price is None else price.said
         text = json.dumps({"change": change, "said": said}, allow_nan=False)
         (folder / DECIDED).write_text(text, encoding="utf-8")
-        if better := step.refit(network, change, ground):
+        # solved weights would be no zeros any more
+        better = {} if sparse else step.refit(network, change, ground)
+        if better:
             load("edgedl.train.checkpoint:write", "shrinking")(folder / REFIT, better, {})
 
     about = f"{step.name}, round {number + 1} of {step.rounds}" if step.rounds > 1 else step.name
@@ -222,7 +225,6 @@ def _taken(
     # decided by.
     key = key_of(stage="shrink", decided=key, change=decided["change"])
     hold_zeros = load("edgedl.train.shrink.sparsity:hold_zeros", "shrinking")
-    sparse = step.name not in HOLDING and any(one.name == "sparsity" for one in taken)
     zeros = sparse and hold_zeros(network)
     fitted(line, network, key, settings, guide, "shrink", about)
     step.settle(network)

@@ -119,14 +119,14 @@ def _inputs(batches: Sequence[Batch]) -> tuple[Tensor, ...]:
 
 
 def _layers(network: nn.Module) -> dict[str, Layer]:
-    """What can be solved, by its name; a module that is there by two names is left alone."""
-    names: dict[nn.Module, list[str]] = {}
-    for name, module in network.named_modules(remove_duplicate=False):
-        names.setdefault(module, []).append(name)
+    """What can be solved, by its name; weights that are there by two names are left alone."""
+    names = Counter(id(one) for _, one in network.named_parameters(remove_duplicate=False))
     return {
-        found[0]: module
-        for module, found in names.items()
-        if len(found) == 1 and isinstance(module, (nn.Linear, *CONVOLUTIONS)) and _is_plain(module)
+        name: module
+        for name, module in network.named_modules()
+        if isinstance(module, (nn.Linear, *CONVOLUTIONS))
+        and _is_plain(module)
+        and all(names[id(one)] == 1 for one in module.parameters())
     }
 
 

@@ -118,6 +118,16 @@ def test_other_layers_stay_as_they_are() -> None:
     assert {name.partition(".")[0] for name in made} <= {"last"}
 
 
+def test_weights_that_two_layers_share_stay_as_they_are() -> None:
+    torch.manual_seed(0)
+    one, other = nn.Linear(8, 8), nn.Linear(8, 8)
+    other.weight = one.weight
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), one, nn.ReLU(), other, nn.Linear(8, 2))
+    some = batches(4)
+    plan = tried(network, groups_of(network, (some[0].inputs[0][:2],)), {"0": [0, 1]})
+    assert {name.partition(".")[0] for name in refit(network, plan, some)} <= {"0", "5"}
+
+
 def test_samples_that_are_no_numbers_change_nothing() -> None:
     network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
     some = [Batch((torch.full((32, 4), torch.nan),), torch.zeros(32))]
