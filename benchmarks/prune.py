@@ -33,10 +33,11 @@ from edgedl.recipe import Compress, read_recipe
 from edgedl.report.table import markdown
 from edgedl.search.layer_times import LayerTimes
 from edgedl.train.fit import fit
-from edgedl.train.shrink.cutting import cut
+from edgedl.train.shrink.cutting import cut, tried
 from edgedl.train.shrink.ground import drawn, ground_of
 from edgedl.train.shrink.groups import Structure, groups_of
 from edgedl.train.shrink.prune import BATCH, SAMPLES, _worst
+from edgedl.train.shrink.refit import refit
 from edgedl.train.shrink.scores import scores_of
 from edgedl.train.shrink.widths import Prices, best_widths, macs, shapes_of
 from edgedl.verbs import bench
@@ -95,7 +96,9 @@ def run(name: str, engine: str, share: float, epochs: int, rate: float) -> list[
             network = copy.deepcopy(whole)
             gone = {g.name: _worst(scores[g.name], g.unit, g.size - kept[g.name])
                     for g in structure.groups if kept[g.name] < g.size}  # fmt: skip
+            solved = refit(whole, tried(whole, structure, gone), batches, seed=ground.seed)
             cut(network, structure, gone)
+            network.load_state_dict(solved, strict=False)
             torch.manual_seed(0)
             learned(line, network, Path(scratch) / by, epochs, rate)
             found[by] = network
