@@ -58,6 +58,21 @@ def format_ms(milliseconds: float) -> str:
     return _scaled(milliseconds, (("ms", 1),))
 
 
+def format_seconds(seconds: float) -> str:
+    """`4.1 s`, `3 min 20 s`, `2 h 5 min`: no finer than anyone waits for."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 10 and rest:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if not hours:
+        return f"{minutes} min"
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
 def _scaled(number: float, units: tuple[tuple[str, int], ...]) -> str:
     for unit, scale in units:
         if number / scale < 999.5:

@@ -17,7 +17,7 @@ from edgedl.core.own import shown
 from edgedl.core.progress import Progress, silent
 from edgedl.core.registry import load
 from edgedl.core.target import target_of
-from edgedl.core.units import format_bytes
+from edgedl.core.units import format_bytes, format_ms
 from edgedl.line.begin import (
     Line,
     begun,
@@ -95,7 +95,7 @@ def _training(line: Line, network: Any, told: Line, stage: str) -> float:
         Stage(
             stage,
             f"{shown(line.recipe.network.name)}, {parameters:,} parameters, {settings.epochs}"
-            f" epochs of {steps:,} steps, {1e3 * step_seconds:.3g} ms each; about"
+            f" epochs of {steps:,} steps, {format_ms(1e3 * step_seconds)} each; about"
             f" {format_bytes(need)} of memory",
             settings.epochs * epoch_seconds,
             kept=False,

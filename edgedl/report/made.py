@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edgedl.core.units import format_bytes
+from edgedl.core.units import format_bytes, format_seconds
 from edgedl.report.table import table
 
 
@@ -25,12 +25,12 @@ class Stage:
         """How long it took, as people read it."""
         if self.kept:
             return "kept"
-        return "unknown" if self.seconds is None else f"{self.seconds:.1f} s"
+        return "unknown" if self.seconds is None else format_seconds(self.seconds)
 
     @property
     def guess(self) -> str:
         """How long it is expected to take, as people read it."""
-        return "unknown" if self.seconds is None else f"about {self.seconds:.0f} s"
+        return "unknown" if self.seconds is None else f"about {format_seconds(self.seconds)}"
 
     def to_json(self) -> dict[str, Any]:
         return dict(vars(self))

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgedl.core.errors import BadOption
-from edgedl.core.units import format_bytes, format_ms, parse_bytes, parse_drop, parse_ms
+from edgedl.core.units import (
+    format_bytes,
+    format_ms,
+    format_seconds,
+    parse_bytes,
+    parse_drop,
+    parse_ms,
+)
 
 
 @pytest.mark.parametrize(
@@ -120,3 +127,22 @@ def test_times_just_below_the_next_unit_are_written_plainly(milliseconds: float)
 @given(st.floats(0, 1))
 def test_a_drop_in_points_is_a_hundredth_of_its_fraction(drop: float) -> None:
     assert parse_drop(f"{100 * drop:.6f}%") == pytest.approx(drop, abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (99.4, "99 s"),
+        (99.6, "1 min 40 s"),
+        (120, "2 min"),
+        (599.6, "10 min"),
+        (3569, "59 min"),
+        (3599, "1 h"),
+        (7510, "2 h 5 min"),
+    ],
+)
+def test_format_seconds(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text

@@ -15,6 +15,7 @@ from typing import Any
 from edgedl.core.errors import BadModel
 from edgedl.core.fields import from_plain, to_plain
 from edgedl.core.store import Store, key_of
+from edgedl.core.units import format_seconds
 
 PLAN, ABOUT, KERNELS = "plan", "engine.json", "kernels"
 WORDS = {
@@ -188,15 +189,11 @@ class Engines:
         others = self._others()
         same = [float(one["seconds"]) for one in others if one["model"] == key.model]
         if same:
-            return f"about {_seconds(same[-1])}, as it took then"
+            return f"about {format_seconds(same[-1])}, as it took then"
         if others:
             times = sorted(float(one["seconds"]) for one in others)
-            return f"engines took {_seconds(times[0])} to {_seconds(times[-1])} here"
+            return f"engines took {format_seconds(times[0])} to {format_seconds(times[-1])} here"
         return "from seconds to minutes, nothing was built here before"
-
-
-def _seconds(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def digest_of(model: bytes | Path) -> str:
