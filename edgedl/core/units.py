@@ -46,6 +46,11 @@ def parse_drop(text: str) -> float:
     return drop
 
 
+def plural(count: int, name: str) -> str:
+    """`1 epoch`, `12 epochs`, `54,000 samples`."""
+    return f"{count:,} {name}" + "s" * (count != 1)
+
+
 def format_bytes(count: float) -> str:
     """`14.2 MB`, in powers of ten, three significant digits."""
     return _scaled(count, (("B", 1), ("kB", 10**3), ("MB", 10**6), ("GB", 10**9)))

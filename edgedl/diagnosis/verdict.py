@@ -8,6 +8,7 @@ import numpy as np
 
 from edgedl.core.memory import peak_rss_bytes
 from edgedl.core.stats import Agreement, decibels
+from edgedl.core.units import plural
 from edgedl.diagnosis.losses import Bounded, bounded_mean, bounded_share
 from edgedl.diagnosis.shares import LEAST_SHARE
 from edgedl.report.diagnosed import Cause, Diagnosis, Status
@@ -226,11 +227,11 @@ def _doubts(found: Looked, count: int) -> tuple[str, ...]:
             f" {', '.join(f'`{name}`' for name in found.unmatched[:3])}"
         )
     if count < 16:
-        doubts.append(f"{count} samples; 64 or more give narrow intervals")
+        doubts.append(f"{plural(count, 'sample')}; 64 or more give narrow intervals")
     if 0 < found.switched < min(8, count):
         doubts.append(
-            f"operators were measured one by one on {found.switched} samples; --seconds 60 takes"
-            " more"
+            f"operators were measured one by one on {plural(found.switched, 'sample')};"
+            " --seconds 60 takes more"
         )
     if found.unmeasured:
         doubts.append(

@@ -17,7 +17,7 @@ from edgedl.core.own import shown
 from edgedl.core.progress import Progress, silent
 from edgedl.core.registry import load
 from edgedl.core.target import target_of
-from edgedl.core.units import format_bytes, format_ms
+from edgedl.core.units import format_bytes, format_ms, plural
 from edgedl.line.begin import (
     Line,
     begun,
@@ -71,7 +71,7 @@ def foresee(path: str | Path, *, until: str = "bench", progress: Progress = sile
     if last in ("compress", "bench") and recipe.compress is not None:
         line.stages.append(Stage("compress", *_compressing(recipe.compress, size), kept=False))
         if (qat := recipe.qat) is not None:
-            about = f"{qat.epochs} epochs, as long as those of training at the least"
+            about = f"{plural(qat.epochs, 'epoch')}, as long as those of training at the least"
             line.stages.append(Stage("qat", about, qat.epochs * epoch_seconds, kept=False))
     if last == "bench" and recipe.bench is not None:
         line.stages.append(Stage("bench", "", recipe.bench.seconds, kept=False))
@@ -94,8 +94,9 @@ def _training(line: Line, network: Any, told: Line, stage: str) -> float:
     told.stages.append(
         Stage(
             stage,
-            f"{shown(line.recipe.network.name)}, {parameters:,} parameters, {settings.epochs}"
-            f" epochs of {steps:,} steps, {format_ms(1e3 * step_seconds)} each; about"
+            f"{shown(line.recipe.network.name)}, {parameters:,} parameters,"
+            f" {plural(settings.epochs, 'epoch')} of {plural(steps, 'step')},"
+            f" {format_ms(1e3 * step_seconds)} each; about"
             f" {format_bytes(need)} of memory",
             settings.epochs * epoch_seconds,
             kept=False,
@@ -115,7 +116,10 @@ def _steps(line: Line, epoch_seconds: float, size: int) -> None:
     _, judging = _compressing(quick, size)
     for step in line.recipe.shrink:
         epochs = step.rounds * settings_of(line.settings, step).epochs
-        about = f"{step.name}, {step.rounds} rounds, {epochs} epochs at most as long as before"
+        about = (
+            f"{step.name}, {plural(step.rounds, 'round')}, {plural(epochs, 'epoch')}, each at most"
+            " as long as before"
+        )
         if step.is_priced:
             about += "; layers are timed first, once a machine"
         training = epochs * epoch_seconds

@@ -18,6 +18,7 @@ from edgedl.core.registry import load, version
 from edgedl.core.runs import alone, run_folder
 from edgedl.core.samples import Samples
 from edgedl.core.store import atomic_write, default_store, key_of
+from edgedl.core.units import plural
 from edgedl.inputs import split
 from edgedl.line.begin import Line, code_of
 from edgedl.line.form import Form
@@ -129,7 +130,7 @@ def _learned(
                 f"the trained int8 model has {found.metric} {told_by[1]:.4g} on the engine, where"
                 f" training saw {found.after:.4g}"
             )
-    told.append(f"{found.fitted.epochs} epochs, {words}")
+    told.append(f"{plural(found.fitted.epochs, 'epoch')}, {words}")
     sizes = [(one / BUNDLE).stat().st_size for one in (folder, after)]
     if sizes[1] > MORE * sizes[0]:
         line.doubts.append(

@@ -22,6 +22,7 @@ from edgedl.core.own import shown
 from edgedl.core.registry import load, version
 from edgedl.core.runs import alone, run_folder, tidy_runs
 from edgedl.core.store import atomic_write, default_store, key_of
+from edgedl.core.units import plural
 from edgedl.line.begin import Line, code_of, users_code
 from edgedl.line.form import try_export
 from edgedl.line.keep import TOLD
@@ -144,7 +145,7 @@ def fitted(
             there.write_text(json.dumps({"recipe": line.recipe.name}), encoding="utf-8")
         told += ["kept"] * before
         told.append(
-            f"{about}, {count:,} parameters, {found.epochs} epochs,"
+            f"{about}, {count:,} parameters, {plural(found.epochs, 'epoch')},"
             f" {found.metric} {found.best:.4g} in validation{_scale(line)}"
         )
     if leads():

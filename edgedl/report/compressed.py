@@ -13,7 +13,7 @@ from edgedl.core.errors import MetricFailed
 from edgedl.core.paired import Difference
 from edgedl.core.program import Constants
 from edgedl.core.stats import Agreement, Interval, Verdict
-from edgedl.core.units import format_bytes, format_ms
+from edgedl.core.units import format_bytes, format_ms, plural
 from edgedl.report.table import table
 
 
@@ -71,7 +71,7 @@ class Accuracy:
             f"{self.shown(self.baseline):.4f}",
             f"{self.shown(self.result):.4f}",
             f"{factor * sign * change.value:{form}}{unit} [{factor * low:{form}},"
-            f" {factor * high:{form}}] on {self.samples} samples: {said}{p}",
+            f" {factor * high:{form}}] on {plural(self.samples, 'sample')}: {said}{p}",
         ]
 
 
@@ -221,7 +221,7 @@ class Compressed:
             rows.append(self.accuracy.row())
         if self.against_float is not None:
             twin = self.against_float
-            note = f"against float's answers, on {twin.samples} samples"
+            note = f"against float's answers, on {plural(twin.samples, 'sample')}"
             rows.append([twin.figure, "", f"{twin.value:.4f}", note])
         rows.append(["agreement", "", *_agreement(self.agreement)])
         computed = ", ".join(f"{count} {kind}" for kind, count in self.operators.items() if count)
@@ -289,4 +289,4 @@ def _ms(latency: Mapping[str, float | int | None] | None) -> str:
 def _agreement(agreement: Agreement) -> tuple[str, str]:
     first = f"{agreement.cosine:.4f}" if agreement.top1 is None else f"{agreement.top1:.3f}"
     kind = "cosine" if agreement.top1 is None else f"top-1, cosine {agreement.cosine:.4f}"
-    return first, f"{kind}, {agreement.sqnr_db:.1f} dB on {agreement.samples} samples"
+    return first, f"{kind}, {agreement.sqnr_db:.1f} dB on {plural(agreement.samples, 'sample')}"

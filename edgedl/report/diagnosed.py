@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from edgedl.core.stats import Agreement
+from edgedl.core.units import plural
 from edgedl.report.table import table
 
 Status = Literal["healthy", "faults", "spread", "too few samples"]
@@ -127,7 +128,7 @@ class Diagnosis:
         what = f"quantized: {kinds}" if kinds else "no quantizer found"
         return (
             f"{self.model} against {self.compressed}   {self.engine},"
-            f" {self.samples['answers']} samples; {what}"
+            f" {plural(self.samples['answers'], 'sample')}; {what}"
         )
 
     def _head(self) -> list[str]:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from edgedl.benchmark.machine import this_machine
-from edgedl.core.units import format_ms
+from edgedl.core.units import format_ms, plural
 from edgedl.passes.plan import Cost
 from edgedl.passes.saturation import at_risk, saturates
 from edgedl.runtime.session import Operator
@@ -148,7 +148,7 @@ def _shares(operators: Sequence[Operator], total_us: float, engine: str) -> list
     converted = [o for o in operators if o.precision == "conversion"]
     share = sum(o.us or 0.0 for o in converted) / total_us
     if share >= WORTH_NAMING:
-        named.append(f"{len(converted)} conversions {100 * share:.0f} %")
+        named.append(f"{plural(len(converted), 'conversion')} {100 * share:.0f} %")
     return [f"the time goes to {', '.join(named)} (by {engine}'s profile)"] if named else []
 
 
