@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 import edgedl
-from edgedl import verbs
 from edgedl.cli.doctor import builds_only
 from edgedl.core.errors import Unsupported
 from edgedl.runtime.gpu import nvidia_gpu_here
 from edgedl.runtime.tensorrt.engine import TensorRtEngine
+from edgedl.verbs import looking
 
 
 @pytest.mark.skipif(nvidia_gpu_here(), reason="this machine has a GPU")
@@ -38,7 +38,7 @@ def test_a_gpu_whose_driver_is_too_old_is_told(monkeypatch: pytest.MonkeyPatch) 
     def too_old(self: object) -> None:
         raise Unsupported("the driver serves CUDA 11.4, 12.0 is needed", hint="update the driver")
 
-    monkeypatch.setattr(verbs, "installed_engines", lambda: ("tensorrt_rtx",))
+    monkeypatch.setattr(looking, "installed_engines", lambda: ("tensorrt_rtx",))
     monkeypatch.setattr(TensorRtEngine, "ready", too_old)
     found = next(row for row in edgedl.doctor()["engines"] if row["name"] == "tensorrt_rtx")
     assert found["version"] is None
