@@ -12,12 +12,13 @@ from edgedl.core.errors import BadKey, BadOption, BadSamples
 from edgedl.core.model import Model
 from edgedl.core.registry import load
 from edgedl.core.samples import Samples, from_arrays, open_npz
-from edgedl.core.store import default_store, key_of
+from edgedl.core.store import default_store, is_stored_in_memory, key_of
 from edgedl.runtime.artifact import find_model
 from edgedl.runtime.bundle import Bundle, is_bundle, open_bundle
 from edgedl.runtime.process import Preprocess, Processing
 from edgedl.runtime.process.files import open_files
 from edgedl.runtime.sign.admit import TrustSource
+from edgedl.runtime.sign.sealed import KeySource
 
 UNPACKED = "model.onnx"
 MOST_CALIBRATION = 512
@@ -113,9 +114,12 @@ def _bundle_at(path: Path) -> Bundle | None:
     return open_bundle(path, sparing=True) if is_bundle(path) else None
 
 
-def load_model(path: str | Path, *, trust: TrustSource | None = None) -> Model:
-    """The ONNX model in a file, a bundle, or a folder that holds one of them. `trust` is that of
-    `edgedl.open`, for a bundle.
+def load_model(
+    path: str | Path, *, trust: TrustSource | None = None, key: KeySource | None = None
+) -> Model:
+    """The ONNX model in a file, a bundle, or a folder that holds one of them. `trust` and `key` are
+    those of `edgedl.open`, for a bundle; an encrypted one is decrypted within `stored_in_memory`
+    alone.
 
     Raises:
         BadModel, BadBundle: the file is missing or unsound. Missing: what reads ONNX is not
@@ -126,9 +130,9 @@ def load_model(path: str | Path, *, trust: TrustSource | None = None) -> Model:
     open_model: Callable[[Path], Model] = load("edgedl.passes.graph:open_model", what)
     if not is_bundle(path):
         return open_model(path)
-    bundle = open_bundle(path, trust=trust)
+    bundle = open_bundle(path, trust=trust, key=key)
     payload = bundle.onnx
-    if payload.sealed is not None:
+    if payload.sealed is not None and not is_stored_in_memory():
         raise BadKey(
             "its model is encrypted, and is never written to disk in clear",
             where=str(path),

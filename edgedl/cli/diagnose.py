@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import click
 
 from edgedl.cli.options import (
     Bar,
     isa_option,
     json_option,
+    key_file_option,
+    metric_option,
     preprocess_option,
     print_json,
     samples_option,
@@ -24,7 +28,7 @@ from edgedl.core.errors import BadOption
 @preprocess_option
 @target_option
 @isa_option
-@click.option("--metric", metavar="NAME", help="top1, top5 or mse; the labels suggest one.")
+@metric_option
 @click.option(
     "--seconds",
     type=click.FloatRange(0.5, 600),
@@ -34,6 +38,7 @@ from edgedl.core.errors import BadOption
 )
 @click.option("--report", metavar="DIR", help="Write the report there.")
 @trust_option
+@key_file_option
 @json_option
 def command(
     model: str,
@@ -45,6 +50,7 @@ def command(
     seconds: float,
     report: str | None,
     trust: list[str] | None,
+    key: Callable[[str], bytes] | None,
     as_json: bool,
 ) -> None:
     """Why COMPRESSED answers worse than the float MODEL, and what mends it.
@@ -61,7 +67,7 @@ def command(
     with Bar() as bar:
         found = verbs.diagnose(
             model, compressed, samples, preprocess=preprocess, target=target, metric=metric,
-            seconds=seconds, trust=trust, progress=bar,
+            seconds=seconds, trust=trust, key=key, progress=bar,
         )  # fmt: skip
     click.echo(found.text(), err=as_json)
     if as_json:

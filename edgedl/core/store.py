@@ -9,18 +9,26 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgedl.core.errors import EdgeError
+from edgedl.core.errors import EdgeError, Unsupported
 
 STALE_SECONDS = 24 * 3600
+MEMORY = Path("/dev/shm")  # noqa: S108
 DEFAULT_LIMIT_BYTES = 20 * 10**9
 
 
+_in_memory: ContextVar[Path | None] = ContextVar("_in_memory", default=None)
+
+
 def default_root() -> Path:
-    """`$EDGEDL_STORE`, else `edgedl` in the user's cache folder."""
+    """A folder in memory within `stored_in_memory`; else `$EDGEDL_STORE`, else `edgedl` in the
+    user's cache folder."""
+    if (folder := _in_memory.get()) is not None:
+        return folder
     if "EDGEDL_STORE" in os.environ:
         return Path(os.environ["EDGEDL_STORE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgedl"
@@ -113,6 +121,37 @@ class Store:
 def default_store() -> Store:
     """The store that commands use where none is given."""
     return Store(default_root())
+
+
+def is_stored_in_memory() -> bool:
+    """Whether the default store is in memory, where what is secret may be written."""
+    return _in_memory.get() is not None
+
+
+@contextlib.contextmanager
+def stored_in_memory() -> Iterator[None]:
+    """Within, the default store is a folder in memory that nobody else may read; it goes at the
+    end. What kills the process leaves it there until the machine is started again.
+
+    Raises:
+        Unsupported: the system has no such memory.
+    """
+    import shutil
+    import tempfile
+
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="edgedl-", dir=MEMORY))
+    except OSError as error:
+        raise Unsupported(
+            f"nothing can be kept in memory alone ({error.strerror}: {MEMORY})",
+            hint="name the bundle, or the ONNX file, that the encrypted one was made of",
+        ) from error
+    token = _in_memory.set(folder)
+    try:
+        yield
+    finally:
+        _in_memory.reset(token)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_writable(path: Path, *sources: object) -> None:

@@ -24,7 +24,7 @@ from edgedl.report.diagnosed import Diagnosis
 from edgedl.runtime.artifact import Artifact, engine_of_target
 from edgedl.runtime.sign.admit import TrustSource
 from edgedl.runtime.sign.sealed import KeySource
-from edgedl.verbs.artifacts import artifact_at, opened_at
+from edgedl.verbs.artifacts import artifact_at, kept_in_memory, opened_at
 
 ANOTHER = "answers of another processor"
 
@@ -74,11 +74,13 @@ def evaluate(
     named = dict(zip(names, artifacts, strict=True))
     boxes = None if processing is None else processing.boxes
     foretold: list[str] = []
-    if processor is not None:
-        tell = load("edgedl.search.foretold:told_of", ANOTHER)
-        named = {n: _there(one, load_model(one.path), processor) for n, one in named.items()}
-        foretold = tell(processor, named)
-    found = answered(named, given, metric, threads, progress, boxes=boxes)
+    with kept_in_memory(models if processor is not None else (), trust):
+        if processor is not None:
+            tell = load("edgedl.search.foretold:told_of", ANOTHER)
+            graphs = {n: load_model(one.path, trust=trust, key=key) for n, one in named.items()}
+            named = {n: _there(one, graphs[n], processor) for n, one in named.items()}
+            foretold = tell(processor, named)
+        found = answered(named, given, metric, threads, progress, boxes=boxes)
     told = [one.accuracy or one.against_first for one in found.values()]
     nothing = {"metric": metric, "figure": {"name": None}}
     first: Mapping[str, Any] = next((one for one in told if one is not None), nothing)
@@ -112,6 +114,7 @@ def diagnose(
     seconds: float = 12.0,
     machine: Mapping[str, Any] | None = None,
     trust: TrustSource | None = None,
+    key: KeySource | None = None,
     progress: Progress = silent,
 ) -> Diagnosis:
     """Why a compressed model, of any tool, answers worse than its float model.
@@ -122,30 +125,32 @@ def diagnose(
         seconds: budget for measuring operators one by one.
         machine: what it is to run on, as `doctor()["machine"]` tells it; where None, the processor
             that the target names, or this one.
-        trust: that of `edgedl.open`, for every bundle of the two.
+        trust, key: those of `edgedl.open`, for every bundle of the two. What is decrypted lies in
+            memory alone.
 
     Raises:
         EdgeError: a file is unsound, the pair does not fit, or the samples do not. BadKey: a bundle
-            is encrypted: its graph would have to be written to disk in clear.
+            is encrypted, and its key is not given, or another one.
     """
     diagnose_pair = load("edgedl.diagnosis.pair:diagnose_pair", "`edgedl diagnose`")
     pair_of = load("edgedl.diagnosis.pair:pair_of", "`edgedl diagnose`")
     processor = processor_of(target)
     if processor is not None and machine is None:
         machine = processor.machine()
-    first, quantized = load_model(model, trust=trust), load_model(compressed, trust=trust)
-    artifact = artifact_at(compressed, engine_of_target(target), trust, None)
     named = str(samples) if isinstance(samples, (str, Path)) else "S.npz"
-    if processor is not None:
-        artifact = _there(artifact, quantized, processor)
-    pair = pair_of(first, quantized, artifact, str(model), named)
-    given, _ = open_inputs(
-        samples, preprocess, [opened_at(path, trust) for path in (model, compressed)]
-    )
-    bound = given.bind(pair.model.signature)
-    found: Diagnosis = diagnose_pair(
-        pair, bound, metric=metric, seconds=seconds, machine=machine, progress=progress
-    )
+    with kept_in_memory((model, compressed), trust):
+        first, second = (load_model(one, trust=trust, key=key) for one in (model, compressed))
+        artifact = artifact_at(compressed, engine_of_target(target), trust, key)
+        if processor is not None:
+            artifact = _there(artifact, second, processor)
+        pair = pair_of(first, second, artifact, str(model), named)
+        given, _ = open_inputs(
+            samples, preprocess, [opened_at(path, trust) for path in (model, compressed)]
+        )
+        bound = given.bind(pair.model.signature)
+        found: Diagnosis = diagnose_pair(
+            pair, bound, metric=metric, seconds=seconds, machine=machine, progress=progress
+        )
     return found
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from edgedl.core.model import Model
 from edgedl.core.registry import load
+from edgedl.core.store import stored_in_memory
 from edgedl.runtime.artifact import Artifact, find_artifact, find_model
 from edgedl.runtime.bundle import Bundle, is_bundle, open_bundle
 from edgedl.runtime.sign.admit import TrustSource
@@ -26,6 +28,20 @@ def artifact_at(
     found = find_model(path)
     asked = trust if is_bundle(found) else None
     return find_artifact(found, engine_name, trust=asked, key=key)
+
+
+def kept_in_memory(
+    paths: Sequence[str | Path], trust: TrustSource | None
+) -> AbstractContextManager[None]:
+    """Around work on models' graphs: the store is in memory where one of them is encrypted, since
+    nothing that is decrypted is written to disk.
+
+    Raises:
+        Unsupported: the system has no such memory.
+    """
+    bundles = [found for path in paths if isinstance(found := opened_at(path, trust), Bundle)]
+    sealed = any(payload.sealed is not None for one in bundles for payload in one.payloads)
+    return stored_in_memory() if sealed else nullcontext()
 
 
 def with_shapes(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:

@@ -91,7 +91,7 @@ def test_what_lies_in_clear_is_inspected_and_the_key_is_written_nowhere(  # type
 
     np.savez(tmp_path / "x.npz", x=np.ones((4, 3, 8, 8), np.float32))
     for words, match in (
-        ("diagnose net.edl sealed.edl --samples x.npz", "is encrypted, and is never written"),
+        ("diagnose net.edl sealed.edl --samples x.npz", "its model is encrypted, by the key"),
         ("diagnose net.edl net.edl --samples x.npz --trust bob.pub", "nobody who is trusted"),
         ("compress sealed.edl --int8 --samples x.npz -o y.edl", "is encrypted, and is never"),
         ("bench sealed.edl --seconds 0.5 --trust bob.pub", "nobody who is trusted"),

@@ -10,8 +10,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from edgedl.passes.graph import open_model
 from edgedl.runtime import installed_engines
+from edgedl.runtime.sign.encrypt import encrypt
+from tests.bundles import SECRET
 from tests.diagnosis import nets
+from tests.runtime.test_bundle import written
 from tests.test_line import call
 
 pytestmark = pytest.mark.skipif(
@@ -116,3 +120,31 @@ def test_few_samples_give_no_verdict(pair: tuple[Path, Path, Path]) -> None:
     found = edgedl.diagnose(model, path, {"x": data["x"]})
     assert found.status == "too few samples"
     assert not found.causes
+
+
+def test_an_encrypted_model_is_looked_into_in_memory_alone(
+    pair: tuple[Path, Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model, path, samples = pair
+    plain = written(tmp_path / "plain.edl", model=open_model(path))
+    sealed = encrypt(plain, SECRET, tmp_path / "sealed.edl").path
+    key = tmp_path / "model.aes"
+    key.touch(mode=0o600)
+    key.write_text(SECRET.hex())
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    monkeypatch.setenv("EDGEDL_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr("edgedl.core.store.MEMORY", memory)
+    np.savez(samples, x=nets.pictures(8)["x"])
+    words = ("diagnose", model, sealed, "--samples", samples, "--seconds", "0.5", "--key-file", key)
+    before = set(tmp_path.rglob("*"))
+    status, _, err = call(capsys, *words, "--json")
+    assert status == 0, err
+    assert "`relu1`" in err
+    assert set(tmp_path.rglob("*")) == before
+    monkeypatch.setattr("edgedl.core.store.MEMORY", tmp_path / "none")
+    status, _, err = call(capsys, *words)
+    assert (status, "nothing can be kept in memory alone" in err) == (1, True)

@@ -12,7 +12,7 @@ import pytest
 
 import edgedl
 from edgedl.core.errors import BadBundle, BadOption, WrongInput
-from edgedl.core.model import Step
+from edgedl.core.model import Model, Step
 from edgedl.passes.graph import to_ship
 from edgedl.runtime import any_engine
 from edgedl.runtime.bundle import open_bundle
@@ -31,8 +31,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(tmp_path_factory.mktemp("bundle") / "net.edl")
 
 
-def written(path: Path, wrong: float = 0.0) -> Path:
-    model = saved(conv_net(), path.parent)
+def written(path: Path, wrong: float = 0.0, model: Model | None = None) -> Path:
+    model = model or saved(conv_net(), path.parent)
     data, names = to_ship(model)
     engine = any_engine().name
     feed = coarse(feeds(model.signature, 1)[0])
