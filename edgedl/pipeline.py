@@ -127,12 +127,14 @@ def compress(
             (weights and scales of the fastest plan are trained, where torch is installed; operators
             go back to float for 10 % of the speed, where fewer than 98 of 100 classes are float's),
             or `max`, which searches and trains longer.
-        force: quantize a model anew that is quantized already, its quantizers taken out first.
+        force: quantize a model anew that is quantized already, its quantizers taken out first; and
+            ship what the only engine of the target computes otherwise than onnxruntime in float32.
         unmeasured: for the engine of a GPU that this machine has not, choose by answers alone,
             computed by onnxruntime from the same graph; what ships was never timed.
 
     Raises:
-        BadValue: the plan is none, or does not fit the model. EdgeError: the inputs are unsound,
+        BadValue: the plan is none, or does not fit the model. WrongAnswers: the only engine of the
+            target computes the model wrongly in float32. EdgeError: the inputs are unsound,
             or nothing that was built could be run.
     """
     began = perf_counter()
@@ -172,7 +174,7 @@ def compress(
         read_ahead(group, progress)
 
     clean, odd_clean = proven_clean(given, clean, groups.choice)
-    backends, odd_engines = of_one_mind(backends, given, clean, groups.choice)
+    backends, odd_engines = of_one_mind(backends, given, clean, groups.choice, force=force)
     backends = [for_shapes(built, clean, groups.choice) for built in backends]
     doubts += odd_engines
     with float_session(backends, given, clean, next(iter(groups.choice))) as session:

@@ -79,7 +79,12 @@ if TYPE_CHECKING:
     help="For a GPU that is not here: choose by answers alone, and say that nothing was timed.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--force", is_flag=True, help="Quantize a model anew that is quantized already.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Quantize a model anew that is quantized already; ship what the target's only engine"
+    " computes wrongly even in float32.",
+)
 @click.option("--report", metavar="DIR", help="Write the report there, and the plan.")
 @json_option
 def command(

@@ -12,7 +12,14 @@ from edgedl.backends.emulated import emulated
 from edgedl.backends.ort_gpu import OrtGpuBackend
 from edgedl.backends.tensorrt import TensorRtBackend
 from edgedl.benchmark.accuracy import agreement
-from edgedl.core.errors import BadOption, EdgeError, EngineFailed, Missing, Unsupported
+from edgedl.core.errors import (
+    BadOption,
+    EdgeError,
+    EngineFailed,
+    Missing,
+    Unsupported,
+    WrongAnswers,
+)
 from edgedl.core.model import Model
 from edgedl.core.samples import Samples
 from edgedl.core.stats import AgreementMeter
@@ -30,6 +37,7 @@ from edgedl.search.foretold import can_foretell, needs_cap
 from edgedl.search.memory import open_carefully
 
 SAME_ANSWERS = 0.999
+KNOWN = "onnxruntime"
 
 
 def prepare(model: Model, shapes: Mapping[str, tuple[int, ...]]) -> Model:
@@ -144,38 +152,63 @@ def proven_clean(given: Model, clean: Model, samples: Samples) -> tuple[Model, l
 
 
 def of_one_mind(
-    backends: Sequence[Backend], given: Model, clean: Model, samples: Samples
+    backends: Sequence[Backend], given: Model, clean: Model, samples: Samples, *, force: bool
 ) -> tuple[list[Backend], list[str]]:
     """The engines without those whose float answers are not onnxruntime's, and what is wrong with
-    these; where no other is left, they stay.
+    these.
 
-    What an engine computes wrongly in float would else be taken for the truth.
+    What an engine computes wrongly in float would else be taken for the truth. A quantized model is
+    one that engines round unlike, so that no engine is refused for it.
+
+    Args:
+        force: keep an engine that computes wrongly where no other is left.
+
+    Raises:
+        WrongAnswers: the only engine does, and was not forced.
     """
-    known, doubts = "onnxruntime", list[str]()
     suspects = [built for built in backends if built.engine == "openvino"]
-    if not suspects or known not in installed_engines():
-        return list(backends), doubts
+    if not suspects or KNOWN not in installed_engines():
+        return list(backends), []
     few = samples.take(range(min(4, len(samples))))
-    kept = list(backends)
     try:
-        wanted = _float_answers(backend(known), given, clean, few)
-        for built in suspects:
-            meter = AgreementMeter()
-            for expected, found in zip(
-                wanted, _float_answers(built, given, clean, few), strict=True
-            ):
-                meter.add(expected, found)
-            if (same := meter.result().cosine) >= SAME_ANSWERS:
-                continue
-            told = f"{built.engine}'s float32 answers are not {known}'s (cosine {same:.4f})"
-            if len(kept) > 1:
-                kept.remove(built)
-                doubts.append(f"{told}: it was left out")
-            else:
-                doubts.append(f"{told}: one of them computes this model wrongly; check its answers")
+        wanted = _float_answers(backend(KNOWN), given, clean, few)
+        alike = {built.engine: _cosine(wanted, built, given, clean, few) for built in suspects}
     except EdgeError:
         return list(backends), []
+    kept, doubts = list(backends), list[str]()
+    for built in suspects:
+        if alike[built.engine] >= SAME_ANSWERS:
+            continue
+        coded = quantized_already(given)
+        told = (
+            f"{built.engine}'s {'' if coded else 'float32 '}answers are not {KNOWN}'s"
+            f" (cosine {alike[built.engine]:.4f})"
+        )
+        if len(kept) > 1:
+            kept.remove(built)
+            doubts.append(f"{told}: it was left out")
+        elif force or coded:
+            doubts.append(f"{told}: one of them computes this model wrongly; check its answers")
+        else:
+            raise WrongAnswers(
+                f"{told}: it computes this model wrongly before anything is quantized",
+                where=str(given.path),
+                hint=f"--target {KNOWN}, or --target cpu; --force ships it all the same",
+            )
     return kept, doubts
+
+
+def _cosine(
+    wanted: Sequence[Mapping[str, np.ndarray]],
+    built: Backend,
+    given: Model,
+    clean: Model,
+    samples: Samples,
+) -> float:
+    meter = AgreementMeter()
+    for expected, found in zip(wanted, _float_answers(built, given, clean, samples), strict=True):
+        meter.add(expected, found)
+    return meter.result().cosine
 
 
 def _float_answers(

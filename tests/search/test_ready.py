@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgedl.backends import backend
+from edgedl.core.errors import WrongAnswers
 from edgedl.core.samples import from_arrays
 from edgedl.core.stats import cosine
 from edgedl.passes.graph import open_model
@@ -55,16 +56,20 @@ def test_an_engine_that_answers_otherwise_in_float_is_left_out(tmp_path: Path) -
     wrong = float(np.mean(alike)) < SAME_ANSWERS
 
     engines = [backend("openvino"), backend("onnxruntime")]
-    kept, doubts = of_one_mind(engines, model, model, bound)
+    kept, doubts = of_one_mind(engines, model, model, bound, force=False)
     assert kept == (engines[1:] if wrong else engines)
     assert [("left out" in one) for one in doubts] == [True] * wrong
-    kept, doubts = of_one_mind(engines[:1], model, model, bound)
+    kept, doubts = of_one_mind(engines[:1], model, model, bound, force=True)
     assert kept == engines[:1]
     assert [("check its answers" in one) for one in doubts] == [True] * wrong
+    if wrong:
+        with pytest.raises(WrongAnswers, match="wrongly before anything is quantized") as told:
+            of_one_mind(engines[:1], model, model, bound, force=False)
+        assert "--target onnxruntime" in str(told.value.hint)
 
 
 @both
 def test_engines_that_answer_alike_stay(tmp_path: Path) -> None:
     model = saved(residual_net(), tmp_path)
-    engines = [backend("openvino"), backend("onnxruntime")]
-    assert of_one_mind(engines, model, model, samples(model.signature, 4)) == (engines, [])
+    engines, bound = [backend("openvino"), backend("onnxruntime")], samples(model.signature, 4)
+    assert of_one_mind(engines, model, model, bound, force=False) == (engines, [])
