@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +22,7 @@ from edgedl.core.registry import version
 from edgedl.core.samples import Samples
 from edgedl.core.store import Store, default_store, key_of
 from edgedl.core.units import format_bytes
+from edgedl.passes.external import check_external, external_files, has_inside, link_external
 from edgedl.passes.mapped import keep_mapped, without_weights
 from edgedl.passes.sound import check_sound
 
@@ -97,7 +96,7 @@ def read(path: Path) -> ir.Model:
         ) from error
     ir.external_data.set_base_dir(graph.graph, path.parent)
     keep_mapped(graph)
-    _check_external(graph, path)
+    check_external(graph, path)
     return graph
 
 
@@ -106,55 +105,6 @@ def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."
-
-
-def _check_external(graph: ir.Model, path: Path) -> None:
-    for tensor in _external_tensors(graph):
-        location = Path(tensor.location)
-        if location.is_absolute() or ".." in location.parts:
-            raise BadModel(
-                f"external data `{location}` lies outside the model's folder",
-                where=str(path),
-                hint="save it again with its data beside it",
-            )
-        file = path.parent / location
-        if not file.is_file():
-            raise BadModel(
-                f"the external data file `{location}` is missing",
-                where=str(path),
-                hint=f"copy it to {path.parent}",
-            )
-        if tensor.length is not None and tensor.length != tensor.nbytes:
-            raise BadModel(
-                f"`{tensor.name}` has {tensor.length} bytes, not those of its shape",
-                where=str(path),
-                hint="save it again",
-            )
-        if (tensor.offset or 0) + (tensor.length or tensor.nbytes) > file.stat().st_size:
-            raise BadModel(
-                f"the external data file `{location}` is truncated",
-                where=str(path),
-                hint="copy it again",
-            )
-
-
-def _external_tensors(graph: ir.Model) -> Iterator[ir.ExternalTensor]:
-    for subgraph in (graph.graph, *graph.graph.subgraphs()):
-        for value in subgraph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                yield value.const_value
-        for node in subgraph:
-            for attribute in node.attributes.values():
-                if attribute.type == ir.AttributeType.TENSOR and isinstance(
-                    attribute.value, ir.ExternalTensor
-                ):
-                    yield attribute.value
-
-
-def external_files(graph: ir.Model, path: Path) -> tuple[Path, ...]:
-    """The external data files of a graph read from `path`, in order of name."""
-    beside = {path.parent / tensor.location for tensor in _external_tensors(graph)}
-    return tuple(sorted(beside - {path}))
 
 
 def signature_of(graph: ir.Model, where: str) -> Signature:
@@ -240,14 +190,7 @@ def _plain(value: Any) -> Any:
 
 def versions() -> dict[str, str]:
     """The versions of what edits graphs."""
-    found = {
-        name: version(package)
-        for name, package in (
-            ("onnx", "onnx"),
-            ("onnx_ir", "onnx-ir"),
-            ("onnxscript", "onnxscript"),
-        )
-    }
+    found = {name: version(name.replace("_", "-")) for name in ("onnx", "onnx_ir", "onnxscript")}
     return {"edgedl": edgedl.__version__, **{name: v for name, v in found.items() if v}}
 
 
@@ -316,23 +259,11 @@ def write(graph: ir.Model, path: Path) -> None:
 def write_beside(graph: ir.Model, model: Model, path: Path) -> None:
     """Save an edited graph that shares the external data of `model`, which it was read from;
     weights inside that are written anew."""
-    if any(tensor.path == str(model.path) for tensor in _external_tensors(graph)):
+    if has_inside(graph, model.path):
         write(graph, path)
         return
-    _link(model, path.parent)
+    link_external(model, path.parent)
     ir.save(graph, path)
-
-
-def _link(model: Model, folder: Path) -> None:
-    """The model's external data under the same names in another folder, copied only where its
-    files cannot have two names."""
-    for file in model.files[1:]:
-        link = folder / file.relative_to(model.path.parent)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(file, link)
-        except OSError:
-            shutil.copyfile(file, link)
 
 
 @contextmanager
@@ -342,9 +273,9 @@ def short_named(model: Model) -> Iterator[tuple[Path, dict[str, str]]]:
     graph, names = _shortened(model)
     with tempfile.TemporaryDirectory(prefix=".short-", dir=model.path.parent) as folder:
         path = Path(folder) / FILE_NAME
-        if any(tensor.path == str(model.path) for tensor in _external_tensors(graph)):
+        if has_inside(graph, model.path):
             ir.external_data.load_to_model(graph)
-        _link(model, path.parent)
+        link_external(model, path.parent)
         path.write_bytes(_serialized(graph))
         del graph
         yield path, names
