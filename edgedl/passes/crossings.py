@@ -12,8 +12,9 @@ import onnx_ir as ir
 
 from edgedl.core.model import Model
 from edgedl.core.target import Scheme
+from edgedl.passes.facts import Facts, computed_operands, is_move
 from edgedl.passes.graph import read, shape_of
-from edgedl.passes.layout import Facts, computed_operands, is_move, layout
+from edgedl.passes.layout import layout
 from edgedl.passes.recurrent import QUANTIZER_PARTS, is_recurrent
 
 MAIN = ("Conv", "ConvTranspose", "Gemm", "MatMul")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import onnx_ir as ir
 
 from edgedl.core.target import Scheme
+from edgedl.passes.facts import Facts, fused_operand, is_move, is_product
 from edgedl.passes.plan import Decision
-from edgedl.passes.recurrent import is_recurrent, own_tensors, why_float
+from edgedl.passes.recurrent import is_recurrent, why_float
+from edgedl.passes.scale_groups import of_recurrent, quantized_tensors, users_of
 
 Extent = Literal["full", "products", "gemms"]
 EXTENTS: tuple[Extent, ...] = ("full", "products", "gemms")
@@ -26,9 +28,15 @@ TABLE_ELEMENTS = 1 << 16
 class Layout:
     """Where quantizers stand, before any scale is known: what calibration has to watch.
 
-    `groups` maps each quantized tensor to the representative of those that share its scale; `users`
-    has the int8 operators that read these, moved or not, and `skewed` those representatives that
-    may have a zero point of their own in a symmetric scheme.
+    Attributes:
+        decisions: of each operator that might be int8, in graph order.
+        groups: by quantized tensor the representative of those that share its scale.
+        readers: by quantized tensor the operators that read it quantized.
+        weights: by product the operand that holds its constant weights, and the axis of its output
+            channels, None where these are no axis of theirs.
+        tables: Gathers that look rows up in a large matrix, whose rows are stored in int8.
+        users: by representative the int8 operators that read its tensors, moved or not.
+        skewed: representatives that may have a zero point of their own in a symmetric scheme.
     """
 
     decisions: tuple[Decision, ...]
@@ -41,55 +49,8 @@ class Layout:
 
     @property
     def tensors(self) -> tuple[str, ...]:
+        """All that are quantized as activations."""
         return tuple(self.groups)
-
-
-class Facts:
-    """What planning asks of a graph, looked up once."""
-
-    def __init__(self, graph: ir.Model) -> None:
-        self.graph = graph.graph
-        self.nodes = list(graph.graph)
-        self.places = {node: number for number, node in enumerate(self.nodes)}
-        self.outputs = {value.name for value in graph.graph.outputs}
-
-    def constant(self, value: ir.Value | None) -> bool:
-        return value is not None and value.const_value is not None and not value.is_graph_input()
-
-    def computed(self, node: ir.Node) -> list[ir.Value]:
-        """The float32 operands that are not constants."""
-        return [
-            value
-            for value in node.inputs
-            if value is not None
-            and not self.constant(value)
-            and value.dtype in (None, ir.DataType.FLOAT)
-        ]
-
-    def readers(self, value: ir.Value) -> list[ir.Node]:
-        return [user.node for user in value.uses()]
-
-    def result(self, node: ir.Node) -> ir.Value:
-        """The tensor that a node makes once the engine has fused its activation."""
-        value = node.outputs[0]
-        readers = self.readers(value)
-        if (
-            node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add")
-            and len(readers) == 1
-            and value.name not in self.outputs
-            and readers[0].graph is self.graph
-            and self.clips_at_zero(readers[0])
-        ):
-            return readers[0].outputs[0]
-        return value
-
-    def clips_at_zero(self, node: ir.Node) -> bool:
-        if node.op_type == "Relu":
-            return True
-        if node.op_type != "Clip" or len(node.inputs) < 2 or node.inputs[1] is None:
-            return False
-        low = node.inputs[1].const_value
-        return low is not None and float(low.numpy()) == 0.0
 
 
 def layout(
@@ -120,8 +81,8 @@ def layout(
         for node in facts.nodes
         if (d := decisions.get(node.name or "")) and d.precision == "int8"
     ]
-    groups, readers = _quantized_tensors(chosen, facts, scheme)
-    for value, like in _of_recurrent(chosen, scheme):
+    groups, readers = quantized_tensors(chosen, facts, scheme)
+    for value, like in of_recurrent(chosen, scheme):
         groups.setdefault(value.name or "", groups.get(like.name or "", like.name or ""))
         readers.setdefault(value.name or "", ())
     tables = tuple(
@@ -132,7 +93,7 @@ def layout(
         and _is_table(node, facts)
         and node.name not in (keep_float or {})
     )
-    users = _users(chosen, groups, facts, scheme)
+    users = users_of(chosen, groups, facts, scheme)
     return Layout(
         tuple(decisions.values()),
         groups,
@@ -146,27 +107,6 @@ def layout(
             if all(_takes_zero_point(node, scheme) for node in nodes)
         ),
     )
-
-
-def _users(
-    chosen: list[ir.Node], groups: Mapping[str, str], facts: Facts, scheme: Scheme
-) -> dict[str, list[ir.Node]]:
-    """By representative, the int8 operators that read its tensors, moved or not."""
-    found: dict[str, list[ir.Node]] = {group: [] for group in groups.values()}
-    for node in chosen:
-        for operand in computed_operands(node, facts, scheme):
-            waiting, seen = [operand], {operand}
-            while waiting:
-                value = waiting.pop()
-                if (group := groups.get(value.name or "")) is not None:
-                    found[group].append(node)
-                producer = value.producer()
-                if producer is None or not is_move(producer, scheme):
-                    continue
-                more = producer.inputs if producer.op_type == "Concat" else producer.inputs[:1]
-                waiting += [v for v in more if v is not None and v not in seen]
-                seen |= {v for v in more if v is not None}
-    return found
 
 
 def _takes_zero_point(node: ir.Node, scheme: Scheme) -> bool:
@@ -187,16 +127,12 @@ def _judge(
         kept = keep_float.get(node.name or "") or why_float(node, scheme)
         return ("float", kept) if kept else ("int8", "recurrent, with constant weights")
     if node.domain not in ("", "ai.onnx") or node.op_type not in scheme.operators:
-        return ("float", f"{scheme.name} has no int8 kernel for it") if _is_product(node) else None
+        return ("float", f"{scheme.name} has no int8 kernel for it") if is_product(node) else None
     if (node.name or "") in keep_float:
         return "float", keep_float[node.name or ""]
     if node.op_type in GLUE:
         return _judge_glue(node, facts, scheme, extent, decisions)
     return _judge_product(node, facts, scheme, extent)
-
-
-def _is_product(node: ir.Node) -> bool:
-    return node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum")
 
 
 def _judge_product(
@@ -288,40 +224,9 @@ def _made_in_int8(
     return False
 
 
-def computed_operands(node: ir.Node, facts: Facts, scheme: Scheme) -> list[ir.Value]:
-    """The operands of an int8 operator that are quantized as activations."""
-    fused = fused_operand(node, facts, scheme)
-    operands = [value for value in facts.computed(node) if value is not fused]
-    return operands[: 1 if _is_product(node) and node.op_type != "MatMul" else None]
-
-
-def fused_operand(node: ir.Node, facts: Facts, scheme: Scheme) -> ir.Value | None:
-    """The operand of an Add that comes straight out of a convolution whose kernel makes the sum as
-    well, where the scheme's engine has such kernels: of two the later one, the other being what is
-    waited for."""
-    if node.op_type != "Add" or not scheme.fuses_adds:
-        return None
-    made = [
-        (facts.places[maker], value)
-        for value in facts.computed(node)
-        if (maker := value.producer()) is not None
-        and maker.op_type in ("Conv", "ConvTranspose")
-        and len(facts.readers(value)) == 1
-        and value.name not in facts.outputs
-    ]
-    return max(made, key=lambda one: one[0])[1] if made else None
-
-
-def is_move(node: ir.Node, scheme: Scheme) -> bool:
-    """Whether an operator only carries values, so that integer codes go through it as well."""
-    if node.op_type == "Resize" and node.attributes.get_string("mode", "nearest") != "nearest":
-        return False
-    return node.domain in ("", "ai.onnx") and node.op_type in scheme.moves
-
-
 def _weight(node: ir.Node, facts: Facts) -> tuple[int, int | None] | None:
     """Where a product's constant weights stand, and the axis of its output channels."""
-    if not _is_product(node) or not facts.constant(node.inputs[1]):
+    if not is_product(node) or not facts.constant(node.inputs[1]):
         return None
     weight = node.inputs[1]
     assert weight is not None
@@ -350,84 +255,3 @@ def _is_table(node: ir.Node, facts: Facts) -> bool:
         and len(facts.readers(table)) == 1
         and node.outputs[0].name not in facts.outputs
     )
-
-
-def _quantized_tensors(
-    chosen: list[ir.Node], facts: Facts, scheme: Scheme
-) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
-    quantized: dict[str, ir.Value] = {}
-    made: set[str] = set()
-    chosen = [node for node in chosen if not is_recurrent(node)]
-    for node in chosen:
-        for value in computed_operands(node, facts, scheme):
-            quantized[value.name or ""] = value
-        made.add(facts.result(node).name or "")
-        if scheme.outputs and node.op_type not in scheme.optional_outputs:
-            result = facts.result(node)
-            quantized[result.name or ""] = result
-    parent = {name: name for name in quantized}
-
-    def find(name: str) -> str:
-        while parent[name] != name:
-            name = parent[name]
-        return name
-
-    for node in reversed(facts.nodes):
-        if not is_move(node, scheme):
-            continue
-        outputs = [value for value in node.outputs if value.name in quantized]
-        operands = facts.computed(node)
-        inputs = operands if node.op_type == "Concat" else operands[:1]
-        whole = node.op_type != "Concat" or len(inputs) == len(node.inputs)
-        if not outputs or not inputs or not whole:
-            continue
-        for value in (*inputs, *node.outputs):
-            name = value.name or ""
-            if name not in quantized:
-                quantized[name] = value
-                parent[name] = name
-            parent[find(name)] = find(outputs[0].name or "")
-    int8 = {node.name for node in chosen}
-    readers: dict[str, tuple[str, ...]] = {}
-    for name, value in quantized.items():
-        everyone = name in made or _carried(value, made, scheme)
-        readers[name] = tuple(
-            node.name or ""
-            for node in facts.readers(value)
-            if node.graph is facts.graph
-            and (
-                everyone
-                or node.name in int8
-                or (is_move(node, scheme) and node.outputs[0].name in quantized)
-            )
-        )
-    order = {value.name: i for i, node in enumerate(facts.nodes) for value in node.outputs}
-    names = sorted(quantized, key=lambda name: order.get(name, -1))
-    if scheme.carries:
-        names = [n for n in names if not _moved_from_one(quantized[n], quantized, scheme)]
-    first: dict[str, str] = {}
-    groups = {name: first.setdefault(find(name), name) for name in names}
-    return groups, {name: readers[name] for name in names}
-
-
-def _moved_from_one(value: ir.Value, quantized: Collection[str], scheme: Scheme) -> bool:
-    """Whether a tensor is another that is quantized, moved."""
-    producer = value.producer()
-    if producer is None or producer.op_type not in scheme.carries:
-        return False
-    return producer.inputs[0] is not None and producer.inputs[0].name in quantized
-
-
-def _of_recurrent(chosen: list[ir.Node], scheme: Scheme) -> list[tuple[ir.Value, ir.Value]]:
-    """Tensors that are quantized for one recurrent operator alone, which reads and makes float as
-    far as other operators are concerned; and the tensor whose scale each of them shares."""
-    return [pair for node in chosen if is_recurrent(node) for pair in own_tensors(node, scheme)]
-
-
-def _carried(value: ir.Value, made: Collection[str], scheme: Scheme) -> bool:
-    producer = value.producer()
-    while producer is not None and is_move(producer, scheme) and producer.inputs[0] is not None:
-        if producer.inputs[0].name in made:
-            return True
-        producer = producer.inputs[0].producer()
-    return False
