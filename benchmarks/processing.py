@@ -105,7 +105,7 @@ def measured(bundle: Path, calls: int) -> list[dict[str, Any]]:
         rng = np.random.default_rng(0)
         for name, processing, size, more in cases(side):
             picture = rng.integers(0, 256, (*size, 3), np.uint8)
-            image._has_pillow = lambda more=more: more.get("pillow", True)  # type: ignore[assignment]
+            image.has_pillow = lambda more=more: more.get("pillow", True)  # type: ignore[assignment]
             model = Answering(session, processing, color=more.get("color"))
             times = paired(session, model, picture, calls)
             alone = float(np.median(times[:, 0]))

@@ -58,7 +58,7 @@ OWNERS = {
     "safetensors": {"train.checkpoint"},
     "click": {"cli"},
     "yaml": {"yamls"},
-    "PIL": {"runtime.process.image"},
+    "PIL": {"runtime.process.pillow"},
     "tokenizers": {"runtime.process.text"},
     "cryptography": {"runtime.sign.private", "runtime.sign.cipher"},
     "pyarrow": {"train.data.table_files"},

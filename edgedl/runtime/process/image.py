@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from edgedl.core.errors import BadSamples, BadValue
-from edgedl.core.registry import installed, missing
+from edgedl.runtime.process.pillow import decoded, has_pillow, pillow, resampled_whole
 from edgedl.runtime.process.place import Place
 from edgedl.runtime.process.planes import scaled, to_planes
 from edgedl.runtime.process.resample import resampled
 
 CHANNELS = {"rgb": 3, "bgr": 3, "gray": 1}
-LAYOUTS = ("nchw", "nhwc", "nhw", "chw", "hwc", "hw")
 MOST_SIDE = 1 << 15
 MOST_PIXELS = 1 << 26
 MOST_BETWEEN = 1 << 28
-ORIENTATION = 0x0112
 NEAR = 1e-6
 LUMA = (19595, 38470, 7471)
 BLOCK = 1 << 18
@@ -144,7 +141,11 @@ class Image:
 
     @property
     def decoder(self) -> str:
-        """The library that decodes and resizes, and its version."""
+        """The library that decodes and resizes, and its version.
+
+        Raises:
+            Missing: it is not installed.
+        """
         return f"Pillow {pillow().__version__}"
 
     @cached_property
@@ -164,32 +165,8 @@ class Image:
             BadSamples: the file is missing, damaged, no image, or has more than 8 bits a channel.
             Missing: Pillow is not installed.
         """
-        library = pillow()
-        try:
-            with library.open(path) as file:
-                if file.mode.startswith(("I", "F")):
-                    hint = "save it with 8 bits a channel"
-                    raise _bad(path, f"its pixels are `{file.mode}`, not 8 bits a channel", hint)
-                return self._pixels(file)
-        except BadSamples:
-            raise
-        except FileNotFoundError as error:
-            raise _bad(path, "no such file") from error
-        except Exception as error:
-            raise _bad(path, f"cannot be decoded ({_reason(error)})") from error
-
-    def _pixels(self, file: Any) -> np.ndarray:
-        if file.getexif().get(ORIENTATION, 1) != 1:
-            from PIL import ImageOps
-
-            ImageOps.exif_transpose(file, in_place=True)
-        if file.mode == "P" and "transparency" in file.info:
-            file = file.convert("RGBA")
-        mode = "L" if self.color == "gray" else "RGB"
-        pixels = np.asarray(file if file.mode == mode else file.convert(mode))
-        if self.color == "bgr":
-            return np.ascontiguousarray(pixels[:, :, ::-1])
-        return pixels.reshape(*pixels.shape[:2], self.channels)
+        pixels = decoded(path, gray=self.color == "gray")
+        return np.ascontiguousarray(pixels[:, :, ::-1]) if self.color == "bgr" else pixels
 
     def apply(self, raw: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """The model's input, of pixels as `decode` gives them, or as a camera does.
@@ -335,7 +312,7 @@ class Image:
             inner = pixels[rows, columns]
         else:
             assert self.resize is not None
-            inner = _scaled(pixels, size, (rows, columns), self.resize.interpolation)
+            inner = _resized(pixels, size, (rows, columns), self.resize.interpolation)
         if inner.shape[:2] == area:
             return inner
         assert self.resize is not None
@@ -374,20 +351,7 @@ def check_sides(name: str, sides: Any) -> None:
             raise BadValue(f"`{name}` is {side} pixels", keys=(name,), hint=f"1 to {MOST_SIDE}")
 
 
-def pillow() -> Any:
-    """Pillow's module `Image`.
-
-    Raises:
-        Missing: it is not installed.
-    """
-    try:
-        import PIL.Image
-    except ModuleNotFoundError as error:
-        raise missing(error, "reading images") from error
-    return PIL.Image
-
-
-def _scaled(
+def _resized(
     pixels: np.ndarray, size: tuple[int, int], window: tuple[slice, slice], interpolation: str
 ) -> np.ndarray:
     """A window of the pixels at another height and width, by Pillow where it is installed, which is
@@ -398,32 +362,10 @@ def _scaled(
             f"{_by(pixels.shape[:2])} pixels would become {_by(size)}",
             hint="`exactly` or `letterbox` bounds both sides",
         )
-    if not _has_pillow():
-        return resampled(pixels, size, window, interpolation)
-    return _by_pillow(pixels, size, interpolation)[window]
-
-
-def _by_pillow(pixels: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:
-    """The width first, then the height, which no version of Pillow can take in another order."""
-    library = pillow()
-    filter_: Callable[..., Any] = getattr(library.Resampling, interpolation.upper())
-    flat = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
-    wide = library.fromarray(np.ascontiguousarray(flat)).resize((size[1], len(flat)), filter_)
-    return np.asarray(wide.resize(size[::-1], filter_)).reshape(*size, pixels.shape[2])
-
-
-@lru_cache(maxsize=1)
-def _has_pillow() -> bool:
-    return installed("PIL")
+    if has_pillow():
+        return resampled_whole(pixels, size, interpolation)[window]
+    return resampled(pixels, size, window, interpolation)
 
 
 def _by(sides: tuple[int, ...]) -> str:
     return "x".join(map(str, sides))
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
-
-
-def _bad(path: str | Path, reason: str, hint: str = "remove it, or put a sound one") -> BadSamples:
-    return BadSamples(reason, where=str(path), hint=hint)

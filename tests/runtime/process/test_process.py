@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from edgedl.runtime.process.boxes import Boxes
 from edgedl.runtime.process.detect import Detect
 from edgedl.runtime.process.features import Features
 from edgedl.runtime.process.files import open_files
-from edgedl.runtime.process.image import CHANNELS, LAYOUTS, Image, Resize
+from edgedl.runtime.process.image import CHANNELS, Image, Resize
 from edgedl.runtime.process.maps import Keypoints, Mask
 from edgedl.runtime.process.postprocess import KINDS as ANSWERS
 from edgedl.runtime.process.postprocess import kind_of, read, written
@@ -34,6 +34,7 @@ from edgedl.yamls import read_yaml
 
 SIDES = st.integers(1, 2000)
 NUMBERS = st.floats(-1e6, 1e6).filter(lambda x: x == 0 or abs(x) > 1e-6)
+LAYOUTS = get_args(get_type_hints(Image)["layout"])
 NAMES = st.none() | st.text(min_size=1, max_size=8)
 
 

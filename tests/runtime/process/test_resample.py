@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgedl.runtime.process.image import Image, Resize, pillow
+from edgedl.runtime.process.image import Image, Resize
+from edgedl.runtime.process.pillow import pillow
 from edgedl.runtime.process.resample import FILTERS, resampled
 
 INTERPOLATIONS = ["nearest", *FILTERS]
