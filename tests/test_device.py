@@ -128,7 +128,7 @@ def test_with_one_engine_it_is_small(engine_name: str, tree: ModuleType, tmp_pat
 def test_an_engine_that_is_not_asked_for_stays_behind(tree: ModuleType) -> None:
     files = {str(path) for path in tree.files(["onnxruntime"])}
     assert "runtime/ort/engine.py" in files
-    assert "runtime/openvino.py" not in files
+    assert "runtime/openvino/engine.py" not in files
     assert not any(name.startswith(("train", "passes", "benchmark", "cli")) for name in files)
     assert "runtime/ort/gpu.py" not in files
     assert not any("tensorrt" in name for name in files)

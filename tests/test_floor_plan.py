@@ -45,12 +45,7 @@ OWNERS = {
     "onnxscript": {"passes"},
     "google": {"passes"},
     "onnxruntime": {"runtime.ort", "backends.ort"},
-    "openvino": {
-        "runtime.openvino",
-        "runtime.openvino_kernels",
-        "runtime.openvino_request",
-        "backends.openvino",
-    },
+    "openvino": {"runtime.openvino", "backends.openvino"},
     "tensorrt": {"runtime.tensorrt", "backends.tensorrt"},
     "tensorrt_rtx": {"runtime.tensorrt", "backends.tensorrt"},
     "cuda": {"runtime.tensorrt.cuda"},

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 CACHE_VARIABLE = "EDGEDL_CACHE"
 ENGINES = {
     "onnxruntime": "edgedl.runtime.ort.engine:ENGINE",
-    "openvino": "edgedl.runtime.openvino:ENGINE",
+    "openvino": "edgedl.runtime.openvino.engine:ENGINE",
     "tensorrt": "edgedl.runtime.tensorrt.engine:ENGINE",
     "tensorrt_rtx": "edgedl.runtime.tensorrt.engine:ENGINE_RTX",
     "onnxruntime-tensorrt": "edgedl.runtime.ort.gpu:TENSORRT",

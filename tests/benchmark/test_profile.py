@@ -228,8 +228,8 @@ def test_nodes_of_one_name_are_told_apart() -> None:
 
 @pytest.mark.skipif("openvino" not in installed_engines(), reason="openvino's means")
 def test_the_warm_ups_calls_are_taken_out_of_the_mean() -> None:
-    from edgedl.runtime.openvino import _mean_since
+    from edgedl.runtime.openvino.profile import mean_since
 
     # 10 calls of 50 us, then 40 of 10 us: 900 us in 50 calls.
-    assert _mean_since(50, 10, 18, 40) == 10
-    assert _mean_since(1, 10, 0, 40) == 0
+    assert mean_since(50, 10, 18, 40) == 10
+    assert mean_since(1, 10, 0, 40) == 0

@@ -11,7 +11,7 @@ from edgedl.passes.graph import read
 from tests.models import NETS, feeds, saved
 
 openvino = pytest.importorskip("openvino")
-ENGINE = __import__("edgedl.runtime.openvino", fromlist=["ENGINE"]).ENGINE
+ENGINE = __import__("edgedl.runtime.openvino.engine", fromlist=["ENGINE"]).ENGINE
 
 
 def _convolutions(path: Path) -> list[str]:
