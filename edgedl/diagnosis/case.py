@@ -18,6 +18,9 @@ MOVES = frozenset(
         "Unsqueeze", "MaxPool", "Slice", "Split", "Resize", "Pad",
     }
 )  # fmt: skip
+# A range of which less than half is used wastes a bit.
+HALF = 0.5
+MOST_NAMED = 4
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,36 @@ class Case:
                 return self.board.operators[node]
             name = self.board.inputs_of[node][0]
         return ""
+
+    def worst(self, switches: tuple[int, ...] | list[int]) -> list[int]:
+        """Those that do most harm alone, the worst first, `MOST_NAMED` at most."""
+        unique = list(dict.fromkeys(switches))
+        return sorted(unique, key=lambda i: -self.alone.get(i, 0.0))[:MOST_NAMED]
+
+    def listed(self, switches: list[int]) -> str:
+        """The names of the worst two, and how many more there are."""
+        named = [f"`{self.name(i)}`" for i in self.worst(switches)[:2]]
+        more = len(switches) - len(named)
+        return ", ".join(named) + (f" and {more} more" if more > 0 else "")
+
+    def range_line(self, switch: int) -> str:
+        """The range that an activation was seen to span, and that of its codes."""
+        walked, grid = self.walked[switch], self.grid(switch)
+        low, high = walked.used
+        line = (
+            f"`{self.name(switch)}` spans {low:.3g} to {high:.3g}, its codes {grid.low:.3g} to"
+            f" {grid.high:.3g}"
+        )
+        share = f", {100 * walked.saturated:.1f} % of its values clipped"
+        return line + (share if walked.clipped else "")
+
+    def alone_line(self, switch: int) -> str:
+        """Where a quantizer stands, and the noise that it makes alone where that was measured."""
+        kind = self.board.found[switch].kind
+        what = "" if kind == "activation" else f"the {kind} "
+        line = f"{what}`{self.name(switch)}` at {self.operator(switch)}"
+        alone = self.alone.get(switch)
+        return line if alone is None else f"{line}: alone it makes {100 * alone:.2g} % noise"
 
 
 @dataclass(frozen=True, eq=False)
