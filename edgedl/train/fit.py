@@ -1,11 +1,11 @@
-"""Training: one plain loop, which goes on where it was killed."""
+"""Training: all that a run needs, made from settings; it goes on where it was killed."""
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,32 +16,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from edgedl.core.errors import BadOption, BadValue, EdgeError, Unsupported
+from edgedl.core.errors import BadOption, EdgeError, Unsupported
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
-from edgedl.train.augment import Batch, augmented
-from edgedl.train.batches import Data, groups_of, open_data, order_of
+from edgedl.train.augment import Batch
+from edgedl.train.batches import Data, open_data
 from edgedl.train.checkpoint import load_weights, random_states, restore_random_states
+from edgedl.train.course import Clock, Course, Step, Teach
 from edgedl.train.distil.guide import Guide
 from edgedl.train.ema import Average
+from edgedl.train.epoch import prepared
 from edgedl.train.losses import PerSample, check_labels, chosen, loss_of
 from edgedl.train.networks.deploy import boxes_of
 from edgedl.train.optimizers import optimizer_of
 from edgedl.train.processes import Processes, joined
-from edgedl.train.resume import BEST, Place, Run, check_finite, identity_of, make_folder
-from edgedl.train.schedules import share_of
+from edgedl.train.resume import BEST, Place, Run, identity_of, make_folder
 from edgedl.train.settings import Fit
-from edgedl.train.sharded import divided, divides, explained, follow_first
-from edgedl.train.track import LOG, Epoch, add_line, trackers, write_log
-from edgedl.train.validate import Figure, Score, name_of, rehearse, validate
+from edgedl.train.sharded import divided, divides, explained
+from edgedl.train.track import LOG, Epoch, trackers, write_log
+from edgedl.train.validate import Figure, Score, name_of, rehearse
 
 __all__ = ["Epoch", "Fitted", "fit", "load_weights"]
-
-Clock = Callable[[], float]
-Teach = Callable[[Any, Batch], Tensor]
-
-# Losses stay on the device, and are looked at so often: each look waits for it.
-LOOK = 16
 
 
 @dataclass(frozen=True)
@@ -156,12 +151,7 @@ def _trained(
     device, metric = processes.device, name_of(score)
     progress = progress if processes.is_first else silent
     whole, apart = network, divides(settings, processes)
-    if apart:
-        network = divided(whole, processes)
-    else:
-        network.to(device)
-        if settings.channels_last:
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = divided(whole, processes) if apart else _placed(whole, settings, device)
     seen, unseen = (_opened(one, settings, device, progress) for one in (train, validation))
     prepare = partial(prepared, channels_last=settings.channels_last)
     labels = train.chosen_labels if seen.targets is not None else None
@@ -181,16 +171,12 @@ def _trained(
             network, outputs, seen, unseen, settings, alone, seed, processes, prepare, progress
         )
         teach, learner = partial(lesson.losses, teach), lesson.learner or network
-
     forward = learner if processes.count == 1 or apart else DistributedDataParallel(learner)
     optimizer = optimizer_of(settings.optimizer, learner)
     copied = divided(whole, processes) if apart and settings.ema else None
     average = Average(network, settings.ema, copied) if settings.ema else None
     scaler = torch.amp.GradScaler(device.type, enabled=settings.precision == "float16")
-    learn = partial(
-        _learn, forward, torch.compile(forward) if settings.compile else forward, teach, optimizer,
-        scaler, average, settings, processes,
-    )  # fmt: skip
+    compiled = torch.compile(forward) if settings.compile else forward
 
     key, adapters = (None, None) if lesson is None else (lesson.key, lesson.adapters)
     identity = identity_of(whole, seen, unseen, settings, seed, metric, key)
@@ -203,134 +189,22 @@ def _trained(
     if processes.is_first:
         tell = trackers(settings.track, folder, len(place.history))
         write_log(folder / LOG, place.history, metric)
-
-    has_boxes = boxes_of(whole) is not None
-    rates = [group["lr"] for group in optimizer.param_groups]
+    course = Course(
+        network, settings, seed, seen, unseen, labels, boxes_of(whole) is not None, loss, score,
+        metric, lesson, run, Step(forward, compiled, teach, run, settings),
+        [group["lr"] for group in optimizer.param_groups], prepare, tell, progress, clock,
+    )  # fmt: skip
     while not place.is_over(settings):
-        epoch = len(place.history)
-        turn = epoch if lesson is None else lesson.turn(epoch)
-        groups = _groups(seen, labels, settings, seed, turn, processes.count)
-        parts = [processes.part(rows) for rows in groups]
-        stream = partial(_stream, seen, settings, seed, has_boxes, turn, processes, prepare)
-        if lesson is not None:
-            lesson.open(seen, turn, parts, stream)
-        steps, began, saved = len(groups), clock() - place.seconds, clock()
-        label = f"epoch {epoch + 1} of {settings.epochs}"
-        sums: list[Tensor] = []
-        network.train()
-        for batch in stream(parts, place.step):
-            count, done = steps * settings.epochs, steps * epoch + place.step
-            share = share_of(settings.schedule, done, count, steps)
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * share
-            if lesson is not None:
-                batch = lesson.given(batch, place.step)
-            sums.append(learn(batch, len(groups[place.step])))
-            del batch  # its memory serves the next one
-            place.step += 1
-            progress(label, place.step, steps)
-
-            late = clock() - saved >= settings.checkpoint_seconds
-            if place.step % LOOK == 0 or place.step == steps or (late and processes.count == 1):
-                ours = [*torch.stack(sums).tolist(), float(late and processes.is_first)]
-                *losses, due = processes.sums(ours)
-                check_finite(losses, place, folder, partial(_suspects, seen, groups))
-                for one in losses:
-                    place.loss += one
-                sums = []
-                if due and place.step < steps:
-                    place.seconds = clock() - began
-                    run.save(place)
-                    saved = clock()
-
-        seconds, learned = clock() - began, sum(map(len, groups))
-        judged = network if average is None else average.settled()
-        figures = validate(judged, unseen, loss, score, processes, prepare, settings.batch)
-        rate, mean = optimizer.param_groups[0]["lr"], place.loss / learned
-        latest = Epoch(epoch + 1, mean, *figures, rate, seconds, learned)
-        place = Place([*place.history, latest])
-        if place.best == len(place.history):
-            run.save_best(place, metric)
-        run.save(place)
-        if processes.is_first:
-            add_line(folder / LOG, latest, metric)
-        for told in tell:
-            told(latest.number, latest.figures(metric))
+        place = course.epoch(place)
     return place
 
 
-def _learn(
-    forward: nn.Module,
-    compiled: Callable[..., Any],
-    teach: Teach,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    average: Average | None,
-    settings: Fit,
-    processes: Processes,
-    batch: Batch,
-    whole: int,
-) -> Tensor:
-    """One step: the sum of this process's losses. `whole` counts the batch of all processes."""
-    half = {"bf16": torch.bfloat16, "float16": torch.float16}.get(settings.precision)
-    sums = []
-    parts = batch.cut(settings.accumulate)
-    together = isinstance(forward, DistributedDataParallel)
-    if processes.count > 1 and not together:
-        follow_first(forward, processes)
-    for part in parts:
-        # divided gradients are summed each time: whole ones would not fit
-        alone = together and part is not parts[-1]
-        with forward.no_sync() if alone else nullcontext():  # type: ignore[operator]
-            with torch.autocast(processes.device.type, half) if half else nullcontext():
-                outputs = compiled(*part.inputs)
-            losses = teach(outputs, part)
-            # over processes the mean is taken; what counts is that over the samples of all
-            counts = torch.full_like(losses, processes.count / whole)
-            scaler.scale(losses).backward(counts)  # type: ignore[no-untyped-call]
-            sums.append(losses.detach().sum())
-    if settings.clip is not None:
-        scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(forward.parameters(), settings.clip)
-    scaler.step(optimizer)
-    scaler.update()
-    optimizer.zero_grad()
-    if average is not None:
-        average.update()
-    return sums[0] if len(sums) == 1 else torch.stack(sums).sum()
-
-
-def _taught(loss: PerSample, outputs: Any, batch: Batch) -> Tensor:
-    """The loss of outputs by a batch's labels, [batch]."""
-    losses = loss(outputs, batch.targets)
-    if batch.others is None:
-        return losses
-    return losses.lerp(loss(outputs, batch.others), 1 - batch.share)
-
-
-def _stream(
-    data: Data,
-    settings: Fit,
-    seed: int,
-    has_boxes: bool,
-    turn: int,
-    processes: Processes,
-    prepare: Callable[[Batch], Batch],
-    parts: Sequence[np.ndarray],
-    first: int,
-) -> Iterator[Batch]:
-    """This process's batches of an epoch from one on, changed by chance as epoch `turn` has it.
-
-    Args:
-        has_boxes: whether labels are boxes, which move as their images do.
-    """
-    for step, batch in enumerate(data.stream(parts[first:]), first):
-        if settings.augment:
-            dice = _dice(processes.device, seed, turn, step, processes.rank)
-            batch = augmented(settings.augment, batch, dice, data.names[0], has_boxes=has_boxes)
-        batch = prepare(batch)
-        yield batch
-        del batch  # its memory serves the next one
+def _placed(network: nn.Module, settings: Fit, device: torch.device) -> nn.Module:
+    """The network itself, on the device, in memory as the settings say."""
+    network.to(device)
+    if settings.channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
 
 
 def _opened(samples: Samples, settings: Fit, device: torch.device, progress: Progress) -> Data:
@@ -344,48 +218,12 @@ def _opened(samples: Samples, settings: Fit, device: torch.device, progress: Pro
     )
 
 
-def _groups(
-    data: Data, labels: np.ndarray | None, settings: Fit, seed: int, epoch: int, processes: int
-) -> list[np.ndarray]:
-    """The places of each step's samples, of all processes together.
-
-    Raises:
-        BadValue: there is not one for each process, or classes to balance are not there.
-    """
-    if min(settings.batch, len(data)) < processes:
-        raise BadValue(
-            f"a batch of {min(settings.batch, len(data))} for {processes} processes",
-            keys=("batch",),
-            hint="at least one sample for each process",
-        )
-    if not settings.balance:
-        return groups_of(order_of(len(data), seed, epoch), settings.batch, whole=True)
-    if labels is None or labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise BadValue(
-            "`balance` needs one class index a sample", keys=("balance",), hint="balance: false"
-        )
-    return groups_of(order_of(len(data), seed, epoch, labels), settings.batch, whole=True)
-
-
-def prepared(batch: Batch, *, channels_last: bool) -> Batch:
-    """The batch, its images in memory as the network's weights are."""
-    return batch.channels_last() if channels_last else batch
-
-
-def _dice(device: torch.device, seed: int, epoch: int, step: int, rank: int) -> torch.Generator:
-    """What augments one batch: the same again, whoever comes to it and when."""
-    drawn = np.random.SeedSequence([seed, epoch, step, rank]).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(drawn[0] >> np.uint64(1)))
-
-
-def _suspects(data: Data, groups: list[np.ndarray], step: int) -> str:
-    """What in a step's batch is not finite, as a hint; empty where all of it is."""
-    for place in groups[step]:
-        batch = data.batch(np.array([place]))
-        reals = [t for t in (*batch.inputs, batch.targets) if t.is_floating_point()]
-        if not all(bool(torch.isfinite(one).all()) for one in reals):
-            return f"sample {data.samples.rows[place]} or its label is not finite: remove it"
-    return ""
+def _taught(loss: PerSample, outputs: Any, batch: Batch) -> Tensor:
+    """The loss of outputs by a batch's labels, [batch]."""
+    losses = loss(outputs, batch.targets)
+    if batch.others is None:
+        return losses
+    return losses.lerp(loss(outputs, batch.others), 1 - batch.share)
 
 
 @contextmanager

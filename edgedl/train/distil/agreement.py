@@ -14,7 +14,7 @@ from edgedl.core.samples import Samples
 from edgedl.train.batches import open_data
 from edgedl.train.distil.guide import Guide
 from edgedl.train.distil.pairs import unpacked
-from edgedl.train.fit import prepared
+from edgedl.train.epoch import prepared
 from edgedl.train.processes import joined
 from edgedl.train.settings import Fit
 from edgedl.train.validate import Answers, Figure, rehearse

@@ -12,7 +12,7 @@ from edgedl.core.progress import silent
 from edgedl.core.samples import Samples
 from edgedl.train.batches import open_data
 from edgedl.train.distil.guide import FEW, Guide
-from edgedl.train.fit import prepared
+from edgedl.train.epoch import prepared
 from edgedl.train.losses import chosen
 from edgedl.train.processes import joined
 from edgedl.train.settings import Fit
