@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -79,40 +79,6 @@ def compiled_into(
             payloads.append((payload, opened.read(payload.part)))
     _write(opened, output, payloads)
     return rows, tuple(payload for payload, _ in made.values())
-
-
-def add_recipe(
-    bundle: str | Path,
-    output: str | Path,
-    *,
-    engine: str,
-    precision: str,
-    settings: Mapping[str, Any],
-    needs: Needs | None = None,
-) -> Payload:
-    """Write the bundle with a recipe, in front of the rest, for an engine that is built where the
-    bundle is opened: from the part of its first ONNX payload, so that it takes no model's bytes.
-
-    Args:
-        settings: plain JSON that the engine's file understands.
-        needs: of the engine's version and the machine.
-
-    Raises:
-        EdgeError: the bundle holds no ONNX model, or the file cannot be written.
-    """
-    opened = open_bundle(bundle)
-    source = opened.onnx
-    recipe = replace(
-        source,
-        engine=short(engine),
-        format=BUILD,
-        precision=short(precision),
-        settings=dict(settings),
-        needs=needs or Needs(),
-    )
-    kept = [(payload, opened.read(payload.part)) for payload in opened.payloads]
-    _write(opened, Path(output), [(recipe, opened.read(source.part)), *kept])
-    return recipe
 
 
 def _compiled(

@@ -149,12 +149,6 @@ class NoGain(EdgeError):
     """A step of shrinking would win nothing; the network stays as it was."""
 
 
-class LimitBroken(EdgeError):
-    """A limit that the user set cannot be kept; the best that was found is written all the same."""
-
-    exit_status = 3
-
-
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint for an unknown name: its nearest relative, then the names there are, 20 at most."""
     import difflib

@@ -44,7 +44,6 @@ MOST_KEPT_BYTES = 64 << 20
 FOREIGN, FEW = 0.01, 4
 FEWEST = 8
 TOLERANCE = 0.01
-FAITHFUL = 0.01
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ METHODS: tuple[Method, ...] = ("minmax", "percentile", "entropy", "mse")
 OCTAVES = 256
 PER_OCTAVE = 128
 BINS = OCTAVES * PER_OCTAVE
-NOT_FINITE = 255 * PER_OCTAVE
 FLUSH_ELEMENTS = 1 << 13
 CHUNK_ELEMENTS = 1 << 16
 

@@ -119,12 +119,6 @@ class Switchboard:
             for node in graph.graph
         }
         self.order = {name: i for i, name in enumerate(self.tensors)}
-        self.float_tensors = {
-            v.name or ""
-            for node in graph.graph
-            for v in node.outputs
-            if v.dtype in (None, ir.DataType.FLOAT)
-        }
         ir.save(graph, folder / FILE_NAME, external_data=BASE, size_threshold_bytes=256)
         self._proto = onnx.load(folder / FILE_NAME, load_external_data=False)
         self._initializers = {t.name: i for i, t in enumerate(self._proto.graph.initializer)}

@@ -24,7 +24,7 @@ def test_text_begins_with_the_place() -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_kind_is_explained_and_has_an_exit_status(kind: type[EdgeError]) -> None:
-    expected = {"BadOption": 2, "LimitBroken": 3}.get(kind.__name__, 1)
+    expected = {"BadOption": 2}.get(kind.__name__, 1)
     assert kind("x").exit_status == expected
     assert kind.__doc__ is not None
     assert kind.__doc__.endswith(".")

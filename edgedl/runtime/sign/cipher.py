@@ -5,8 +5,6 @@ from __future__ import annotations
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-KEY_BYTES, NONCE_BYTES, TAG_BYTES = 32, 12, 16
-
 
 def encrypted(key: bytes, nonce: bytes, data: bytes, associated: bytes) -> bytes:
     """What is given, encrypted, with a tag of 16 bytes behind it."""

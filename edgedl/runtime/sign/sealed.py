@@ -20,7 +20,7 @@ from edgedl.core.registry import load
 from edgedl.runtime.limits import canonical
 
 CIPHER: Final = "aes-256-gcm"
-KEY_BYTES, NONCE_BYTES, TAG_BYTES = 32, 12, 16
+KEY_BYTES, NONCE_BYTES = 32, 12
 NONCE = re.compile(r"[0-9a-f]{24}")
 KEY_NAME = re.compile(r"[A-Za-z0-9_.:/@+=\-]{1,128}")
 KeySource = Callable[[str], bytes]

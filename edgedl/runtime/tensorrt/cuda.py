@@ -107,17 +107,6 @@ class Cuda(Protocol):
     def to_host(self, address: int, source: int, size: int, stream: int) -> None:
         """Copy to the system's memory, in turn with the stream's other work."""
 
-    def event(self) -> int:
-        """A new mark of a moment in a stream."""
-
-    def destroy_event(self, event: int) -> None: ...
-
-    def record(self, event: int, stream: int) -> None:
-        """Let the event mark this moment of the stream."""
-
-    def elapsed_ms(self, start: int, end: int) -> float:
-        """Milliseconds between two marks, waiting for the second."""
-
     def begin_capture(self, stream: int) -> None:
         """From now on, note the stream's work down instead of doing it."""
 
@@ -274,19 +263,6 @@ class CudaRuntime:
 
     def to_host(self, address: int, source: int, size: int, stream: int) -> None:
         self._call("cudaMemcpyAsync", address, source, size, self._to_host, stream)
-
-    def event(self) -> int:
-        return int(self._call("cudaEventCreate"))
-
-    def destroy_event(self, event: int) -> None:
-        self._call("cudaEventDestroy", event)
-
-    def record(self, event: int, stream: int) -> None:
-        self._call("cudaEventRecord", event, stream)
-
-    def elapsed_ms(self, start: int, end: int) -> float:
-        self._call("cudaEventSynchronize", end)
-        return float(self._call("cudaEventElapsedTime", start, end))
 
     def begin_capture(self, stream: int) -> None:
         self._call("cudaStreamBeginCapture", stream, self._capture_mode)

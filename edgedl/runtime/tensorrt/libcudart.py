@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from ctypes import (
     byref,
     c_char_p,
-    c_float,
     c_int,
     c_size_t,
     c_uint,
@@ -135,21 +134,6 @@ class Libcudart:
 
     def cudaStreamQuery(self, stream: int) -> tuple[Any, ...]:  # noqa: N802
         return self._done("cudaStreamQuery", c_void_p(stream))
-
-    def cudaEventCreate(self) -> tuple[Any, ...]:  # noqa: N802
-        return self._made("cudaEventCreate", c_void_p)
-
-    def cudaEventDestroy(self, event: int) -> tuple[Any, ...]:  # noqa: N802
-        return self._done("cudaEventDestroy", c_void_p(event))
-
-    def cudaEventRecord(self, event: int, stream: int) -> tuple[Any, ...]:  # noqa: N802
-        return self._done("cudaEventRecord", c_void_p(event), c_void_p(stream))
-
-    def cudaEventSynchronize(self, event: int) -> tuple[Any, ...]:  # noqa: N802
-        return self._done("cudaEventSynchronize", c_void_p(event))
-
-    def cudaEventElapsedTime(self, start: int, end: int) -> tuple[Any, ...]:  # noqa: N802
-        return self._made("cudaEventElapsedTime", c_float, c_void_p(start), c_void_p(end))
 
     def cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[Any, ...]:  # noqa: N802
         return self._done("cudaStreamBeginCapture", c_void_p(stream), c_int(mode))

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edgedl.core.errors import BadOption, BadValue, WrongInput, nearest
+from edgedl.core.errors import BadOption, BadValue, nearest
 from edgedl.core.fields import from_plain, to_plain
 from edgedl.core.model import Signature
 
@@ -38,13 +38,6 @@ class Bounds:
                     hint="least first, then usual, then most",
                 )
 
-    def holds(self, shape: Sequence[int]) -> bool:
-        """Whether a shape lies within."""
-        return len(shape) == len(self.least) and all(
-            low <= size <= high
-            for low, size, high in zip(self.least, shape, self.most, strict=True)
-        )
-
     def __str__(self) -> str:
         return f"{self.input}={_written(self.least)} to {_written(self.most)}"
 
@@ -64,10 +57,6 @@ class Profile:
     def bounds(self, name: str) -> Bounds | None:
         """The bounds of an input, where the profile has them."""
         return next((bounds for bounds in self.inputs if bounds.input == name), None)
-
-    def holds(self, shapes: Mapping[str, Sequence[int]]) -> bool:
-        """Whether shapes by input all lie within."""
-        return all(bounds.holds(shapes[bounds.input]) for bounds in self.inputs)
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.inputs))
@@ -124,25 +113,6 @@ class Build:
             if value != to_plain(getattr(Build(), name))
         }
 
-    def profile_of(self, shapes: Mapping[str, Sequence[int]]) -> int:
-        """The number of the first profile that holds these shapes of inputs; 0 where there are no
-        profiles.
-
-        Raises:
-            WrongInput: none does.
-        """
-        for number, profile in enumerate(self.profiles):
-            if profile.holds(shapes):
-                return number
-        if not self.profiles:
-            return 0
-        given = ", ".join(f"{name}={_written(shape)}" for name, shape in shapes.items())
-        there = "; ".join(map(str, self.profiles))
-        raise WrongInput(
-            f"the engine was built for other shapes than {given}",
-            hint=f"it takes {there}; a further profile serves others",
-        )
-
 
 def build_of(document: Any) -> Build:
     """The build in a bundle's settings or a recipe.
@@ -151,28 +121,6 @@ def build_of(document: Any) -> Build:
         BadValue: a setting is unknown, or its value is none.
     """
     return from_plain(Build, document)
-
-
-def profile_of_text(text: str) -> Bounds:
-    """The bounds in `NAME=1x3x8x8:1x3x224x224:4x3x512x512`, least, usual and most; or in
-    `NAME=1x3x224x224`, which is all three.
-
-    Raises:
-        BadOption: it is not written like that.
-    """
-    name, _, shapes = text.rpartition("=")
-    parts = [part.lower().split("x") for part in shapes.split(":")]
-    numbers = all(size.isdigit() for part in parts for size in part)
-    if not name or len(parts) not in (1, 3) or not numbers:
-        raise BadOption(
-            f"`{text}` is no profile",
-            hint="write it like `input=1x3x224x224:4x3x224x224:8x3x224x224`: least, usual, most",
-        )
-    least, usual, most = (parts * 3)[:3]
-    try:
-        return Bounds(name, _sizes(least), _sizes(usual), _sizes(most))
-    except BadValue as error:
-        raise BadOption(error.message, hint=error.hint) from error
 
 
 def profile_seen(
@@ -238,10 +186,6 @@ def _check_fits(bounds: Bounds, shape: Sequence[int]) -> None:
                 " the profile",
                 hint=f"the model's shape is {_written(shape)}; `?` may be bounded",
             )
-
-
-def _sizes(texts: Sequence[str]) -> Shape:
-    return tuple(map(int, texts))
 
 
 def _written(shape: Sequence[int]) -> str:

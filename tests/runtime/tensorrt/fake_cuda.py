@@ -85,7 +85,6 @@ class FakeCuda:
         self.capability = capability
         self.pieces: dict[int, Piece] = {}
         self.streams: dict[int, Stream] = {}
-        self.events: dict[int, int] = {}
         self.graphs: dict[int, list[Work]] = {}
         self.executables: dict[int, list[Work]] = {}
         self.graveyard: list[Any] = []
@@ -102,7 +101,6 @@ class FakeCuda:
         kinds = {
             "memory": self.pieces,
             "streams": self.streams,
-            "events": self.events,
             "graphs": self.graphs,
             "executables": self.executables,
         }
@@ -301,30 +299,6 @@ class FakeCuda:
         for work in queue:
             work()
         return (OK,)
-
-    def cudaEventCreate(self) -> tuple[Any, ...]:
-        status = self._counted("cudaEventCreate")
-        if status:
-            return status, None
-        handle = self._handle()
-        self.events[handle] = -1
-        return OK, handle
-
-    def cudaEventDestroy(self, event: int) -> tuple[Any, ...]:
-        status = self._counted("cudaEventDestroy")
-        if self.events.pop(event, None) is None:
-            raise Misuse("an event was destroyed twice")
-        return (status,)
-
-    def cudaEventRecord(self, event: int, stream: int) -> tuple[Any, ...]:
-        self.events[event] = len(self.calls)
-        return (self._counted("cudaEventRecord"),)
-
-    def cudaEventSynchronize(self, event: int) -> tuple[Any, ...]:
-        return (self._counted("cudaEventSynchronize"),)
-
-    def cudaEventElapsedTime(self, start: int, end: int) -> tuple[Any, ...]:
-        return self._counted("cudaEventElapsedTime"), float(self.events[end] - self.events[start])
 
     def cudaStreamBeginCapture(self, stream: int, mode: int) -> tuple[Any, ...]:
         status = self._counted("cudaStreamBeginCapture")

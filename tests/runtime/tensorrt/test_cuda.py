@@ -73,19 +73,6 @@ def test_other_failures_are_named(status: int, words: str) -> None:
     assert ("forked" in (caught.value.hint or "")) == (status == 3)
 
 
-def test_moments_of_a_stream() -> None:
-    fake = FakeCuda()
-    cuda = CudaRuntime(fake)
-    stream, start, end = cuda.stream(), cuda.event(), cuda.event()
-    cuda.record(start, stream)
-    cuda.record(end, stream)
-    assert cuda.elapsed_ms(start, end) == 1
-    for event in (start, end):
-        cuda.destroy_event(event)
-    cuda.destroy_stream(stream)
-    assert not fake.leaks()
-
-
 class Silent:
     """A package that is of another library altogether."""
 

@@ -6,14 +6,13 @@ import json
 
 import pytest
 
-from edgedl.core.errors import BadOption, BadValue, WrongInput
+from edgedl.core.errors import BadOption, BadValue
 from edgedl.runtime.tensorrt.settings import (
     Bounds,
     Build,
     Profile,
     build_of,
     check_profiles,
-    profile_of_text,
 )
 
 SMALL = Profile((Bounds("x", (1, 3, 8), (2, 3, 16), (4, 3, 32)),))
@@ -49,31 +48,6 @@ def test_a_build_that_nothing_was_said_of_is_empty() -> None:
 def test_settings_that_say_nothing_sensible_are_refused(document: object, said: str) -> None:
     with pytest.raises(BadValue, match=said):
         build_of(document)
-
-
-def test_shapes_go_to_the_first_profile_that_holds_them() -> None:
-    assert BUCKETS.profile_of({"x": (1, 3, 8)}) == 0
-    assert BUCKETS.profile_of({"x": (4, 3, 8)}) == 0
-    assert BUCKETS.profile_of({"x": (5, 3, 8)}) == 1
-    assert Build().profile_of({"x": (5, 3, 8)}) == 0
-
-
-@pytest.mark.parametrize("shape", [(17, 3, 8), (1, 3, 33), (1, 3, 7), (1, 3), (1, 2, 8)])
-def test_a_shape_outside_every_profile_is_told(shape: tuple[int, ...]) -> None:
-    with pytest.raises(WrongInput, match="other shapes") as raised:
-        BUCKETS.profile_of({"x": shape})
-    assert "x=1x3x8 to 4x3x32; x=4x3x8 to 16x3x32" in (raised.value.hint or "")
-
-
-def test_profiles_are_written_as_shapes_are() -> None:
-    assert profile_of_text("x=1x3x8:2x3x16:4x3x32") == SMALL.inputs[0]
-    assert profile_of_text("a=b=1x8") == Bounds("a=b", (1, 8), (1, 8), (1, 8))
-
-
-@pytest.mark.parametrize("text", ["x", "=1x2", "x=1x2:1x2", "x=1xtwo", "x=2:1:4", "x=1x2:1:2"])
-def test_what_is_no_profile_is_told(text: str) -> None:
-    with pytest.raises(BadOption):
-        profile_of_text(text)
 
 
 @pytest.mark.parametrize(
