@@ -165,11 +165,9 @@ def check_profiles(build: Build, shapes: Mapping[str, Sequence[int]]) -> None:
     for name in dynamic:
         if not build.profiles or any(profile.bounds(name) is None for profile in build.profiles):
             shape = _written(shapes[name])
-            one, most = (shape.replace("?", size) for size in ("8", "32"))
             raise BadOption(
                 f"input `{name}` has the shape {shape}, whose axes of `?` have no bounds",
-                hint=f"fix them with `--shape {name}={one}`, or give a profile,"
-                f" `--profile {name}={one}:{one}:{most}`",
+                hint=f"fix them with `--shape {name}={shape.replace('?', '8')}`",
             )
 
 
