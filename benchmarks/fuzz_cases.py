@@ -34,7 +34,7 @@ from edgedl.runtime.sign.admit import TRAILER
 from edgedl.runtime.sign.encrypt import encrypt
 from edgedl.runtime.sign.envelope import Envelope, Statement, lines, of_lines, signed_message
 from edgedl.runtime.sign.private import private_key
-from edgedl.runtime.writing import write_bundle
+from edgedl.runtime.writing import Contents, write_bundle
 
 SECRET = bytes(range(32))
 NOW = 1_800_000_000
@@ -105,15 +105,17 @@ def written(path: Path, model: bytes, processing: Processing | None) -> Path:
     x, y = np.arange(6, dtype=np.float32).reshape(1, 6), np.ones((1, 2), np.float32)
     write_bundle(
         path,
-        signature=Signature(
-            (Tensor("x", "float32", (1, 6)),), (Tensor("y", "float32", (1, None)),)
+        Contents(
+            signature=Signature(
+                (Tensor("x", "float32", (1, 6)),), (Tensor("y", "float32", (1, None)),)
+            ),
+            payloads=[stored(Payload("onnxruntime", "onnx", "models/a", "int8", {"a": 1}), model)],
+            golden=Golden(({"x": x, "n": x.astype(np.int64)},), ({"y": Answer.of(y)},), 0.01),
+            history=[Step("clean", {"a": 1}, "0" * 64, {"edgedl": "0"})],
+            notes={"a": [1, {"b": None}]},
+            names={"w0": "weight"},
+            processing=processing,
         ),
-        payloads=[stored(Payload("onnxruntime", "onnx", "models/a", "int8", {"a": 1}), model)],
-        golden=Golden(({"x": x, "n": x.astype(np.int64)},), ({"y": Answer.of(y)},), 0.01),
-        history=[Step("clean", {"a": 1}, "0" * 64, {"edgedl": "0"})],
-        notes={"a": [1, {"b": None}]},
-        names={"w0": "weight"},
-        processing=processing,
     )
     return path
 

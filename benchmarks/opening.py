@@ -36,7 +36,7 @@ from edgedl.core.stats import bootstrap_ratio
 from edgedl.passes.graph import open_model, to_ship
 from edgedl.report.table import markdown
 from edgedl.runtime.golden import Answer, Golden, coarse
-from edgedl.runtime.writing import write_bundle
+from edgedl.runtime.writing import Contents, write_bundle
 
 RESULTS = Path(__file__).parent / "results"
 ENGINES = ("onnxruntime", "openvino")
@@ -61,12 +61,14 @@ def written(engine: str, model: Path, given: Samples, folder: Path) -> tuple[Pat
         told = [{k: Answer.of(v) for k, v in session.run(row).items()} for row in rows]
     write_bundle(
         bundle,
-        signature=opened.signature,
-        payloads=[(payload, data)],
-        golden=Golden(tuple(rows), tuple(told), 0.01),
-        history=opened.history,
-        notes={},
-        names=names,
+        Contents(
+            signature=opened.signature,
+            payloads=[(payload, data)],
+            golden=Golden(tuple(rows), tuple(told), 0.01),
+            history=opened.history,
+            notes={},
+            names=names,
+        ),
     )
     return onnx, bundle, rows[0]
 

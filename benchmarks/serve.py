@@ -165,7 +165,7 @@ def zoo_bundles(name: str, cache: Path | None, folder: Path) -> list[Path]:
     from edgedl.passes.graph import open_model, to_ship
     from edgedl.runtime import engine, installed_engines
     from edgedl.runtime.golden import Answer, Golden
-    from edgedl.runtime.writing import write_bundle
+    from edgedl.runtime.writing import Contents, write_bundle
 
     entry = fetch(name, (cache or CACHE).expanduser())
     model = open_model(entry.model)
@@ -177,10 +177,10 @@ def zoo_bundles(name: str, cache: Path | None, folder: Path) -> list[Path]:
             answers = {key: Answer.of(array) for key, array in session.run(feed).items()}
         path = folder / f"{name}-{one}.edl"
         write_bundle(
-            path, signature=model.signature, golden=Golden((feed,), (answers,), 0.01),
+            path, Contents(signature=model.signature, golden=Golden((feed,), (answers,), 0.01),
             history=(), notes={}, payloads=[(backend(one).compile(data, "float32"), data)],
             names=names,
-        )  # fmt: skip
+        ))  # fmt: skip
         paths.append(path)
     return paths
 

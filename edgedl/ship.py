@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from edgedl.runtime.payload import Payload, stored
 from edgedl.runtime.process import Processing
 from edgedl.runtime.session import Operator
 from edgedl.runtime.sign.admit import ANYBODY
-from edgedl.runtime.writing import bundle_blocks, write_bundle
+from edgedl.runtime.writing import Contents, write_bundle
 from edgedl.search.candidates import Candidate, Trial, shipped_settings
 from edgedl.search.memory import key_of_candidate
 
@@ -98,23 +97,25 @@ def ship(
         payload, part = stored(compiled, data)
     others = same.fallbacks if same is not None else None
     first = () if ahead is None else (_sharing(ahead, payload),)
-    with atomic_write(output) as work:
-        write = partial(
-            write_bundle,
-            work,
+
+    def contents(behind: Sequence[Payload]) -> Contents:
+        return Contents(
             signature=chosen.model.signature,
+            payloads=[(one, part) for one in (*first, payload, *behind)],
             golden=golden,
             history=chosen.model.history,
             notes=notes,
             names=names,
             processing=processing,
         )
+
+    with atomic_write(output) as work:
         if others is None and fallbacks:
             likely = _likely(payload)
-            write(payloads=[(one, part) for one in (*first, payload, *likely)])
+            write_bundle(work, contents(likely))
             place = len(first) + 1
             others = tuple(one for i, one in enumerate(likely, place) if _answers_apart(work, i))
-        write(payloads=[(one, part) for one in (*first, payload, *(others or ()))])
+        write_bundle(work, contents(others or ()))
         proof = check(work, threads=threads, trust=ANYBODY)
         if not proof.ok:
             raise WrongAnswers(
@@ -195,7 +196,7 @@ def bundle_sizes(
         settings = shipped_settings(candidate.settings, names)
         plain = Payload(candidate.engine, "onnx", part, candidate.precision, settings)
         payload, lying = stored(plain, data)
-        blocks = bundle_blocks(
+        blocks = Contents(
             signature=model.signature,
             payloads=[(one, lying) for one in (payload, *_likely(payload))],
             golden=_golden(model, samples, lambda _: answer, LONGEST_FIGURE),
@@ -203,7 +204,7 @@ def bundle_sizes(
             notes={**notes, "speedup": longest, "machine": machine},
             names=names,
             processing=processing,
-        )
+        ).blocks()
         found[key] = padded_bytes(*map(len, blocks))
         return found[key]
 

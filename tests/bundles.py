@@ -14,7 +14,7 @@ from edgedl.runtime.payload import Payload, stored
 from edgedl.runtime.sign.encrypt import encrypt
 from edgedl.runtime.sign.keys import PublicKey
 from edgedl.runtime.sign.private import Signed, keygen, sign
-from edgedl.runtime.writing import write_bundle
+from edgedl.runtime.writing import Contents, write_bundle
 
 SECRET = bytes(range(32))
 NOW = 1_800_000_000
@@ -40,14 +40,16 @@ def small_bundle(path: Path, model: bytes = b"model", *, deflated: bool = False)
     plain = Payload("onnxruntime", "onnx", "models/a.onnx", "int8", {"memory_pattern": True})
     write_bundle(
         path,
-        signature=Signature(
-            (Tensor("x", "float32", (1, 6)),), (Tensor("y", "float32", (1, None)),)
+        Contents(
+            signature=Signature(
+                (Tensor("x", "float32", (1, 6)),), (Tensor("y", "float32", (1, None)),)
+            ),
+            payloads=[stored(plain, model) if deflated else (plain, model)],
+            golden=Golden(({"x": x},), ({"y": Answer.of(y)},), 0.01),
+            history=[Step("clean", {"a": 1}, hashlib.sha256(b"").hexdigest(), {"edgedl": "0"})],
+            notes={"a": [1, {"b": None}]},
+            names={"w0": "weight"},
         ),
-        payloads=[stored(plain, model) if deflated else (plain, model)],
-        golden=Golden(({"x": x},), ({"y": Answer.of(y)},), 0.01),
-        history=[Step("clean", {"a": 1}, hashlib.sha256(b"").hexdigest(), {"edgedl": "0"})],
-        notes={"a": [1, {"b": None}]},
-        names={"w0": "weight"},
     )
     return path
 

@@ -19,7 +19,7 @@ from edgedl.runtime import ENGINES, installed_engines
 from edgedl.runtime.golden import Answer, Golden
 from edgedl.runtime.gpu import PROVIDERS
 from edgedl.runtime.process import Processing
-from edgedl.runtime.writing import write_bundle
+from edgedl.runtime.writing import Contents, write_bundle
 from tests.models import answers, conv_net, feeds, saved
 
 REFUSED = ["torch", "onnx", "onnx_ir", "onnxscript", "yaml", "click", "google.protobuf", "PIL"]
@@ -139,13 +139,15 @@ def net_and_bundle(
     data, names = to_ship(model)
     write_bundle(
         folder / "net.edl",
-        signature=model.signature,
-        payloads=[(backend(engine_name).compile(data, "float32"), data)],
-        golden=Golden((feed,), ({k: Answer.of(v) for k, v in answer.items()},), 0.01),
-        history=(),
-        notes={},
-        names=names,
-        processing=None if processing is None else processing.bind(model.signature),
+        Contents(
+            signature=model.signature,
+            payloads=[(backend(engine_name).compile(data, "float32"), data)],
+            golden=Golden((feed,), ({k: Answer.of(v) for k, v in answer.items()},), 0.01),
+            history=(),
+            notes={},
+            names=names,
+            processing=None if processing is None else processing.bind(model.signature),
+        ),
     )
     np.savez(folder / "given.npz", **feed, **answer)
     return model.path, folder / "net.edl"

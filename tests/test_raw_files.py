@@ -26,7 +26,7 @@ from edgedl.runtime.process import Processing
 from edgedl.runtime.process.image import Image, Resize
 from edgedl.runtime.process.scores import Guess, TopK
 from edgedl.runtime.process.sound import Sound
-from edgedl.runtime.writing import write_bundle
+from edgedl.runtime.writing import Contents, write_bundle
 from edgedl.yamls import read_yaml
 from tests.models import answers, conv_net, gemm_net, saved
 from tests.photos import photo
@@ -305,13 +305,15 @@ def tiny(folder: Path, name: str, processing: Processing | None) -> Path:
     answer = answers(data, [feed], ENGINE)[0]
     write_bundle(
         folder / name,
-        signature=model.signature,
-        payloads=[(Payload(ENGINE, "onnx", "models/net.onnx", "float32", {}), data)],
-        golden=Golden((feed,), ({k: Answer.of(v) for k, v in answer.items()},), 0.01),
-        history=[],
-        notes={},
-        names=names,
-        processing=processing,
+        Contents(
+            signature=model.signature,
+            payloads=[(Payload(ENGINE, "onnx", "models/net.onnx", "float32", {}), data)],
+            golden=Golden((feed,), ({k: Answer.of(v) for k, v in answer.items()},), 0.01),
+            history=[],
+            notes={},
+            names=names,
+            processing=processing,
+        ),
     )
     return folder / name
 

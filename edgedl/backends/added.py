@@ -17,7 +17,7 @@ from edgedl.runtime.compiling import Outcome, refuse_sealed, standing, tried
 from edgedl.runtime.machine import this_processor
 from edgedl.runtime.opening import engine_of, prove
 from edgedl.runtime.payload import BUILD, COMPILED, Needs, Payload, short
-from edgedl.runtime.writing import write_bundle
+from edgedl.runtime.writing import Contents, write_bundle
 
 
 def add_compiled(
@@ -116,12 +116,14 @@ def _write(bundle: Bundle, output: Path, payloads: Sequence[tuple[Payload, bytes
     with atomic_write(output) as work:
         write_bundle(
             work,
-            signature=bundle.signature,
-            payloads=payloads,
-            golden=bundle.golden(),
-            history=bundle.history(),
-            notes=bundle.notes,
-            names=bundle.names(),
-            processing=bundle.processing(),
+            Contents(
+                signature=bundle.signature,
+                payloads=payloads,
+                golden=bundle.golden(),
+                history=bundle.history(),
+                notes=bundle.notes,
+                names=bundle.names(),
+                processing=bundle.processing(),
+            ),
         )
         read_bundle(work)

@@ -13,7 +13,7 @@ from edgedl.passes.graph import to_ship
 from edgedl.runtime import any_engine
 from edgedl.runtime.golden import Answer, Golden, coarse
 from edgedl.runtime.payload import Payload
-from edgedl.runtime.writing import write_bundle
+from edgedl.runtime.writing import Contents, write_bundle
 from tests.models import answers, conv_net, feeds, saved
 
 PART = "models/net.onnx"
@@ -47,11 +47,13 @@ def written(
     ]
     write_bundle(
         path,
-        signature=model.signature,
-        payloads=[(one, more.get(one.part, data)) for one in payloads],
-        golden=Golden(answered(), tuple(golden), 0.01),
-        history=[],
-        notes={},
-        names=names,
+        Contents(
+            signature=model.signature,
+            payloads=[(one, more.get(one.part, data)) for one in payloads],
+            golden=Golden(answered(), tuple(golden), 0.01),
+            history=[],
+            notes={},
+            names=names,
+        ),
     )
     return path

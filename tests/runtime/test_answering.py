@@ -22,7 +22,7 @@ from edgedl.runtime.process.maps import Mask
 from edgedl.runtime.process.scores import TopK
 from edgedl.runtime.process.sound import Recording, Sound, recorded
 from edgedl.runtime.process.table import Column, Table
-from edgedl.runtime.writing import write_bundle
+from edgedl.runtime.writing import Contents, write_bundle
 from tests.models import conv_net, dynamic_net, gemm_net, image_net, saved
 from tests.photos import photo
 from tests.sounds import wav
@@ -44,13 +44,15 @@ def bundled(folder: Path, net: Any, processing: Processing | None, engine_name: 
     bound = None if processing is None else processing.bind(model.signature)
     write_bundle(
         folder / "net.edl",
-        signature=model.signature,
-        payloads=[(backend(engine_name).compile(data, "float32"), data)],
-        golden=Golden((), (), 0.01),
-        history=(),
-        notes={},
-        names=names,
-        processing=bound,
+        Contents(
+            signature=model.signature,
+            payloads=[(backend(engine_name).compile(data, "float32"), data)],
+            golden=Golden((), (), 0.01),
+            history=(),
+            notes={},
+            names=names,
+            processing=bound,
+        ),
     )
     return folder / "net.edl"
 

@@ -20,7 +20,7 @@ from edgedl.runtime.golden import Answer, Golden
 from edgedl.runtime.payload import Payload
 from edgedl.runtime.session import EngineSession
 from edgedl.runtime.warm import warm
-from edgedl.runtime.writing import write_bundle
+from edgedl.runtime.writing import Contents, write_bundle
 from tests import models
 from tests.runtime.slow import endless_net, rounds
 from tests.runtime.test_deadlines import MANY
@@ -202,11 +202,13 @@ def bundle(folder: Path, name: str) -> Path:
         signature = session.signature
     write_bundle(
         folder / "net.edl",
-        signature=signature,
-        payloads=[(Payload(name, "onnx", "models/a.onnx", "float32", {}), data)],
-        golden=Golden(({"x": given},), ({"logits": Answer.of(answer)},), 0.01),
-        history=(),
-        notes={},
+        Contents(
+            signature=signature,
+            payloads=[(Payload(name, "onnx", "models/a.onnx", "float32", {}), data)],
+            golden=Golden(({"x": given},), ({"logits": Answer.of(answer)},), 0.01),
+            history=(),
+            notes={},
+        ),
     )
     return folder / "net.edl"
 

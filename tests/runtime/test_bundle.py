@@ -21,7 +21,7 @@ from edgedl.runtime.golden import Answer, Golden, coarse
 from edgedl.runtime.layout import HEADER, MAGIC, SIGNED
 from edgedl.runtime.payload import Payload
 from edgedl.runtime.sign.keys import PublicKey
-from edgedl.runtime.writing import write_bundle
+from edgedl.runtime.writing import Contents, write_bundle
 from tests.models import answers, conv_net, feeds, saved
 
 
@@ -39,12 +39,14 @@ def written(path: Path, wrong: float = 0.0, model: Model | None = None) -> Path:
     answer = {k: Answer.of(v + wrong) for k, v in answers(data, [feed], engine)[0].items()}
     write_bundle(
         path,
-        signature=model.signature,
-        payloads=[(Payload(engine, "onnx", "models/net.onnx", "float32", {}), data)],
-        golden=Golden((feed,), (answer,), 0.01),
-        history=[Step("clean", {"a": 1}, "0" * 64, {"edgedl": "0"})],
-        notes={"threads": 1},
-        names=names,
+        Contents(
+            signature=model.signature,
+            payloads=[(Payload(engine, "onnx", "models/net.onnx", "float32", {}), data)],
+            golden=Golden((feed,), (answer,), 0.01),
+            history=[Step("clean", {"a": 1}, "0" * 64, {"edgedl": "0"})],
+            notes={"threads": 1},
+            names=names,
+        ),
     )
     return path
 
@@ -191,11 +193,13 @@ def test_nothing_is_left_where_writing_fails(tmp_path: Path) -> None:
         saved(conv_net(), tmp_path)
         write_bundle(
             written_into,
-            signature=open_bundle(written(tmp_path / "a.edl")).signature,
-            payloads=[],
-            golden=Golden((), (), 0.0),
-            history=(),
-            notes={},
+            Contents(
+                signature=open_bundle(written(tmp_path / "a.edl")).signature,
+                payloads=[],
+                golden=Golden((), (), 0.0),
+                history=(),
+                notes={},
+            ),
         )
     assert not (tmp_path / "none").exists()
 

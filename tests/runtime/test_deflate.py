@@ -27,7 +27,7 @@ from edgedl.runtime.deflate import BLOCK, MOST_PAYLOAD_BYTES, Inflated, deflate,
 from edgedl.runtime.golden import Answer, Golden, coarse
 from edgedl.runtime.layout import ALIGN, HEADER, MAGIC
 from edgedl.runtime.payload import Payload, stored
-from edgedl.runtime.writing import write_bundle
+from edgedl.runtime.writing import Contents, write_bundle
 from tests.models import Sketch, answers, feeds, saved
 
 RANDOM = np.random.default_rng(5)
@@ -56,12 +56,14 @@ def written(path: Path, data: bytes, *, deflated: bool = True, payload: Any = No
     plain = Payload(engine, "onnx", "models/net.onnx", "float32", {})
     write_bundle(
         path,
-        signature=model.signature,
-        payloads=[payload or (stored(plain, shipped) if deflated else (plain, shipped))],
-        golden=Golden((feed,), (answer,), 0.01),
-        history=[],
-        notes={},
-        names=names,
+        Contents(
+            signature=model.signature,
+            payloads=[payload or (stored(plain, shipped) if deflated else (plain, shipped))],
+            golden=Golden((feed,), (answer,), 0.01),
+            history=[],
+            notes={},
+            names=names,
+        ),
     )
     return path
 

@@ -18,7 +18,7 @@ from edgedl.runtime.bundle import Bundle, open_bundle
 from edgedl.runtime.golden import Answer, Golden
 from edgedl.runtime.layout import ALIGN, HEADER, MAGIC
 from edgedl.runtime.payload import Payload
-from edgedl.runtime.writing import write_bundle
+from edgedl.runtime.writing import Contents, write_bundle
 
 STRANGE = (None, True, -1, 10**30, 0.5, "", "strange", [], [1], [[]], {}, {"a": 1}, {"a": {}}, [{}])
 Way = tuple[str | int, ...]
@@ -31,13 +31,17 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x, y = np.arange(6, dtype=np.float32).reshape(1, 6), np.ones((1, 2), np.float32)
     write_bundle(
         path,
-        signature=Signature(
-            (Tensor("x", "float32", (1, 6)),), (Tensor("y", "float32", (1, None)),)
+        Contents(
+            signature=Signature(
+                (Tensor("x", "float32", (1, 6)),), (Tensor("y", "float32", (1, None)),)
+            ),
+            payloads=[
+                (Payload("onnxruntime", "onnx", "models/a.onnx", "int8", {"a": 1}), b"model")
+            ],
+            golden=Golden(({"x": x},), ({"y": Answer.of(y)},), 0.01),
+            history=[],
+            notes={"a": [1, {"b": None}]},
         ),
-        payloads=[(Payload("onnxruntime", "onnx", "models/a.onnx", "int8", {"a": 1}), b"model")],
-        golden=Golden(({"x": x},), ({"y": Answer.of(y)},), 0.01),
-        history=[],
-        notes={"a": [1, {"b": None}]},
     )
     return path
 

@@ -30,7 +30,7 @@ from edgedl.core.errors import BadBundle, BadOption, Unsupported, WrongInput
 from edgedl.passes.graph import to_ship
 from edgedl.runtime import installed_engines
 from edgedl.runtime.golden import Answer, Golden
-from edgedl.runtime.writing import write_bundle
+from edgedl.runtime.writing import Contents, write_bundle
 from edgedl.service import run as service
 from edgedl.service import sockets
 from edgedl.service.run import named
@@ -51,12 +51,14 @@ def bundle(net: Any, path: Path) -> Path:
     data, names = to_ship(model)
     write_bundle(
         path,
-        signature=model.signature,
-        payloads=[(backend(name).compile(data, "float32"), data)],
-        golden=Golden((feed,), ({k: Answer.of(v) for k, v in answer.items()},), 0.01),
-        history=(),
-        notes={},
-        names=names,
+        Contents(
+            signature=model.signature,
+            payloads=[(backend(name).compile(data, "float32"), data)],
+            golden=Golden((feed,), ({k: Answer.of(v) for k, v in answer.items()},), 0.01),
+            history=(),
+            notes={},
+            names=names,
+        ),
     )
     return path
 

@@ -27,7 +27,7 @@ from edgedl.runtime.process import Processing
 from edgedl.runtime.process.image import Image
 from edgedl.runtime.sign.encrypt import encrypt
 from edgedl.runtime.sign.private import sign
-from edgedl.runtime.writing import write_bundle
+from edgedl.runtime.writing import Contents, write_bundle
 from tests.models import Sketch, answers
 
 HERE = Path(__file__).parent
@@ -67,15 +67,17 @@ def write(
     told = [{k: Answer.of(v) for k, v in row.items()} for row in answers(data, rows, "onnxruntime")]
     write_bundle(
         path,
-        signature=Signature(
-            (Tensor("x", "float32", shape),), (Tensor("logits", "float32", (1, classes)),)
+        Contents(
+            signature=Signature(
+                (Tensor("x", "float32", shape),), (Tensor("logits", "float32", (1, classes)),)
+            ),
+            payloads=payloads,
+            golden=Golden(tuple(rows), tuple(told), 0.01),
+            history=HISTORY,
+            notes={"threads": 1, "speedup": {"ratio": 2.5, "low": 2.4, "high": 2.6}},
+            names={"w0": "layer/weight"},
+            **more,
         ),
-        payloads=payloads,
-        golden=Golden(tuple(rows), tuple(told), 0.01),
-        history=HISTORY,
-        notes={"threads": 1, "speedup": {"ratio": 2.5, "low": 2.4, "high": 2.6}},
-        names={"w0": "layer/weight"},
-        **more,
     )
 
 
