@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -14,14 +13,12 @@ import numpy as np
 from edgedl.backends import Backend
 from edgedl.backends.emulated import Emulated
 from edgedl.benchmark.accuracy import check_labels, metric_for
-from edgedl.benchmark.compare import Comparison
-from edgedl.benchmark.machine import processor_of, this_machine
+from edgedl.benchmark.machine import processor_of
 from edgedl.core.errors import Unsupported
 from edgedl.core.kept import kept, read_ahead
-from edgedl.core.memory import peak_rss_bytes
+from edgedl.core.model import Model
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Arrays, Samples
-from edgedl.core.stats import Agreement
 from edgedl.core.store import check_writable
 from edgedl.core.target import target_of
 from edgedl.inputs import (
@@ -33,22 +30,15 @@ from edgedl.inputs import (
     split,
 )
 from edgedl.passes.plan_file import fit, from_document
-from edgedl.report.compressed import Choice, Compressed
+from edgedl.report.compressed import Compressed
 from edgedl.runtime import ENGINES, how_to_get, installed_engines
 from edgedl.runtime.process import Processing
 from edgedl.runtime.process.postprocess import Postprocess
-from edgedl.search.candidates import (
-    Ask,
-    Reference,
-    Trial,
-    reference,
-)
-from edgedl.search.choose import BUSY, confirm
+from edgedl.search.candidates import Ask, Reference, reference
 from edgedl.search.effort import effort_of
-from edgedl.search.find import Search, find, in_order
 from edgedl.search.foretold import foretold
 from edgedl.search.limits import Limits
-from edgedl.search.outcome import MOST_AGREEMENT, outcome
+from edgedl.search.outcome import MOST_AGREEMENT
 from edgedl.search.prepared import as_planned
 from edgedl.search.ready import (
     backends_of,
@@ -61,14 +51,12 @@ from edgedl.search.ready import (
     widened,
     with_shapes,
 )
-from edgedl.search.told import float_reasons, plan_text
 from edgedl.search.ways import Ways
-from edgedl.search.why import reasons, too_busy, trained
-from edgedl.ship import Shipped, bundle_sizes, count_operators, precision_of, ship
+from edgedl.ship import bundle_sizes
+from edgedl.timed import timed
 from edgedl.untimed import untimed
 from edgedl.yamls import read_yaml
 
-MOST_FEEDS = 32
 MOST_PLAN_BYTES = 20_000_000
 
 
@@ -139,46 +127,36 @@ def compress(
     """
     began = perf_counter()
     check_writable(Path(output), model, samples, test, validation, plan, preprocess)
-    tried = effort_of(effort)
-    chosen = target_of(target)
+    tried, chosen = effort_of(effort), target_of(target)
     processor = processor_of(chosen.name)
     processing = find_processing(preprocess, [model])
     backends, doubts = backends_of(chosen, unmeasured)
-    machine_there = None if processor is None else processor.machine()
-    written = None if plan is None else read_yaml(plan, MOST_PLAN_BYTES)
-    planned = None
-    if written is not None and plan is not None:
-        planned = written.read(lambda one: from_document(one).with_constants(Path(plan).parent))
-    if planned is not None:
-        ask, backends = "plan", [b for b in backends if _engine_of(b) == planned.engine]
-        if not backends:
-            raise Unsupported(
-                f"the plan is for {planned.engine}, which target `{target}` does not run here",
-                where=str(plan),
-                hint=_way_to(planned.engine),
-            )
+    wanted = None if plan is None else _Wanted(Path(plan))
+    if wanted is not None:
+        ask, backends = "plan", wanted.of(backends, target)
     given, odd_model = unquantized(load_model(model)) if force else (load_model(model), [])
     check_writable(Path(output), *given.files)
     given, shapes, odd_shapes = with_shapes(given, shapes or {}, backends)
     clean, odd_types = widened(prepare(given, shapes))
-    doubts += [*odd_model, *odd_shapes, *odd_types]
-    bound = kept(load_samples(samples, processing).bind(clean.signature))
-    tested, validated = (
+    bound, tested, validated = (
         None if one is None else kept(load_samples(one, processing).bind(clean.signature))
-        for one in (test, validation)
+        for one in (samples, test, validation)
     )
+    assert bound is not None
     groups = split(bound, tested, seed, validated)
     named = metric_for(groups.report, metric, None if processing is None else processing.boxes)
-    compared = _first(groups.report, MOST_AGREEMENT)
-    for group in (groups.calibration, groups.choice, groups.report if named else compared):
+    few = groups.report.take(range(min(MOST_AGREEMENT, len(groups.report))))
+    for group in (groups.calibration, groups.choice, groups.report if named else few):
         read_ahead(group, progress)
 
     clean, odd_clean = proven_clean(given, clean, groups.choice)
     backends, odd_engines = of_one_mind(backends, given, clean, groups.choice, force=force)
     backends = [for_shapes(built, clean, groups.choice) for built in backends]
-    doubts += odd_engines
+    doubts += [*odd_model, *odd_shapes, *odd_types, *odd_engines]
     with float_session(backends, given, clean, next(iter(groups.choice))) as session:
-        expected = replace(reference(session, groups.choice, named), machine=machine_there)
+        expected = reference(session, groups.choice, named)
+        if processor is not None:
+            expected = replace(expected, machine=processor.machine())
         if processing is not None:
             processing = processing.bind(clean.signature)
             processing.after(expected.answers[0])
@@ -187,93 +165,60 @@ def compress(
         if named is not None:
             check_labels(session, groups.report, named)
             expected.check_metric()
+    if wanted is not None:
+        wanted.check(clean, groups.calibration)
 
-    if written is not None and planned is not None:
-        written.read(lambda _: fit(planned, as_planned(clean, planned, groups.calibration).model))
     notes: dict[str, Any] = {"target": target, "threads": threads}
     sizes = bundle_sizes(groups.report, expected.answers[0], notes, processing)
     limits = Limits(max_drop, max_latency_ms, max_bytes, sizes)
+    planned = None if wanted is None else wanted.plan
     ways = Ways(
         given, clean, groups.calibration, expected, limits, threads, progress, ask, planned, tried
     )  # fmt: skip
+    doubts += foretold(processor, backends[0].engine)
+    doubts += [*groups.doubts, *odd_clean, *_odd_answers(expected)]
+    work = ways, groups, named, Path(model), Path(output), notes, processing, began, tuple(doubts)
     if isinstance(backends[0], Emulated):
-        return untimed(
-            backends[0], ways, groups, named, Path(model), Path(output), notes, processing, began,
-            (*doubts, *groups.doubts, *odd_clean, *_odd_answers(expected)),
-        )  # fmt: skip
-    feeds = list(_first(groups.choice, MOST_FEEDS))
+        return untimed(backends[0], *work)
+    return timed(backends, *work, seed=seed, seconds=seconds)
 
-    shipped: Shipped | None = None
 
-    def keep(trial: Trial, **more: Any) -> Shipped:
-        nonlocal shipped
-        shipped = ship(
-            trial, groups.report, Path(output), threads, {**notes, **more}, processing, shipped,
-            fallbacks="unconfirmed" not in more,
-        )  # fmt: skip
-        return shipped
+class _Wanted:
+    """The plan that the user wrote, and the file that its errors name.
 
-    search = find(backends, ways, feeds, seed, partial(keep, unconfirmed=True))
-    winner, comparison, baseline = confirm(
-        in_order(search, ways), search.timed.candidates, feeds, threads, seconds, seed, progress,
-        search.timed.latency_ms,
-    )  # fmt: skip
-    noise = max(search.timed.noise_floor, comparison.noise_floor)
-    timed = search.timed
+    Raises:
+        BadValue: it is none.
+    """
 
-    ratio = comparison.ratio("baseline", "result")
-    machine = this_machine().to_json()
-    operators = keep(winner, speedup=ratio.to_json(), machine=machine).operators
-    judged = outcome(
-        baseline, winner.candidate, groups.report, named, threads, progress, machine_there
-    )
-    alike, drop = judged.agreement, judged.beside(winner.drop, len(expected.feeds))
-    size = Path(output).stat().st_size
-    result_ms = comparison.measurements["result"].latency_ms()
-    p50_ms = float(np.median(comparison.measurements["result"].samples_ns)) / 1e6
-    return Compressed(
-        source=Path(model),
-        output=Path(output),
-        engine=winner.candidate.engine,
-        target=target,
-        precision=precision_of(operators),
-        threads=threads,
-        bytes=size,
-        baseline_bytes=given.bytes,
-        baseline_ms=comparison.measurements["baseline"].latency_ms(),
-        result_ms=result_ms,
-        speedup=ratio,
-        verdict=ratio.verdict(comparison.noise_floor),
-        noise_floor=comparison.noise_floor,
-        agreement=alike,
-        accuracy=judged.accuracy,
-        against_float=judged.against_float,
-        failed=judged.failed,
-        operators=count_operators(operators),
-        choices=_choices(search, limits, winner),
-        float_reasons=float_reasons(winner),
-        why=(
-            *too_busy(winner.candidate, timed.candidates, timed.latency_ms, noise),
-            *trained(winner, search.trials),
-            *reasons(winner.candidate, operators, timed.latency_ms),
-        ),
-        costs=tuple(cost.to_json() for cost in winner.candidate.costs),
-        plan=plan_text(winner.candidate, clean),
-        tuned=None if winner.candidate.prepared is None else winner.candidate.prepared.tuned,
-        doubts=(
-            *doubts,
-            *foretold(processor, winner.candidate.engine),
-            *groups.doubts,
-            *odd_clean,
-            *_odd_answers(expected),
-            *_late_doubts(winner, alike, comparison, noise, ask),
-            *([doubt] if (doubt := drop.doubt(max_drop)) else []),
-        ),
-        broken=limits.broken(drop.reported, p50_ms, size, drop.about),
-        seconds=perf_counter() - began,
-        peak_rss_bytes=peak_rss_bytes(),
-        machine=machine,
-    )
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._written = read_yaml(path, MOST_PLAN_BYTES)
+        self.plan = self._written.read(lambda one: from_document(one).with_constants(path.parent))
+
+    def of(self, backends: list[Backend], target: str) -> list[Backend]:
+        """The backends of its engine.
+
+        Raises:
+            Unsupported: the target has none.
+        """
+        found = [built for built in backends if _engine_of(built) == self.plan.engine]
+        if not found:
+            raise Unsupported(
+                f"the plan is for {self.plan.engine}, which target `{target}` does not run here",
+                where=str(self.path),
+                hint=_way_to(self.plan.engine),
+            )
+        return found
+
+    def check(self, clean: Model, calibration: Samples) -> None:
+        """Nothing, where it fits the model.
+
+        Raises:
+            BadValue: it does not.
+        """
+        self._written.read(
+            lambda _: fit(self.plan, as_planned(clean, self.plan, calibration).model)
+        )
 
 
 def _engine_of(built: Backend) -> str:
@@ -324,55 +269,4 @@ def _odd_answers(expected: Reference) -> list[str]:
         doubts.append(
             "the float model answers every sample alike: are the samples what it expects?"
         )
-    return doubts
-
-
-def _first(samples: Samples, most: int) -> Samples:
-    return samples.take(range(min(most, len(samples))))
-
-
-def _choices(search: Search, limits: Limits, winner: Trial) -> tuple[Choice, ...]:
-    rows = []
-    trials = {trial.candidate.name: trial for trial in (*search.trials, winner)}
-    for candidate in search.timed.candidates:
-        milliseconds = search.timed.latency_ms[candidate.name]
-        trial = trials.get(candidate.name)
-        broken = limits.broken_by(trial, milliseconds) if trial else ()
-        unfit = (candidate.unfit,) if candidate.unfit else ()
-        outcome = "ships" if trial is winner else "; ".join((*unfit, *broken))
-        rows.append(
-            Choice(
-                candidate.name,
-                milliseconds,
-                trial.agreement if trial else None,
-                trial.drop if trial else None,
-                candidate.model.bytes,
-                outcome,
-            )
-        )
-    rows += [Choice(r.name, None, None, None, None, r.reason) for r in search.refusals]
-    return tuple(rows)
-
-
-def _late_doubts(
-    winner: Trial, alike: Agreement, comparison: Comparison, noise: float, ask: Ask
-) -> list[str]:
-    doubts = []
-    if alike.cosine < 0.98 or (alike.top1 is not None and alike.top1 < 0.95):
-        top1 = "" if alike.top1 is None else f"top-1 agreement {alike.top1:.3f}, "
-        doubts.append(
-            f"the answers moved ({top1}cosine {alike.cosine:.4f}); `--effort normal` looks for"
-            " closer ones, `--max-drop 1%` sets a limit"
-        )
-    if comparison.unsteady:
-        doubts.append(
-            "the timings did not become steady: the machine is busy, or its clock changes"
-        )
-    if noise > BUSY:
-        doubts.append(
-            "the machine was too busy to measure on: the same model differed from itself by"
-            f" {100 * noise:.0f} %, and ways that are nearer to one another were not told apart"
-        )
-    if winner.candidate.precision != "int8" and ask in ("int8", "auto"):
-        doubts.append(f"computing in int8 did not win here; {winner.candidate.label} ships")
     return doubts

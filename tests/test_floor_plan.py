@@ -31,6 +31,7 @@ LAYERS = {
     "inputs": 3,
     "search": 3,
     "ship": 3,
+    "timed": 4,
     "untimed": 4,
     "pipeline": 4,
     "reports": 4,
@@ -73,13 +74,15 @@ OWNERS = {
         "inputs",
         "ship",
         "pipeline",
+        "timed",
         "verbs",
         "export",
         "line",
     },
 }
 DOORS = {
-    ("pipeline", "untimed"): "the same line, for a GPU that is not here",
+    ("pipeline", "timed"): "the end of the same line",
+    ("pipeline", "untimed"): "its other end, for a GPU that is not here",
     ("ship", "search"): "a chosen trial is what is shipped",
 }
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "manager", "base"}
