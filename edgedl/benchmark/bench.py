@@ -93,12 +93,13 @@ def bench(
     ]
     secrets = {name: one for artifact in artifacts for name, one in artifact.secrets.items()}
     called = number_twins(names or [str(artifact.path) for artifact in artifacts])
-    signature = common_signature(dict(zip(called, artifacts, strict=True)), threads)
+    by_name = dict(zip(called, artifacts, strict=True))
+    signature = common_signature(by_name, threads)
     feeds, inputs, notes = timing_feeds(signature, samples, seed)
     choose: Cores = (lambda: idle_cores(threads)) if pin else (lambda: None)
     contestants = [
         Contestant(name, artifact.path, artifact.engine, identity=artifact.identity)
-        for name, artifact in zip(called, artifacts, strict=True)
+        for name, artifact in by_name.items()
     ]
     on_gpu = any(artifact.on_gpu for artifact in artifacts)
     slowdowns, unseen = gpu_slowdowns() if on_gpu else (tuple, ())
@@ -119,29 +120,17 @@ def bench(
         confirmed = _confirm(
             contestants, found, feeds, threads, seconds, seed, choose, secrets, progress
         )
-    alones: dict[str, Alone] = {}
-    for i, (name, artifact) in enumerate(zip(called, artifacts, strict=True)):
-        progress("each alone", i, len(called))
-        if name in failures:
-            continue
-        try:
-            alones[name] = alone(
-                artifact,
-                feeds,
-                threads=threads,
-                samples=None if samples is None else samples.origin(len(feeds)),
-                postprocess=postprocess,
-                modes=modes,
-                cores=choose(),
-            )
-        except EngineFailed as error:
-            failures[name] = error.message
-    progress("each alone", len(called), len(called))
+    given = None if samples is None else samples.origin(len(feeds))
+    waiting = {name: one for name, one in by_name.items() if name not in failures}
+    alones, refused = _each_alone(
+        waiting, feeds, threads, given, postprocess, modes, choose, progress
+    )
+    failures |= refused
     seen = replace(watch.conditions, clock_step_s=watch.clock_step_s())
     problem = "; ".join([*problems, *([reason] if (reason := invalid(seen)) else [])]) or None
     notes += doubts(seen, threads)
     notes += [doubt] if (doubt := clock_doubt(find_jetson())) else []
-    lasted = {n: a for n, a in zip(called, artifacts, strict=True) if n not in failures}
+    lasted = {name: one for name, one in by_name.items() if name not in failures}
     answers: Mapping[str, Answered] = {}
     if samples is not None:
         limits = {"most_scored": MOST_SCORED, "most_compared": MOST_COMPARED}
@@ -152,7 +141,7 @@ def bench(
     notes += [f"{name}: {one.failed}" for name, one in answers.items() if one.failed is not None]
     rows = tuple(
         _row(name, artifact, threads, found, alones.get(name), answers, failures, problem)
-        for name, artifact in zip(called, artifacts, strict=True)
+        for name, artifact in by_name.items()
     )
     notes += _doubts(rows, found, modes or {})
     return BenchReport(
@@ -170,6 +159,37 @@ def bench(
         time=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         error=None if anyway else spoiled(seen, called),
     )
+
+
+def _each_alone(
+    artifacts: Mapping[str, Artifact],
+    feeds: Sequence[Feed],
+    threads: int,
+    samples: Mapping[str, Any] | None,
+    postprocess: Postprocess | None,
+    modes: Mapping[str, Mapping[str, Any]] | None,
+    cores: Cores,
+    progress: Progress,
+) -> tuple[dict[str, Alone], dict[str, str]]:
+    """Each artifact's figures in a process of its own, and why others have none."""
+    found: dict[str, Alone] = {}
+    failures: dict[str, str] = {}
+    for i, (name, artifact) in enumerate(artifacts.items()):
+        progress("each alone", i, len(artifacts))
+        try:
+            found[name] = alone(
+                artifact,
+                feeds,
+                threads=threads,
+                samples=samples,
+                postprocess=postprocess,
+                modes=modes,
+                cores=cores(),
+            )
+        except EngineFailed as error:
+            failures[name] = error.message
+    progress("each alone", len(artifacts), len(artifacts))
+    return found, failures
 
 
 def spoiled(seen: Conditions, names: Sequence[str]) -> EdgeError | None:
