@@ -28,6 +28,7 @@ from edgedl.core.errors import BadOption
 from edgedl.core.units import parse_drop, parse_ms
 
 if TYPE_CHECKING:
+    from edgedl.benchmark.gate import Against
     from edgedl.benchmark.result import BenchReport
 
 
@@ -154,6 +155,12 @@ def command(
         else:
             held = verbs.bench_against(models, against, limit_slower, **options, progress=bar)
             found = held.report
+    _tell(found, held, layout, as_json=as_json)
+    _write(found, report, plot)
+    return _status(found, held)
+
+
+def _tell(found: BenchReport, held: Against | None, layout: str, *, as_json: bool) -> None:
     if held is not None and held.refused is None:
         from edgedl.report.gated import markdown
 
@@ -162,7 +169,14 @@ def command(
         click.echo(_shown(found, layout), err=as_json)
     if as_json:
         print_json(found.to_json() | ({} if held is None else {"against": held.to_json()}))
-    _write(found, report, plot)
+
+
+def _status(found: BenchReport, held: Against | None) -> int:
+    """The exit status; what failed is named.
+
+    Raises:
+        EdgeError: no figure is valid, or the baseline does not fit.
+    """
     if found.error is not None:
         raise found.error
     if found.failures:

@@ -83,58 +83,58 @@ def _check_graph(
     opsets: dict[str, int],
     where: str,
 ) -> None:
-    made_by_node = {name: node for node in graph.node for name in node.output if name}
+    made = {name for node in graph.node for name in node.output if name}
     known = outer | {value.name for value in graph.input}
     known |= {tensor.name for tensor in graph.initializer}
     known |= {tensor.values.name for tensor in graph.sparse_initializer}
     for node in graph.node:
         _check_operator(node, functions, opsets, where)
         for name in node.input:
-            if name and name not in known and name not in made_by_node:
+            if name and name not in known and name not in made:
                 raise BadModel(
                     f"node `{node.name or node.op_type}` reads `{name}`, which nothing makes:"
                     " a missing initialiser or node",
                     where=where,
                     hint="export it again, with its weights",
                 )
-    waiting = {
-        id(node): {n for n in node.input if n in made_by_node and n not in known}
-        for node in graph.node
-    }
-    readers: dict[str, list[onnx.NodeProto]] = {}
+    _check_acyclic(graph, made - known, where)
+    for value in graph.output:
+        if value.name not in known and value.name not in made:
+            raise BadModel(
+                f"nothing makes the output `{value.name}`", where=where, hint="export it again"
+            )
     for node in graph.node:
-        for name in waiting[id(node)]:
-            readers.setdefault(name, []).append(node)
-    ready = [node for node in graph.node if not waiting[id(node)]]
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                if body.node:
+                    _check_graph(body, known | made, functions, opsets, where)
+
+
+def _check_acyclic(graph: onnx.GraphProto, made: set[str], where: str) -> None:
+    """See that nodes can run one after the other (Kahn, Topological sorting of large networks,
+    1962)."""
+    waiting = [{name for name in node.input if name in made} for node in graph.node]
+    readers: dict[str, list[int]] = {}
+    for i, names in enumerate(waiting):
+        for name in names:
+            readers.setdefault(name, []).append(i)
+    ready = [i for i, names in enumerate(waiting) if not names]
     done = 0
     while ready:
-        node = ready.pop()
+        node = graph.node[ready.pop()]
         done += 1
         for name in node.output:
-            for reader in readers.pop(name, ()):
-                waits = waiting[id(reader)]
-                if name in waits:
-                    waits.discard(name)
-                    if not waits:
-                        ready.append(reader)
+            for i in readers.pop(name, ()):
+                waiting[i].discard(name)
+                if not waiting[i]:
+                    ready.append(i)
     if done < len(graph.node):
-        stuck = next(node for node in graph.node if waiting[id(node)])
+        stuck = next(node for node, names in zip(graph.node, waiting, strict=True) if names)
         raise BadModel(
             f"the graph is cyclic: node `{stuck.name or stuck.op_type}` waits for its own output",
             where=where,
             hint="export it again; recurrence belongs into Loop, Scan, LSTM or a state input",
         )
-    for value in graph.output:
-        if value.name not in known and value.name not in made_by_node:
-            raise BadModel(
-                f"nothing makes the output `{value.name}`", where=where, hint="export it again"
-            )
-    scope = known | set(made_by_node)
-    for node in graph.node:
-        for attribute in node.attribute:
-            for body in (attribute.g, *attribute.graphs):
-                if body.node:
-                    _check_graph(body, scope, functions, opsets, where)
 
 
 def _check_operator(
