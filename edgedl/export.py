@@ -20,7 +20,7 @@ import onnx
 import torch
 from torch import Tensor
 
-from edgedl.core.errors import BadValue, EdgeError, Unsupported, WrongAnswers, nearest
+from edgedl.core.errors import BadValue, EdgeError, Unsupported, WrongAnswers, first_line, nearest
 from edgedl.core.store import check_writable
 from edgedl.runtime import any_engine
 
@@ -168,7 +168,7 @@ def names_of(network: torch.nn.Module, feed: Feed, outputs: Sequence[str] = ()) 
             given = network(*_tensors(feed))
     except Exception as error:
         raise Unsupported(
-            f"the network does not take its samples: {_first_line(error)}",
+            f"the network does not take its samples: {first_line(error)}",
             hint=f"they are {', '.join(f'`{n}` {list(a.shape)}' for n, a in feed.items())}",
         ) from error
     if isinstance(given, Mapping):
@@ -292,7 +292,7 @@ def _blame(
         }
         made = _every_value(net, feed, seen)
     except (EdgeError, RuntimeError, ValueError) as error:
-        return f"which operator is the first could not be found out ({_first_line(error)})"
+        return f"which operator is the first could not be found out ({first_line(error)})"
     for node in net.graph.node:
         for name in node.output:
             if name in made and not _difference(made[name], seen[name]) <= tolerance:
@@ -382,9 +382,4 @@ def _cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     at = FRAME.search(str(error))
-    return _first_line(error) + (f" ({Path(at[1]).name}:{at[2]})" if at else "")
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+    return first_line(error) + (f" ({Path(at[1]).name}:{at[2]})" if at else "")

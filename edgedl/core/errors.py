@@ -149,6 +149,14 @@ class NoGain(EdgeError):
     """A step of shrinking would win nothing; the network stays as it was."""
 
 
+def first_line(error: BaseException, most: int = 300) -> str:
+    """The first line of an exception's text that says something, of so many characters at most; the
+    name of its type where none does."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint for an unknown name: its nearest relative, then the names there are, 20 at most."""
     import difflib

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 
 import edgedl
-from edgedl.core.errors import BadModel, EdgeError, Unsupported
+from edgedl.core.errors import BadModel, EdgeError, Unsupported, first_line
 from edgedl.core.model import Model, Signature, Step, Tensor, sha256
 from edgedl.core.registry import version
 from edgedl.core.samples import Samples
@@ -98,13 +98,6 @@ def read(path: Path) -> ir.Model:
     keep_mapped(graph)
     check_external(graph, path)
     return graph
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's text that says something, shortened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."
 
 
 def signature_of(graph: ir.Model, where: str) -> Signature:

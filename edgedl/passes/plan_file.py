@@ -11,12 +11,12 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from edgedl.core.errors import BadValue, nearest
+from edgedl.core.errors import BadValue, first_line, nearest
 from edgedl.core.fields import from_plain
 from edgedl.core.model import Model
 from edgedl.core.program import Constants
 from edgedl.core.target import PLANNED_ENGINES, SCHEMES
-from edgedl.passes.graph import first_line, read
+from edgedl.passes.graph import read
 from edgedl.passes.layout import Layout, layout
 from edgedl.passes.plan import Cost, Plan, Quantizer, State
 from edgedl.passes.ranges import METHODS, Method

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from edgedl.core.errors import BadOption, EdgeError, Unsupported
+from edgedl.core.errors import BadOption, EdgeError, Unsupported, first_line
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
 from edgedl.train.augment import Batch
@@ -123,7 +123,7 @@ def fit(
             raise EdgeError("the device has too little memory", hint=hint) from error
         except Exception as error:
             if settings.compile and type(error).__module__.startswith("torch._"):
-                said = str(error).strip().splitlines()[0][:200]
+                said = first_line(error, 200)
                 raise Unsupported(
                     f"torch cannot compile the network ({said})", hint="compile: false"
                 ) from error

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from edgedl.core.errors import Unsupported
+from edgedl.core.errors import Unsupported, first_line
 from edgedl.train.processes import Processes
 from edgedl.train.settings import Fit
 
@@ -55,9 +55,8 @@ def divided(network: nn.Module, processes: Processes) -> nn.Module:
             # the outermost, too: an average learns nothing, and must not keep what it gathered
             fully_shard(block, mesh=mesh, reshard_after_forward=True)
     except (ValueError, NotImplementedError) as error:
-        said = str(error).strip().splitlines()[0][:200]
         raise Unsupported(
-            f"torch cannot divide the network's weights ({said})", hint=WAY_OUT
+            f"torch cannot divide the network's weights ({first_line(error, 200)})", hint=WAY_OUT
         ) from error
     return made
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgedl.core.errors import EdgeError
+from edgedl.core.errors import EdgeError, first_line
 from edgedl.core.registry import load
 from edgedl.core.store import atomic_write
 
@@ -122,9 +122,8 @@ def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         except EdgeError:
             raise
         except Exception as error:
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise EdgeError(
-                f"{name} failed ({said[:200]})",
+                f"{name} failed ({first_line(error, 200)})",
                 hint="mend it, or leave it out of `track`, and start again: training goes on",
             ) from error
 

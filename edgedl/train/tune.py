@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgedl.core.errors import EdgeError, Unsupported
+from edgedl.core.errors import EdgeError, Unsupported, first_line
 from edgedl.core.memory import available_bytes, usable_cores
 from edgedl.core.program import Coding, Program
 from edgedl.core.progress import Progress, silent
@@ -118,11 +118,8 @@ def tune(
     except EdgeError:
         raise
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise Unsupported(
-            f"torch failed on this graph ({lines[0][:200]})",
-            hint=UNTRAINED,
-        ) from error
+        said = first_line(error, 200)
+        raise Unsupported(f"torch failed on this graph ({said})", hint=UNTRAINED) from error
 
 
 def _trained(

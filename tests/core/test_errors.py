@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgedl.core import errors
-from edgedl.core.errors import EdgeError, nearest
+from edgedl.core.errors import EdgeError, first_line, nearest
 
 KINDS = [
     kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, EdgeError)
@@ -28,6 +28,13 @@ def test_every_kind_is_explained_and_has_an_exit_status(kind: type[EdgeError]) -
     assert kind("x").exit_status == expected
     assert kind.__doc__ is not None
     assert kind.__doc__.endswith(".")
+
+
+def test_of_what_a_library_says_the_first_line_is_told() -> None:
+    assert first_line(ValueError("\n  too small \nat line 3")) == "too small"
+    assert first_line(ValueError("  \n")) == "ValueError"
+    assert first_line(ValueError("x" * 301)) == "x" * 297 + "..."
+    assert first_line(ValueError("x" * 20), 20) == "x" * 20
 
 
 def test_nearest_names_the_closest_then_all() -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from edgedl.core.errors import EngineFailed
+from edgedl.core.errors import EngineFailed, first_line
 from edgedl.runtime.ort.profile import profiled, profiling
-from edgedl.runtime.ort.session import OrtSession, ReusingSession, reason_of, session_options
+from edgedl.runtime.ort.session import OrtSession, ReusingSession, session_options
 from edgedl.runtime.session import Operator
 
 # In a smaller model, looking for stored weights takes longer than onnxruntime takes to fold them.
@@ -54,7 +54,7 @@ def _engine(
     try:
         return onnxruntime.InferenceSession(source, options(), **more)
     except Exception as error:
-        raise EngineFailed(f"onnxruntime refuses the model: {reason_of(error)}") from error
+        raise EngineFailed(f"onnxruntime refuses the model: {first_line(error)}") from error
 
 
 def _of_kind(settings: Mapping[str, Any]) -> type[OrtSession]:
@@ -115,7 +115,7 @@ class OrtEngine:
                 bytes(data), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
-            raise EngineFailed(f"onnxruntime refuses its own model: {reason_of(error)}") from error
+            raise EngineFailed(f"onnxruntime refuses its own model: {first_line(error)}") from error
         return _of_kind(settings)(opened)
 
     def operators(

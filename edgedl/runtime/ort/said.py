@@ -10,8 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgedl.core.errors import EdgeError, EngineFailed, Unsupported
-from edgedl.runtime.ort.session import reason_of
+from edgedl.core.errors import EdgeError, EngineFailed, Unsupported, first_line
 
 MOST_SHOWN = 300
 LIBRARY = re.compile(r"(lib[\w+-]+\.so[.\d]*|\w+\.dll): cannot open shared object file")
@@ -114,7 +113,7 @@ def failed(error: Exception, doing: str) -> EdgeError:
     for words in KNOWN:
         if re.search(words.pattern, text):
             return words.kind(f"{doing}: {words.message}", hint=words.hint)
-    return EngineFailed(f"{doing}: {reason_of(error)}")
+    return EngineFailed(f"{doing}: {first_line(error)}")
 
 
 def no_provider(provider: str, said: Sequence[str], version: str) -> Unsupported:

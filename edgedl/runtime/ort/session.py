@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from edgedl.core.errors import EdgeError, EngineFailed
+from edgedl.core.errors import EdgeError, EngineFailed, first_line
 from edgedl.core.model import Signature, Tensor
 from edgedl.runtime import forks
 from edgedl.runtime.alarm import Alarm, ends_at, late
@@ -117,7 +117,7 @@ class OrtSession(Closing):
 
     def _failed(self, error: Exception) -> EdgeError:
         """What is raised where onnxruntime raised this in a run."""
-        return EngineFailed(f"onnxruntime failed: {reason_of(error)}")
+        return EngineFailed(f"onnxruntime failed: {first_line(error)}")
 
     def _left(self) -> None:
         if not self._inside:
@@ -181,11 +181,6 @@ class ReusingSession(OrtSession):
             binding.bind_cpu_input(name, array)
         self._into(binding, *more)
         return list(arrays.values())
-
-
-def reason_of(error: Exception) -> str:
-    """The first line of what onnxruntime raised."""
-    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__
 
 
 def signature_of(engine: onnxruntime.InferenceSession) -> Signature:

@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgedl.core.errors import BadValue, EdgeError
+from edgedl.core.errors import BadValue, EdgeError, first_line
 from edgedl.core.own import source_digest
 from edgedl.train.checkpoint import modules_of
 from edgedl.train.distil.layers import heard
@@ -208,12 +207,11 @@ def _is_channels_last(x: Tensor) -> bool:
 
 
 def _refused(names: Sequence[str], some: Inputs, error: Exception) -> BadValue:
-    lines = str(cast("Any", error)).strip().splitlines() or [type(error).__name__]
     samples = ", ".join(
         f"`{name}` of shape {tuple(one.shape[1:])}" for name, one in zip(names, some, strict=True)
     )
     return BadValue(
-        f"the teacher does not take samples {samples} ({lines[0][:200]})",
+        f"the teacher does not take samples {samples} ({first_line(error, 200)})",
         keys=("teacher",),
         hint=FITTING,
     )
