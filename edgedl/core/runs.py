@@ -42,11 +42,7 @@ def alone(folder: Path, store: Store) -> Iterator[None]:
                 folder.mkdir(parents=True, exist_ok=True)
                 file = stack.enter_context((folder / LOCK).open("w"))
             except OSError as error:
-                raise EdgeError(
-                    f"the store cannot be written ({error.strerror})",
-                    where=str(store.root),
-                    hint="set EDGEDL_STORE to a folder that can",
-                ) from error
+                raise store.unwritable(error) from error
             if together:
                 break
             if not _locked(file):

@@ -70,11 +70,7 @@ class Store:
             place.parent.mkdir(parents=True, exist_ok=True)
             work = Path(tempfile.mkdtemp(prefix=".making-", dir=place.parent))
         except OSError as error:
-            raise EdgeError(
-                f"the store cannot be written ({error.strerror})",
-                where=str(self.root),
-                hint="set EDGEDL_STORE to a folder that can",
-            ) from error
+            raise self.unwritable(error) from error
         try:
             build(work)
             try:
@@ -94,6 +90,14 @@ class Store:
         finally:
             shutil.rmtree(work, ignore_errors=True)
         return place
+
+    def unwritable(self, error: OSError) -> EdgeError:
+        """The error of a store that nothing can be written into."""
+        return EdgeError(
+            f"the store cannot be written ({error.strerror})",
+            where=str(self.root),
+            hint="set EDGEDL_STORE to a folder that can",
+        )
 
     def tidy(self) -> None:
         """Remove abandoned work, then the results longest unused, down to the size limit."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from edgedl.core.units import format_bytes
 from edgedl.report.palette import of_verdict, of_work
@@ -226,60 +226,65 @@ def _stacked(
 
 def cold(document: Document) -> Figure | None:
     """Import, load and first answer of a fresh process, stacked, in ms."""
-    keys = ("import_ms", "load_ms", "first_ms")
-    stages = ("import", "load", "first answer")
-    every = [
-        row
-        for row in mappings(document, "rows")
-        if any(number(row, key) is not None for key in keys)
-    ]
-    if not every:
-        return None
-    rows = telling(every)
-    present = [i for i, key in enumerate(keys) if any(number(row, key) is not None for row in rows)]
-    amounts = [[max(number(row, keys[i]) or 0.0, 0.0) for i in present] for row in rows]
-    colours = [(("s0", "s1", "s5")[i], stages[i]) for i in present]
-    said = [
-        [f"{stages[i]} {milliseconds(value)}" for i, value in zip(present, bar, strict=True)]
-        for bar in amounts
-    ]
-    figures = [[milliseconds(sum(bar))] for bar in amounts]
-    caption = (
-        f"{subset(len(rows), len(every))} One fresh process a row, from start to first answer."
+    parts = (
+        _Part("import_ms", "import", "s0"),
+        _Part("load_ms", "load", "s1"),
+        _Part("first_ms", "first answer", "s5"),
     )
-    described = ". ".join(
-        f"{name(row)}: {', '.join(words)}" for row, words in zip(rows, said, strict=True)
-    )
-    return drawn(
-        "cold", "Cold start", caption.strip(), described,
-        lambda width: _stacked(rows, amounts, colours, figures, said, "ms", width),
-    )  # fmt: skip
+    caption = "One fresh process a row, from start to first answer."
+    return _of_parts(document, "cold", "Cold start", caption, parts, "ms", 1, milliseconds)
 
 
 def memory(document: Document) -> Figure | None:
     """Peak memory of the process, and of the GPU where it is known, in MB."""
-    keys, kinds = ("peak_rss_bytes", "gpu_bytes"), ("process", "GPU")
+    parts = _Part("peak_rss_bytes", "process", "s1"), _Part("gpu_bytes", "GPU", "s7")
+    caption = "Peak resident memory beyond the imports."
+    return _of_parts(
+        document, "memory", "Memory", caption, parts, "MB", 1e6,
+        lambda megabytes: format_bytes(1e6 * megabytes),
+    )  # fmt: skip
+
+
+class _Part(NamedTuple):
+    """A figure of a row: its key, what it is called, and its colour in the page."""
+
+    key: str
+    called: str
+    colour: str
+
+
+def _of_parts(
+    document: Document,
+    kind: str,
+    title: str,
+    caption: str,
+    parts: Sequence[_Part],
+    unit: str,
+    size: float,
+    written: Callable[[float], str],
+) -> Figure | None:
+    """Bars of rows that have any of the parts, stacked; `size` of what is reported are a `unit`."""
     every = [
         row
         for row in mappings(document, "rows")
-        if any(number(row, key) is not None for key in keys)
+        if any(number(row, part.key) is not None for part in parts)
     ]
     if not every:
         return None
     rows = telling(every)
-    present = [i for i, key in enumerate(keys) if any(number(row, key) is not None for row in rows)]
-    amounts = [[max(number(row, keys[i]) or 0.0, 0.0) / 1e6 for i in present] for row in rows]
-    colours = [(("s1", "s7")[i], kinds[i]) for i in present]
+    there = [one for one in parts if any(number(row, one.key) is not None for row in rows)]
+    amounts = [[max(number(row, one.key) or 0.0, 0.0) / size for one in there] for row in rows]
+    colours = [(one.colour, one.called) for one in there]
     said = [
-        [f"{kinds[i]} {format_bytes(1e6 * value)}" for i, value in zip(present, bar, strict=True)]
+        [f"{one.called} {written(value)}" for one, value in zip(there, bar, strict=True)]
         for bar in amounts
     ]
-    figures = [[format_bytes(1e6 * sum(bar))] for bar in amounts]
-    caption = f"{subset(len(rows), len(every))} Peak resident memory beyond the imports."
+    figures = [[written(sum(bar))] for bar in amounts]
+    whole = f"{subset(len(rows), len(every))} {caption}".strip()
     described = ". ".join(
         f"{name(row)}: {', '.join(words)}" for row, words in zip(rows, said, strict=True)
     )
     return drawn(
-        "memory", "Memory", caption.strip(), described,
-        lambda width: _stacked(rows, amounts, colours, figures, said, "MB", width),
+        kind, title, whole, described,
+        lambda width: _stacked(rows, amounts, colours, figures, said, unit, width),
     )  # fmt: skip
