@@ -56,7 +56,8 @@ def warm_up(
 ) -> tuple[np.ndarray, bool]:
     """Run until the medians of two windows of 50 ms agree to 2 %, or for 2 s.
 
-    Returns the calls' times in nanoseconds, and whether it became steady.
+    Returns:
+        The calls' times in nanoseconds, int64 of shape [calls], and whether it became steady.
     """
     times: list[int] = []
     previous: float | None = None

@@ -39,7 +39,8 @@ class Rounds:
     back_ns: Mapping[str, np.ndarray]
 
     def medians_ns(self, name: str) -> np.ndarray:
-        """A session's time in each round: the geometric mean of its two turns' medians."""
+        """A session's time in each round in nanoseconds, [rounds]: the geometric mean of its two
+        turns' medians."""
         return np.asarray(np.sqrt(self.forth_ns[name] * self.back_ns[name]))
 
 

@@ -76,7 +76,12 @@ class Samples:
         return self.source.prepare(raw)
 
     def feed(self, i: int) -> dict[str, np.ndarray]:
-        """Sample `i` as the model takes it: loaded and prepared."""
+        """Sample `i` as the model takes it, loaded and prepared: arrays by input, in the model's
+        types and shapes.
+
+        Raises:
+            BadSamples: its file is missing or damaged, or it does not fit.
+        """
         return self.prepare(self.load(i))
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Samples:
@@ -91,7 +96,7 @@ class Samples:
 
     @property
     def chosen_labels(self) -> np.ndarray | None:
-        """The labels of the chosen samples, in their order."""
+        """The labels of the chosen samples, in their order, [samples, ...]; None without any."""
         return None if self.labels is None else self.labels[self.rows]
 
     @cached_property

@@ -23,7 +23,11 @@ def _split(text: str, what: str, example: str) -> tuple[float, str]:
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes in `500kB` or `2MB` (powers of ten); a bare number is bytes."""
+    """Bytes in `500kB` or `2MB` (powers of ten); a bare number is bytes.
+
+    Raises:
+        BadOption: it is not written so.
+    """
     number, unit = _split(text, "a size", "500kB")
     if unit and unit not in BYTES:
         raise BadOption(f"`{text}` is not a size", hint="units: B, kB, MB, GB, as in `500kB`")
@@ -31,7 +35,11 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_ms(text: str) -> float:
-    """Milliseconds in `5ms`, `800us` or `1s`; a bare number is milliseconds."""
+    """Milliseconds in `5ms`, `800us` or `1s`; a bare number is milliseconds.
+
+    Raises:
+        BadOption: it is not written so.
+    """
     number, unit = _split(text, "a time", "5ms")
     if unit and unit not in MILLISECONDS:
         raise BadOption(f"`{text}` is not a time", hint="units: us, ms, s, as in `5ms`")
@@ -39,7 +47,11 @@ def parse_ms(text: str) -> float:
 
 
 def parse_drop(text: str) -> float:
-    """A drop as a fraction of the metric's scale: `1%` and `0.01` are both 0.01."""
+    """A drop as a fraction of the metric's scale: `1%` and `0.01` are both 0.01.
+
+    Raises:
+        BadOption: it is not written so, or more than all.
+    """
     number, unit = _split(text, "a drop", "1%")
     if unit not in ("", "%") or (drop := number / 100 if unit else number) > 1:
         raise BadOption(f"`{text}` is not a drop", hint="write `1%` or `0.01`")

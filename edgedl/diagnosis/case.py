@@ -171,7 +171,7 @@ def weights_by_channel(array: np.ndarray, axis: int, least: int, most: int) -> n
 
 
 def spans(walked: Walked) -> np.ndarray:
-    """The largest magnitude of each channel."""
+    """The largest magnitude of each channel, [channels]."""
     assert walked.low is not None
     assert walked.high is not None
     return np.asarray(np.maximum(np.abs(walked.low), np.abs(walked.high)))

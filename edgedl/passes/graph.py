@@ -70,7 +70,11 @@ def open_model(path: str | Path) -> Model:
 
 
 def read(path: Path) -> ir.Model:
-    """The graph in an ONNX file; large weights stay on disk, memory-mapped on use."""
+    """The graph in an ONNX file; large weights stay on disk, memory-mapped on use.
+
+    Raises:
+        BadModel: as `open_model`, but for its inputs and outputs.
+    """
     try:
         proto = onnx.load_model_from_string(without_weights(path))
     except FileNotFoundError as error:
@@ -101,7 +105,11 @@ def read(path: Path) -> ir.Model:
 
 
 def signature_of(graph: ir.Model, where: str) -> Signature:
-    """Inputs that are not initialisers, and outputs."""
+    """Inputs that are not initialisers, and outputs.
+
+    Raises:
+        BadModel: one is nothing that a session takes or gives, as `tensor_of` says.
+    """
     inputs = [value for value in graph.graph.inputs if value.name not in graph.graph.initializers]
     return Signature(
         tuple(tensor_of(value, where) for value in inputs),
@@ -110,7 +118,11 @@ def signature_of(graph: ir.Model, where: str) -> Signature:
 
 
 def tensor_of(value: ir.Value, where: str) -> Tensor:
-    """A graph's input or output as the signature tells it."""
+    """A graph's input or output as the signature tells it.
+
+    Raises:
+        BadModel: it holds text, or is of a type that no array has.
+    """
     name = value.name or ""
     if value.dtype == ir.DataType.STRING:
         raise BadModel(

@@ -19,7 +19,8 @@ class Norms:
     of: Mapping[str, tuple[str, np.ndarray]]
 
     def get(self, *names: str) -> tuple[str, np.ndarray] | None:
-        """The first of these names that a norm stands behind: the norm's name and its factors."""
+        """The first of these names that a norm stands behind: the norm's name, and what it
+        multiplies each channel by, [channels]; None where none has one."""
         return next((self.of[name] for name in names if name in self.of), None)
 
 

@@ -266,7 +266,8 @@ def dequantized(codes: np.ndarray, grid: Grid) -> np.ndarray:
 
 
 def codes_of(values: np.ndarray, grid: Grid) -> np.ndarray:
-    """The codes of float values, rounded half to even, not yet of an integer type."""
+    """The codes of float values in their shape, rounded half to even, whole numbers that are still
+    floats."""
     scale = spread_along(grid.scale, grid.axis, values.ndim)
     zero = spread_along(grid.zero, grid.axis, values.ndim)
     return np.asarray(np.clip(np.rint(values / scale) + zero, grid.least, grid.most))

@@ -154,7 +154,8 @@ class Histogram:
         self._codes, self._counts = both, _narrow(total)
 
     def bins(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Lower edges, upper edges and counts of the used bins, in order of value, zeros included.
+        """Lower edges, upper edges and counts of the used bins, in order of value, zeros included:
+        float64, float64 and int64 of shape [bins].
 
         The outermost edges are cut off at the least and the largest value that were seen.
         """

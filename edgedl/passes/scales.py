@@ -143,7 +143,8 @@ def blocks(shape: tuple[int, ...]) -> Iterator[slice | EllipsisType]:
 
 
 def rows_of(scales: np.ndarray, rows: slice | EllipsisType) -> np.ndarray:
-    """The part of an array that is broadcast against such a block."""
+    """The part of an array of scales that is broadcast against such a block: all of it, but where
+    it has a scale for each row."""
     return scales[rows] if scales.ndim and scales.shape[0] > 1 else scales
 
 

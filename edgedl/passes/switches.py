@@ -160,11 +160,11 @@ class Switchboard:
         return self.names.get(name) or self.names.get(plain) or plain
 
     def given(self, switch: int) -> np.ndarray:
-        """The value of a weight as its codes say, mapped from its file."""
+        """The value of a weight as its codes say, float32 in its shape, mapped from its file."""
         return self._places[self.found[switch].stored].read(self.folder)
 
     def float_of(self, switch: int) -> np.ndarray | None:
-        """The value of a weight in the float model; None where it was not found."""
+        """The value of a weight in the float model, in its shape; None where it was not found."""
         stored = self.found[switch].stored
         if stored not in self.float_nodes:
             return None

@@ -300,7 +300,11 @@ def session_of(
     finite: bool = False,
     meanwhile: bool = False,
 ) -> OpenedSession:
-    """`open` of a bundle that was read already, so that what else it says is of the same bytes."""
+    """`open` of a bundle that was read already, so that what else it says is of the same bytes.
+
+    Raises:
+        EdgeError: as `open`, but for what reading the file raises.
+    """
     from edgedl.runtime.dress import dressed
     from edgedl.runtime.opening import GOLDEN_CHECKS, Way, open_first
 

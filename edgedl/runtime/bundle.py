@@ -198,14 +198,22 @@ class Bundle:
         )
 
     def history(self) -> tuple[Step, ...]:
-        """How the model came to be."""
+        """How the model came to be.
+
+        Raises:
+            BadBundle: it is damaged.
+        """
         try:
             return tuple(Step.from_json(step) for step in of_document(self.read("about/history")))
         except (KeyError, TypeError, ValueError, RecursionError, zlib.error) as error:
             raise BadBundle("its history is damaged", where=str(self.path), hint=AGAIN) from error
 
     def processing(self) -> Processing | None:
-        """What stands before and behind the network; None where the bundle does not say."""
+        """What stands before and behind the network; None where the bundle does not say.
+
+        Raises:
+            BadBundle: it is damaged, or of a kind that is not known here.
+        """
         if PROCESSING not in self.parts:
             return None
         from edgedl.runtime.process import Processing
@@ -224,7 +232,11 @@ class Bundle:
             ) from error
 
     def names(self) -> dict[str, str]:
-        """The original names of nodes and tensors, by the short ones in the payloads."""
+        """The original names of nodes and tensors, by the short ones in the payloads.
+
+        Raises:
+            BadBundle: they are damaged.
+        """
         try:
             return dict(of_document(self.read("about/names")))
         except (KeyError, TypeError, ValueError, RecursionError, zlib.error) as error:
@@ -246,7 +258,11 @@ class Bundle:
 
 
 def find_bundle(path: str | Path) -> Path:
-    """The bundle at a path, or the only one in a folder."""
+    """The bundle at a path, or the only one in a folder.
+
+    Raises:
+        BadBundle: the folder holds none, or several.
+    """
     path = Path(path)
     if not path.is_dir():
         return path
@@ -302,7 +318,11 @@ def read_bundle(
     *,
     sparing: bool = False,
 ) -> Bundle:
-    """As `open_bundle`, but whatever `EDGEDL_TRUST` says: where `trust` is None, any will do."""
+    """As `open_bundle`, but whatever `EDGEDL_TRUST` says: where `trust` is None, any will do.
+
+    Raises:
+        BadBundle, Untrusted, BadOption: as `open_bundle`.
+    """
     path = find_bundle(path)
     where = str(path)
     if key is not None and not callable(key):

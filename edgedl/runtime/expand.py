@@ -130,7 +130,11 @@ def _product(codes: _Tensor, scales: _Tensor) -> np.ndarray | None:
 
 def fields(data: memoryview) -> Iterator[Field]:
     """Number, value and all bytes of each field of a message, by the wire format of Protocol
-    Buffers; the value of a field of fixed width is its bytes."""
+    Buffers; the value of a field of fixed width is its bytes.
+
+    Raises:
+        ValueError: the bytes are no message.
+    """
     at = 0
     while at < len(data):
         start = at

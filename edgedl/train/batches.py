@@ -125,11 +125,11 @@ def open_data(
 
 
 def order_of(count: int, seed: int, epoch: int, labels: np.ndarray | None = None) -> np.ndarray:
-    """The places of an epoch's samples, drawn from the seed and the epoch alone.
+    """The places of an epoch's samples, drawn from the seed and the epoch alone: int64, [count].
 
     Args:
-        labels: class indices, to draw each class equally often: within one, and each of a class's
-            samples equally often within one.
+        labels: class indices of shape [count], to draw each class equally often: within one, and
+            each of a class's samples equally often within one.
     """
     random = np.random.default_rng([seed, epoch])
     if labels is None:
@@ -145,7 +145,8 @@ def order_of(count: int, seed: int, epoch: int, labels: np.ndarray | None = None
 
 
 def groups_of(order: np.ndarray, batch: int, *, whole: bool) -> list[np.ndarray]:
-    """An order in batches; `whole` leaves out a last one that is not full, unless it is alone."""
+    """An order in batches of shape [batch]; `whole` leaves out a last one that is smaller, unless it
+    is alone."""
     groups = [order[i : i + batch] for i in range(0, len(order), batch)]
     return groups[:-1] if whole and len(groups) > 1 and len(groups[-1]) < batch else groups
 

@@ -212,7 +212,7 @@ def _is_row(array: np.ndarray) -> bool:
 def round_tensor(
     value: Tensor, logarithm: Tensor, scale: float, coded: CodedTensor, share: float = 1.0
 ) -> Tensor:
-    """Values on the grid of a scale.
+    """Values on the grid of a scale, in their shape, still real numbers.
 
     Args:
         logarithm: what takes the gradient of the scale's logarithm; nothing where it needs none.
@@ -223,7 +223,11 @@ def round_tensor(
 
 
 def round_weight(weight: Tensor, scale: Tensor) -> Tensor:
-    """Weights on a grid that holds the largest of them; gradients pass."""
+    """Weights on a grid that holds the largest of them; gradients pass.
+
+    Args:
+        scale: in a shape that divides the weight.
+    """
     rounded: Tensor = _RoundedWeight.apply(weight, scale)  # type: ignore[no-untyped-call]
     return rounded
 

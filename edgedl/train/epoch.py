@@ -17,7 +17,7 @@ from edgedl.train.settings import Fit
 def groups_in(
     data: Data, labels: np.ndarray | None, settings: Fit, seed: int, epoch: int, processes: int
 ) -> list[np.ndarray]:
-    """The places of each step's samples, of all processes together.
+    """The places of each step's samples, of all processes together: int64 of shape [batch] each.
 
     Raises:
         BadValue: there is not one for each process, or classes to balance are not there.

@@ -138,7 +138,11 @@ def _check_probabilities(
 
 
 def first_of(outputs: Any) -> Tensor:
-    """The first of a network's outputs."""
+    """The first of a network's outputs.
+
+    Raises:
+        BadOption: it is no tensor.
+    """
     if isinstance(outputs, Mapping):
         outputs = next(iter(outputs.values()))
     elif isinstance(outputs, (tuple, list)):

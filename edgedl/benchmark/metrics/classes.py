@@ -38,7 +38,11 @@ def top5() -> Metric:
 
 def top(*, k: int = 10) -> Metric:
     """Whether the label is among the `k` largest entries of the first output: the recall at k where
-    one item is wanted."""
+    one item is wanted.
+
+    Raises:
+        BadValue: `k` is below 1.
+    """
     if k < 1:
         raise BadValue(f"`k` is {k}", keys=("k",), hint="1 or more")
     return _top(f"top{k}", k)

@@ -47,6 +47,9 @@ def recall(*, k: int = 10) -> Metric:
     Nearest Neighbor Search, PAMI 33, 2011, section V).
 
     Without labels: the share whose nearest as float has it is among the `k` nearest.
+
+    Raises:
+        BadValue: `k` is below 1.
     """
     if k < 1:
         raise BadValue(f"`k` is {k}", keys=("k",), hint="1 or more")

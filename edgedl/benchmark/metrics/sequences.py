@@ -33,6 +33,9 @@ def ctc(
     Levenshtein. The first output holds a score for each symbol along its last axis, or the symbols
     themselves. A label is a row of symbols, filled up with -1. `blank` counts from the end where
     negative; words end at the symbol `space`. Without labels, the label is what float reads.
+
+    Raises:
+        BadValue: words are counted, and no symbol parts them.
     """
     if unit == "word" and space is None:
         raise BadValue("words need the symbol that parts them", keys=("space",), hint="space=3")
@@ -123,6 +126,8 @@ def tagging() -> Metric:
 
     The first output holds a score for each class along its last axis, or the classes. Tokens whose
     label is negative, as -100 is, count nowhere; without labels, all count.
+
+    The metric raises BadSamples where a label has another number of tokens than the output.
     """
 
     def collect(answers: Answers, label: Any) -> tuple[int, int]:

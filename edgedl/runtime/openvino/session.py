@@ -155,6 +155,9 @@ class OpenVinoSession(Closing):
 
         What was worked out while the model was compiled is not among them. All times are 0 where
         it was not compiled with `PERF_COUNT`.
+
+        Raises:
+            WrongInput: the session is closed, or was opened before the process was forked.
         """
         turn = self._free.get()
         try:

@@ -170,7 +170,13 @@ def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def suppress(boxes: np.ndarray, classes: np.ndarray, overlap: float) -> np.ndarray:
-    """Positions of boxes that no earlier one of their class overlaps by more, in order."""
+    """Positions of boxes that no earlier one of their class overlaps by more, in order: int64.
+
+    Args:
+        boxes: [count, 4], left, upper, right and lower edges, the best first.
+        classes: [count].
+        overlap: intersection over union; from 1 on, all are kept.
+    """
     if overlap >= 1:
         return np.arange(len(boxes))
     kept: list[int] = []

@@ -183,7 +183,8 @@ class Features:
         return self._sound.decode(path)
 
     def apply(self, raw: Recording | np.ndarray) -> np.ndarray:
-        """The model's input, of a recording as `decode` gives it, or as a microphone does.
+        """The model's input, of a recording as `decode` gives it, or as a microphone does: float32,
+        frames and features in the order of `layout`.
 
         Raises:
             BadSamples: it is none, or shorter than one window where `length` is None.
@@ -206,7 +207,7 @@ class Features:
 
 
 def to_mel(hertz: np.ndarray, scale: str) -> np.ndarray:
-    """Frequencies on the mel scale `htk` or `slaney`."""
+    """Frequencies in Hz on the mel scale `htk` or `slaney`, in the shape that they have."""
     if scale == "htk":
         return np.asarray(HTK[0] * np.log10(1 + hertz / HTK[1]))
     above = BREAK_MEL + np.log(np.maximum(hertz, BREAK_HERTZ) / BREAK_HERTZ) / LOG_STEP
@@ -214,7 +215,7 @@ def to_mel(hertz: np.ndarray, scale: str) -> np.ndarray:
 
 
 def to_hertz(mel: np.ndarray, scale: str) -> np.ndarray:
-    """The inverse of `to_mel`."""
+    """The inverse of `to_mel`: frequencies in Hz."""
     if scale == "htk":
         return np.asarray(HTK[1] * (10 ** (mel / HTK[0]) - 1))
     above = BREAK_HERTZ * np.exp(LOG_STEP * (np.maximum(mel, BREAK_MEL) - BREAK_MEL))

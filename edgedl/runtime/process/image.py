@@ -326,6 +326,13 @@ def recolored(pixels: np.ndarray, given: str, wanted: str) -> np.ndarray:
     """Pixels in another order of channels; gray is ITU-R 601 luma, in the whole numbers that files
     are decoded with.
 
+    Args:
+        pixels: uint8 of shape [height, width, channels]; gray may lack the last axis.
+        given, wanted: `rgb`, `bgr` or `gray`, unlike one another.
+
+    Returns:
+        uint8 of shape [height, width, channels]; a view where only the order differs.
+
     Raises:
         BadSamples: the array is not of the given order.
     """

@@ -104,7 +104,7 @@ def written(after: Postprocess) -> dict[str, Any]:
 
 
 def taken(outputs: Mapping[str, np.ndarray], name: str | None) -> np.ndarray:
-    """The output of this name, or the first.
+    """The output of this name, as it is; the first where None.
 
     Raises:
         WrongInput: there is none.

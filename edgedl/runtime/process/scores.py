@@ -183,8 +183,8 @@ def guesses(scores: np.ndarray, labels: Sequence[str], places: np.ndarray) -> tu
 
 
 def best(values: np.ndarray, k: int) -> np.ndarray:
-    """The places of the k greatest values, the greatest first: equals in their order, and behind
-    them what is no number."""
+    """The places of the k greatest of values of shape [count], the greatest first: equals in their
+    order, and behind them what is no number. All where there are fewer."""
     if k < len(values) and np.isfinite(values.max()):
         # what is as great as the k-th, so that few are left to sort
         least = np.partition(values, len(values) - k)[len(values) - k]

@@ -115,7 +115,10 @@ class Series:
         return np.ascontiguousarray(found[None] if self.layout[0] == "n" else found)
 
     def windows(self, raw: Any) -> Iterator[np.ndarray]:
-        """The input of each whole window of a stream, in the order of time.
+        """The input of each whole window of a stream, in the order of time, as `apply` gives it.
+
+        Args:
+            raw: numbers of shape [frames, channels]; one channel may lack the last axis.
 
         Raises:
             BadSamples: as `apply`.

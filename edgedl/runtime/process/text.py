@@ -112,7 +112,8 @@ class Text:
             raise _bad(path, f"cannot be read ({error.strerror})") from error
 
     def apply(self, raw: str) -> np.ndarray:
-        """The model's input, of a text.
+        """The model's input, of a text: as many tokens as `length` says, of `dtype`, cut off or
+        filled up; behind an axis of 1 in the layout `nt`.
 
         Raises:
             BadSamples: it is none. Missing: the library is not installed.

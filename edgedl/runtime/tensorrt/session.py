@@ -164,7 +164,11 @@ class TensorRtSession(Closing):
 
     def zeros(self) -> dict[str, np.ndarray]:
         """Inputs of zeros, of the largest shapes that the first profile takes; where an input holds
-        sizes, the largest of these."""
+        sizes, the largest of these.
+
+        Raises:
+            WrongInput: the session is closed.
+        """
         opened = self._opened
         if opened is None:
             raise closed()
@@ -180,7 +184,11 @@ class TensorRtSession(Closing):
         }
 
     def inspector(self) -> Any:
-        """The library's inspector of the engine."""
+        """The library's inspector of the engine.
+
+        Raises:
+            WrongInput: the session is closed.
+        """
         if self._opened is None:
             raise closed()
         return self._opened.engine.create_engine_inspector()

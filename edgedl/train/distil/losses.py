@@ -27,7 +27,7 @@ def soft_classes(scores: Tensor, wanted: Tensor, temperature: float, axis: int =
 
 def soft_flags(scores: Tensor, wanted: Tensor, temperature: float) -> Tensor:
     """The cross-entropy of each flag's probability with the teacher's, times the temperature's
-    square; the mean over flags. Both are logits."""
+    square; the mean over flags, [batch]. Both are logits of shape [batch, ...]."""
     theirs = torch.sigmoid(wanted.float() / temperature)
     rows = functional.binary_cross_entropy_with_logits(
         scores.float() / temperature, theirs, reduction="none"
@@ -36,7 +36,7 @@ def soft_flags(scores: Tensor, wanted: Tensor, temperature: float) -> Tensor:
 
 
 def squares(values: Tensor, wanted: Tensor) -> Tensor:
-    """The mean square of what they differ by.
+    """The mean square of what they differ by, [batch], of two tensors of shape [batch, ...].
 
     Of outputs: Ba and Caruana, Do Deep Nets Really Need to be Deep?, NeurIPS 2014; of features:
     Romero et al., FitNets, ICLR 2015.
@@ -62,7 +62,7 @@ def attention(features: Tensor, wanted: Tensor, axis: int = 1) -> Tensor:
 
 def distances(features: Tensor, wanted: Tensor) -> Tensor:
     """How unlike each sample's distances to the others are, where the mean distance is 1: Huber's
-    loss, the mean over others; 0 for one sample alone.
+    loss, the mean over others, [batch]; 0 for one sample alone.
 
     Park et al., Relational Knowledge Distillation, CVPR 2019.
     """
@@ -75,7 +75,7 @@ def distances(features: Tensor, wanted: Tensor) -> Tensor:
 
 def angles(features: Tensor, wanted: Tensor) -> Tensor:
     """How unlike the angles are that two others make at each sample: Huber's loss of their cosines,
-    the mean over pairs of others; 0 for less than three samples.
+    the mean over pairs of others, [batch]; 0 for less than three samples.
 
     Park et al., Relational Knowledge Distillation, CVPR 2019. It takes memory for the cube of the
     number of samples, and for its square times their size.
