@@ -21,11 +21,11 @@ from edgedl.core.units import format_bytes, format_ms, plural
 from edgedl.line.begin import (
     Line,
     begun,
-    check_together,
     last_stage,
     network_of,
     users_code,
 )
+from edgedl.line.checks import check_together
 from edgedl.line.form import check_export, form_of
 from edgedl.line.guided import guide_of
 from edgedl.line.shrunk import SECONDS, check_steps, judged_by, settings_of

@@ -12,7 +12,8 @@ from edgedl.core.progress import Progress, silent
 from edgedl.core.registry import load
 from edgedl.core.store import atomic_write, check_writable
 from edgedl.line.alike import like_original, original_of
-from edgedl.line.begin import Line, begun, check_together, last_stage, network_of
+from edgedl.line.begin import Line, begun, last_stage, network_of
+from edgedl.line.checks import check_together
 from edgedl.line.form import Form, check_export, form_of
 from edgedl.line.guided import guide_of
 from edgedl.line.keep import BUNDLE, TOLD
