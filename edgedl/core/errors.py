@@ -149,6 +149,10 @@ class NoGain(EdgeError):
     """A step of shrinking would win nothing; the network stays as it was."""
 
 
+class OutOfReach(BadValue):
+    """A step of shrinking is asked for more than the network lets go; the hint tells the least."""
+
+
 def first_line(error: BaseException, most: int = 300) -> str:
     """The first line of an exception's text that says something, of so many characters at most; the
     name of its type where none does."""

@@ -132,6 +132,8 @@ def write_recipe(
     kind = answers or found
     passes = passes_for(len(given), apart=tested is not None) if epochs is None else epochs
     cut = {"macs": macs} if macs is not None else {"latency": 0.5 if latency is None else latency}
+    # steps are judged by what ships
+    precision = {"precision": "float32"} if made.suffix == ".onnx" else {}
     document = {
         "data": {
             "arrays": _from(samples, recipe),
@@ -145,7 +147,7 @@ def write_recipe(
         },
         "distil": {"teacher": _from(model, recipe), "weight": 1, "answers": kind},
         "shrink": [{"name": "prune", **cut, "rounds": rounds, "epochs": passes, "lr": RATE}],
-        "compress": {"target": target, "threads": threads, "effort": effort},
+        "compress": {"target": target, "threads": threads, "effort": effort, **precision},
         "bench": {"threads": threads},
         "seed": seed,
     }  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import edgedl
-from edgedl.core.errors import Diverged, EdgeError, NoGain
+from edgedl.core.errors import Diverged, EdgeError, NoGain, OutOfReach
 from edgedl.core.fields import to_plain
 from edgedl.core.registry import load, version
 from edgedl.core.store import default_store, key_of
@@ -74,6 +74,8 @@ def shrunk(
 
     Raises:
         EdgeError: a step cannot be taken; it is named with its line. What was trained is kept.
+        OutOfReach: a step is asked for more than can be had, and nothing was trained before it;
+            else it is left out.
     """
     steps = line.recipe.shrink
     if not steps:
@@ -88,9 +90,12 @@ def shrunk(
         before = state
         try:
             state = _stepped(line, step, before, guide, taken)
-        except NoGain as error:
-            rows.append(_row(step.name, before, None, error.message))
-            line.doubts.append(f"step {place + 1}, `{step.name}`, was left out: {error.message}")
+        except (NoGain, OutOfReach) as error:
+            if isinstance(error, OutOfReach) and not _costs(line, taken):
+                raise line.recipe.located(error, "shrink", place) from error
+            why = _said(error)
+            rows.append(_row(step.name, before, None, why))
+            line.doubts.append(f"step {place + 1}, `{step.name}`, was left out: {why}")
             continue
         except Diverged as error:
             raise line.recipe.instead(error, "shrink", place) from error
@@ -106,6 +111,19 @@ def shrunk(
             taken.append(step)
     weights = None if state.key == key else _weights(state)
     return state.key, state.network, weights, tuple(rows)
+
+
+def _costs(line: Line, taken: Sequence[Step]) -> bool:
+    """Whether anything was trained so far."""
+    return bool(line.settings.epochs) or any(
+        settings_of(line.settings, step).epochs for step in taken
+    )
+
+
+def _said(error: EdgeError) -> str:
+    """Why a step is left out, and where less can be had, how much."""
+    known = isinstance(error, OutOfReach) and error.hint
+    return f"{error.message} ({error.hint})" if known else error.message
 
 
 def check_steps(line: Line, network: nn.Module, guide: Guide | None) -> None:
@@ -166,10 +184,10 @@ def _stepped(
     for number in range(step.rounds):
         try:
             key = _taken(line, network, key, step, number, before, guide, taken)
-        except NoGain as error:
+        except (NoGain, OutOfReach) as error:
             if not number:
                 raise
-            line.doubts.append(f"`{step.name}` ended after round {number}: {error.message}")
+            line.doubts.append(f"`{step.name}` ended after round {number}: {_said(error)}")
             break
     return _judged(line, network, key)
 
@@ -202,13 +220,14 @@ def _taken(
         line.progress(f"deciding on {step.name}", number, step.rounds)
         price = _price(line, before) if step.is_priced else None
         priced = None if price is None else price.price
-        ground = _ground(line, step, network, guide, price=priced, progress=line.progress)
+        ground = _ground(
+            line, step, network, guide, price=priced, keeps_zeros=sparse, progress=line.progress
+        )
         change = step.decide(network, ground, number)
         said = [] if price is None else price.said
         text = json.dumps({"change": change, "said": said}, allow_nan=False)
         (folder / DECIDED).write_text(text, encoding="utf-8")
-        # solved weights would be no zeros any more
-        better = {} if sparse else step.refit(network, change, ground)
+        better = step.refit(network, change, ground)
         if better:
             load("edgedl.train.checkpoint:write", "shrinking")(folder / REFIT, better, {})
 

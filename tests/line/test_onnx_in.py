@@ -14,9 +14,12 @@ from torch import nn
 
 import edgedl
 from edgedl.core.errors import BadOption, BadSamples, EdgeError, Unsupported
+from edgedl.core.progress import silent
+from edgedl.line.begin import begun
 from edgedl.line.brought import FIRST_LINE, passes_for, write_recipe
 from edgedl.line.foresee import foresee
 from edgedl.line.make import make
+from edgedl.line.shrunk import judged_by
 from edgedl.recipe import read_recipe
 from edgedl.runtime import any_engine
 from edgedl.train.data.load import load
@@ -116,6 +119,10 @@ def test_labels_tell_accuracy_and_teach_nothing(model: Path) -> None:
     assert data["distil"]["weight"] == 1
     recipe = read_recipe(path)
     assert (recipe.distil is None, recipe.train.epochs) == (False, 0)
+    # a float file is what ships, and each step is judged by it
+    assert judged_by(begun(recipe, silent)).precision == "float32"
+    bundle = read_recipe(write_recipe(model, "l.npz", Path("small.edl"), macs=0.5))
+    assert judged_by(begun(bundle, silent)).precision == "int8"
     inputs, labels = blobs()
     some = labels < CLASSES - 1
     np.savez("few.npz", x=inputs[some], labels=labels[some])

@@ -28,11 +28,13 @@ def ground_of(
     distil: Distillation | None = None,
     price: Price | None = None,
     seed: int = 0,
+    keeps_zeros: bool = False,
     progress: Progress = silent,
 ) -> Ground:
     """The ground of a network that is trained so.
 
     Args:
+        keeps_zeros: see `Ground`.
         distil: how a teacher teaches; where it does so alone, the loss is against what the network
             itself answers, see `drawn_loss`.
 
@@ -43,14 +45,14 @@ def ground_of(
     alone = all(one is None for one in (settings.loss, settings.target, labels))
     if distil is not None and alone:
         drawn_by = drawn_loss(distil.answers, seed)
-        return Ground(train, drawn_by, price, "answers", seed, progress)
+        return Ground(train, drawn_by, price, "answers", seed, progress, keeps_zeros)
     wanted = chosen(settings.loss, network, labels)
     each = loss_of(wanted, labels, device_of(network), network)
 
     def loss(outputs: Any, targets: Tensor) -> Tensor:
         return each(outputs, targets).mean()
 
-    return Ground(train, loss, price, settings.target, seed, progress)
+    return Ground(train, loss, price, settings.target, seed, progress, keeps_zeros)
 
 
 def device_of(network: nn.Module) -> torch.device:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgedl.core.errors import BadValue, NoGain, Unsupported
+from edgedl.core.errors import BadValue, NoGain, OutOfReach, Unsupported
 from edgedl.core.layers import LayerShape, Price
 from edgedl.train.bounds import above, within
 from edgedl.train.shrink.layer_shapes import KINDS, called_shapes
@@ -97,7 +97,8 @@ class LowRank(Training):
         rank}, "energy": {layer: share}, "left": {layer: reason}}`.
 
         Raises:
-            BadValue: a pattern matches no layer, or the latency cannot be had.
+            BadValue: a pattern matches no layer.
+            OutOfReach: the latency cannot be had.
             NoGain: no layer pays.
             Unsupported: a latency is wanted where no engine of the target can be timed.
         """
@@ -193,7 +194,7 @@ class LowRank(Training):
         taken = most_worth(costs, worth, self.latency * total - fixed)
         if taken is None:
             least = fixed + sum(map(min, costs))
-            raise BadValue(
+            raise OutOfReach(
                 f"{self.latency:.0%} of the latency cannot be had by low rank:"
                 f" {least / total:.0%} is the least",
                 keys=("latency",),

@@ -115,7 +115,8 @@ class Prune(Training):
         Raises:
             Unsupported: no engine times layers, or the network has nothing that can be cut, or
                 cannot be followed.
-            BadValue: `keep` names no layer, or the share cannot be met.
+            BadValue: `keep` names no layer.
+            OutOfReach: the share cannot be met.
         """
         if self.latency is not None and ground.price is None:
             raise Unsupported(
@@ -149,7 +150,10 @@ class Prune(Training):
         if not self.refit_weights:
             return {}
         batches = drawn(network, ground, SAMPLES, BATCH)
-        return refit(network, change["plan"], batches, seed=ground.seed, progress=ground.progress)
+        return refit(
+            network, change["plan"], batches,
+            seed=ground.seed, keeps_zeros=ground.keeps_zeros, progress=ground.progress,
+        )  # fmt: skip
 
     def apply(self, network: nn.Module, change: Change) -> None:
         """Cuts, in place."""

@@ -53,6 +53,7 @@ def refit(
     batches: Sequence[Batch],
     *,
     seed: int = 0,
+    keeps_zeros: bool = False,
     progress: Progress = silent,
 ) -> dict[str, Tensor]:
     """Weights and biases for a network that is cut, with which its layers give what they gave.
@@ -69,6 +70,8 @@ def refit(
     Args:
         plan: of the cut, as `plan_of` gives it.
         batches: samples.
+        keeps_zeros: whether layers that have zeros among their weights stay as they are: solved
+            weights would be none any more.
 
     Returns:
         New values by the names of parameters, in the shapes that they have once cut.
@@ -83,7 +86,7 @@ def refit(
 
     def record(name: str, layer: Layer, result: Tensor) -> None:
         calls[name] += 1
-        if calls[name] == 1:
+        if calls[name] == 1 and (not keeps_zeros or bool(layer.weight.all())):
             wanted[name] = _drawn(layer, result, kept.get(name), generator)
 
     with _watched(before, behind=record):
@@ -92,7 +95,7 @@ def refit(
     solved: set[str] = set()
 
     def solve(name: str, layer: Layer, given: Tensor) -> None:
-        if calls[name] != 1:
+        if calls[name] != 1 or name not in wanted:
             return
         progress("fitting layers again", len(solved), len(wanted))
         solved.add(name)

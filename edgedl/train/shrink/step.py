@@ -53,6 +53,7 @@ class Ground:
         target: `input`: that is learned, whatever labels there are; `answers`: there is nothing to
             learn but a teacher's answers; None: the labels are, or the input where there are none.
         seed: of all that is drawn.
+        keeps_zeros: whether zeros in weights are an earlier step's, which `refit` leaves alone.
     """
 
     train: Samples
@@ -61,6 +62,7 @@ class Ground:
     target: Literal["input", "labels", "answers"] | None = None
     seed: int = 0
     progress: Progress = silent
+    keeps_zeros: bool = False
 
 
 class Step(Protocol):
@@ -71,8 +73,8 @@ class Step(Protocol):
     on the same network; `refit` gives, of a network before a change, what some of its parameters
     had better be behind it, in the shapes that they have then; what must hold while the network is
     trained is put there as parametrizations, which `settle` makes plain weights again. Where it
-    would win nothing, `decide`
-    raises `NoGain`, and the line leaves it out and says so.
+    would win nothing, `decide` raises `NoGain`, and where the network lets go less than is asked
+    for, `OutOfReach`: the line leaves it out and says so.
 
     Attributes:
         name: in the recipe.

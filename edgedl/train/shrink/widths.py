@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 
-from edgedl.core.errors import BadValue
+from edgedl.core.errors import BadValue, OutOfReach
 from edgedl.core.layers import Group, Layer, LayerShape
 
 Price = Callable[[Sequence[LayerShape]], list[float]]
@@ -123,7 +123,7 @@ def best_widths(
         step, least: see `candidates`.
 
     Raises:
-        BadValue: no widths that are found cost as little as the budget.
+        OutOfReach: no widths that are found cost as little as the budget.
     """
     problem = _Problem(structure, scores, price, step, least)
     full = tuple(len(one) - 1 for one in problem.widths)
@@ -151,11 +151,10 @@ def best_widths(
     if not able:
         # narrow layers may cost more than wider ones: the fewest channels need not be the cheapest
         lowest = min(seen.values())
-        raise BadValue(
+        raise OutOfReach(
             f"the cheapest widths that were found cost {lowest:.6g} of {before:.6g}, and"
             f" {budget:.6g} are allowed",
-            hint=f"a larger share ({lowest / before:.3f} at least), or a smaller `least` or"
-            " `round_to`",
+            hint=_way_out(lowest, before),
         )
     ends = [
         problem.spend(start, seen[start], budget)
@@ -163,6 +162,14 @@ def best_widths(
     ]
     best, total = max(ends, key=lambda one: (problem.score(one[0]), -one[1]))
     return problem.result(best, total)
+
+
+def _way_out(lowest: float, before: float) -> str:
+    """What may be asked for instead, the share rounded up."""
+    if lowest >= before:
+        return "fewer channels are no cheaper here: leave the step out"
+    share = np.ceil(1000 * lowest / before) / 1000
+    return f"a larger share ({share:.3f} at least), or a smaller `least` or `round_to`"
 
 
 def even_widths(
@@ -182,7 +189,7 @@ def even_within(
     """The largest share of each group's channels, by hundredths, that costs no more.
 
     Raises:
-        BadValue: even the fewest channels do.
+        OutOfReach: even the fewest channels do.
     """
     asked = price if isinstance(price, Prices) else Prices(price)
     shares = np.arange(100, -1, -1) / 100
@@ -193,9 +200,11 @@ def even_within(
         total = sum(next(prices) for _ in table)
         if total <= budget:
             return kept
-    raise BadValue(
-        f"even with the fewest channels the layers cost {total:.6g}, and {budget:.6g} are allowed",
-        hint="a larger share, or a smaller `least` or `round_to`",
+    before = sum(asked(shapes_of(structure, {})))
+    raise OutOfReach(
+        f"even with the fewest channels the layers cost {total:.6g} of {before:.6g}, and"
+        f" {budget:.6g} are allowed",
+        hint=_way_out(total, before),
     )
 
 

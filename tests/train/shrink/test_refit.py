@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from edgedl.core.samples import from_arrays
 from edgedl.train.augment import Batch
 from edgedl.train.shrink.cutting import apply_cut, tried
 from edgedl.train.shrink.groups import groups_of
+from edgedl.train.shrink.prune import Prune
 from edgedl.train.shrink.refit import _drawn, _rows, refit
+from tests.train.shrink.ground import ground
 
 
 def batches(*shape: int, count: int = 96, seed: int = 0) -> list[Batch]:
@@ -126,6 +131,23 @@ def test_weights_that_two_layers_share_stay_as_they_are() -> None:
     some = batches(4)
     plan = tried(network, groups_of(network, (some[0].inputs[0][:2],)), {"0": [0, 1]})
     assert {name.partition(".")[0] for name in refit(network, plan, some)} <= {"0", "5"}
+
+
+def test_zeros_of_an_earlier_step_stay_and_others_are_solved() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 8), nn.Tanh(),
+                            nn.Linear(8, 3)).eval()  # fmt: skip
+    sparse: Any = network[2]
+    with torch.no_grad():
+        sparse.weight[:, ::4] = 0
+    change = {"plan": tried(network, groups_of(network, (torch.randn(2, 6),)), {"0": [1, 2, 3]})}
+    rows = np.random.default_rng(0).standard_normal((256, 6)).astype(np.float32)
+    given = ground(from_arrays({"x": rows, "labels": np.zeros(256, np.int64)}))
+    step = Prune(macs=0.5)
+    assert "2.weight" in step.refit(network, change, given)
+    kept = step.refit(network, change, replace(given, keeps_zeros=True))
+    assert "2.weight" not in kept
+    assert "4.weight" in kept
 
 
 def test_samples_that_are_no_numbers_change_nothing() -> None:

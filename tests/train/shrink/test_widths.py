@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgedl.core.errors import BadValue
+from edgedl.core.errors import BadValue, OutOfReach
 from edgedl.core.layers import Group, Layer, LayerShape
 from edgedl.train.shrink.widths import (
     Prices,
@@ -85,7 +85,7 @@ def test_hardly_any_other_widths_keep_more(
         if sum(price(shapes_of(made, kept))) <= budget:
             able.append(kept_score(scores, kept))
     if not able:
-        with pytest.raises(BadValue, match="the cheapest widths"):
+        with pytest.raises(OutOfReach, match="the cheapest widths"):
             best_widths(made, scores, price, budget, step=4)
         return
     found = best_widths(made, scores, price, budget, step=4)
@@ -93,6 +93,25 @@ def test_hardly_any_other_widths_keep_more(
     assert found.price == pytest.approx(sum(price(shapes_of(made, found.kept))))
     assert found.score == pytest.approx(kept_score(scores, dict(found.kept)))
     assert found.score >= 0.98 * max(able)
+
+
+def test_what_cannot_be_had_tells_what_can() -> None:
+    made = chain(8, 16, 12)
+    scores = {group.name: np.ones(group.size) for group in made.groups}
+    fewest = {group.name: candidates(group, least=2)[0] for group in made.groups}
+    total, narrow = (sum(macs(shapes_of(made, kept))) for kept in ({}, fewest))
+
+    def tried(share: float, by: str) -> object:
+        if by == "best":
+            return best_widths(made, scores, macs, share * total, least=2)
+        return even_within(made, macs, share * total, least=2)
+
+    for by in ("best", "even"):
+        with pytest.raises(OutOfReach) as told:
+            tried(narrow / total - 0.01, by)
+        share = float(str(told.value.hint).split("(")[1].split()[0])
+        assert narrow / total <= share < narrow / total + 0.001
+        assert tried(share, by)
 
 
 def test_stairs_are_climbed_to_their_edge() -> None:
