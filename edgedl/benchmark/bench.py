@@ -57,6 +57,7 @@ def bench(
     modes: Mapping[str, Mapping[str, Any]] | None = None,
     metric: str | None = None,
     anyway: bool = False,
+    each_alone: bool = True,
     seed: int = 0,
     trust: TrustSource | None = None,
     key: KeySource | None = None,
@@ -75,6 +76,8 @@ def bench(
         modes: options of further modes by name: profile, throughput, load, energy.
         anyway: time even where the machine cannot give honest figures; the rows are invalid then,
             and no error says so.
+        each_alone: whether each is also started and run by itself; else what that tells (starts,
+            memory, modes) is not known.
         trust, key: those of `edgedl.open`, for every bundle. Processes get keys by a pipe alone.
 
     Raises:
@@ -121,7 +124,7 @@ def bench(
             contestants, found, feeds, threads, seconds, seed, choose, secrets, progress
         )
     given = None if samples is None else samples.origin(len(feeds))
-    waiting = {name: one for name, one in by_name.items() if name not in failures}
+    waiting = {n: one for n, one in by_name.items() if each_alone and n not in failures}
     alones, refused = _each_alone(
         waiting, feeds, threads, given, postprocess, modes, choose, progress
     )

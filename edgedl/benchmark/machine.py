@@ -82,29 +82,22 @@ class Ticks:
 
 def this_machine(root: Path = ROOT) -> Machine:
     """The machine as it is now."""
-    cpuinfo = text(root / "proc/cpuinfo")
-    flags = set(_field(cpuinfo, "flags|Features").split())
-    usable = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    own = own_processor(root)
     try:
-        load: float | None = os.getloadavg()[0] / usable
+        load: float | None = os.getloadavg()[0] / own.usable_cores
     except OSError:
         load = None
     siblings = thread_siblings(root)
     clocks = clocks_mhz(root).values()
     limits = clocks_mhz(root, "cpuinfo_max_freq").values()
     return Machine(
-        processor=_field(cpuinfo, "model name|Model|Hardware")
-        or text(root / "proc/device-tree/model")
-        or platform.processor()
-        or "unknown",
-        architecture=platform.machine(),
-        isa=tuple(flag for flag in ISA_FLAGS if flag in flags),
+        processor=own.processor,
+        architecture=own.architecture,
+        isa=own.isa,
         cores=os.cpu_count() or 1,
         physical_cores=len(set(siblings.values())) or None,
         smt=any(len(core) > 1 for core in siblings.values()) if siblings else None,
-        usable_cores=usable,
+        usable_cores=own.usable_cores,
         quota_cores=quota_cores(root),
         memory_bytes=total_bytes(),
         available_bytes=available_bytes(),
@@ -114,15 +107,51 @@ def this_machine(root: Path = ROOT) -> Machine:
         max_clock_mhz=max(limits, default=None),
         power_mode=power_mode(root),
         celsius=temperatures(root),
-        virtual="hypervisor" in flags if flags else None,
+        virtual=own.virtual,
         steal=_steal(root),
         load_per_core=load,
         gpus=_gpus(root),
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
         libraries={name: v for name in LIBRARIES if (v := version(name))},
-        isa_cap=os.environ.get(ISA_VARIABLE),
+        isa_cap=own.isa_cap,
         jetson=find_jetson(root),
+    )
+
+
+@dataclass(frozen=True)
+class OwnProcessor:
+    """What of a machine decides how long an operator takes and what its kernels answer.
+
+    Attributes:
+        isa, isa_cap, usable_cores: as of `Machine`.
+        virtual: whether it is a virtual machine's; None where nothing says so.
+    """
+
+    processor: str
+    architecture: str
+    isa: tuple[str, ...]
+    usable_cores: int
+    isa_cap: str | None
+    virtual: bool | None
+
+
+def own_processor(root: Path = ROOT) -> OwnProcessor:
+    """The processor that this process may use; without all else that `this_machine` reads."""
+    cpuinfo = text(root / "proc/cpuinfo")
+    flags = set(_field(cpuinfo, "flags|Features").split())
+    return OwnProcessor(
+        processor=_field(cpuinfo, "model name|Model|Hardware")
+        or text(root / "proc/device-tree/model")
+        or platform.processor()
+        or "unknown",
+        architecture=platform.machine(),
+        isa=tuple(flag for flag in ISA_FLAGS if flag in flags),
+        usable_cores=len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1,
+        isa_cap=os.environ.get(ISA_VARIABLE),
+        virtual="hypervisor" in flags if flags else None,
     )
 
 

@@ -29,6 +29,7 @@ EXTRAS = {
 }
 
 
+_VERSIONS: dict[str, str] = {}
 WHOLE, DEVICE = "edgedl", "edgedl-runtime"  # distributions of the package `edgedl`
 
 
@@ -62,13 +63,16 @@ def installed(module: str) -> bool:
 
 
 def version(package: str) -> str | None:
-    """The installed version of a distribution, or None."""
+    """The installed version of a distribution, or None; read once, since a process goes on with
+    what it has loaded."""
     from importlib import metadata
 
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    if package not in _VERSIONS:
+        try:
+            _VERSIONS[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return None
+    return _VERSIONS[package]
 
 
 def missing(error: ModuleNotFoundError, purpose: str) -> Missing:

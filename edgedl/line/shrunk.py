@@ -322,7 +322,8 @@ def judged_by(line: Line) -> Compress:
 
 def _against(line: Line, before: _State, after: _State) -> Mapping[str, Any]:
     """How much faster what would ship now is, timed beside what would have shipped; kept."""
-    threads = judged_by(line).threads
+    threads, asked = judged_by(line).threads, line.recipe.bench
+    seconds = SECONDS if asked is None else min(SECONDS, asked.seconds)
     key = key_of(
         stage="against",
         before=content_digest(before.bundle),
@@ -331,13 +332,14 @@ def _against(line: Line, before: _State, after: _State) -> Mapping[str, Any]:
         engines=[[one.told["engine"], engine_of(one.told["engine"]).version]
                  for one in (before, after)],
         threads=threads,
+        seconds=seconds,
         edgedl=edgedl.__version__,
     )  # fmt: skip
 
     def build(folder: Path) -> None:
-        bench = load("edgedl.verbs:bench", "timing")
+        bench = load("edgedl.benchmark.bench:bench", "timing")
         found = bench(
-            [before.bundle, after.bundle], threads=threads, seconds=SECONDS,
+            [before.bundle, after.bundle], threads=threads, seconds=seconds, each_alone=False,
             progress=line.progress,
         ).to_json()  # fmt: skip
         pair = {key: found["pairs"][0][key] for key in ("ratio", "low", "high", "verdict")}

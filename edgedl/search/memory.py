@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgedl.benchmark.machine import this_machine
+from edgedl.benchmark.machine import own_processor
 from edgedl.core.errors import EngineFailed
 from edgedl.core.ledger import Ledger
 from edgedl.core.model import Model
@@ -30,8 +30,8 @@ MACHINE = ("processor", "architecture", "isa", "usable_cores", "isa_cap")
 
 def machine_parts() -> dict[str, Any]:
     """What of this machine decides how long an operator takes and what its kernels answer."""
-    machine = this_machine().to_json()
-    return {name: machine[name] for name in MACHINE}
+    own = own_processor()
+    return {name: getattr(own, name) for name in MACHINE}
 
 
 def key_of_candidate(candidate: Candidate) -> str:
