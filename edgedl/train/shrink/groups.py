@@ -120,8 +120,7 @@ def groups_of(network: nn.Module, feeds: Sequence[Tensor]) -> Structure:
         Unsupported: the network fails on them; the message names the module.
     """
     inputs = tuple(one.to(device_of(network)) for one in feeds)
-    trace = Trace(network)
-    trace.run(inputs)
+    trace = _traced(network, inputs)
     sets = _sets(trace)
     names = {id(tensor): name for name, tensor in tensors_of(network)}
     owned = _owned(network, names)
@@ -147,6 +146,18 @@ def groups_of(network: nn.Module, feeds: Sequence[Tensor]) -> Structure:
         tuple(groups), layers, fixed, parts, _sizings(trace, unit_of, firsts, start), inputs,
         tuple(trace.results), unit_of, firsts,
     )  # fmt: skip
+
+
+def _traced(network: nn.Module, inputs: Sequence[Tensor]) -> Trace:
+    """The network followed, once more where an axis turned out to be taken apart: channels are then
+    told by the axis behind it."""
+    known: set[int] = set()
+    while True:
+        trace = Trace(network, known)
+        trace.run(inputs)
+        if trace.apart == known:
+            return trace
+        known |= trace.apart
 
 
 def _sets(trace: Trace) -> dict[int, Places]:

@@ -104,12 +104,22 @@ class Atoms:
 
 
 def reshaped(
-    atoms: Atoms, labels: Labels, shape: Sequence[int], wanted: Sequence[int], why: str
+    atoms: Atoms,
+    labels: Labels,
+    shape: Sequence[int],
+    wanted: Sequence[int],
+    why: str,
+    *,
+    skip: int = 0,
 ) -> Labels:
     """The labels of a tensor that is given another shape.
 
     What merges with places that are fixed keeps its labels, each as often as there are of them; an
     axis that is split is cut along the first of its parts alone, as attention is by heads.
+
+    Args:
+        skip: how many parts are passed over, which are of more than one: those that are taken apart
+            behind, as queries, keys and values that one layer makes.
     """
     made: list[np.ndarray] = []
     for old, new in _segments(shape, wanted):
@@ -119,7 +129,7 @@ def reshaped(
             made.append(inside[0])
         else:
             flat = _merged(atoms, inside, why)
-            made.extend(_split(atoms, flat, sizes, why))
+            made.extend(_split(atoms, flat, sizes, why, skip))
     return tuple(made)
 
 
@@ -163,7 +173,9 @@ def _merged(atoms: Atoms, axes: Sequence[np.ndarray], why: str) -> np.ndarray:
     return np.broadcast_to(axes[place].reshape(along), sizes).reshape(-1)
 
 
-def _split(atoms: Atoms, flat: np.ndarray, sizes: Sequence[int], why: str) -> list[np.ndarray]:
+def _split(
+    atoms: Atoms, flat: np.ndarray, sizes: Sequence[int], why: str, skip: int
+) -> list[np.ndarray]:
     """Labels of each axis that a single one becomes."""
     made = [np.full(size, FIXED) for size in sizes]
     if not sizes or not len(flat):
@@ -178,7 +190,8 @@ def _split(atoms: Atoms, flat: np.ndarray, sizes: Sequence[int], why: str) -> li
         if size > 1 and (rows == rows[:, :1]).all():
             made[axis] = rows[:, 0].copy()
             return made
-    first = next(axis for axis, size in enumerate(sizes) if size > 1)
+    wide = [axis for axis, size in enumerate(sizes) if size > 1]
+    first = wide[min(skip, len(wide) - 1)]
     rows = np.moveaxis(table, first, 0).reshape(sizes[first], -1)
     made[first] = atoms.tie_rows(rows, why)
     return made

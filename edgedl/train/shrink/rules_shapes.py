@@ -30,10 +30,22 @@ def _view(trace: Trace, why: str, given: Given, out: Any) -> list[Labels]:
     if len(shape) == 4 and tensor.dim() == 3 and shape[2] == 1 and shape[3] == tensor.shape[2]:
         # A single head of attention: its values are one unit.
         labels = (*labels[:2], np.repeat(trace.atoms.tie_rows(labels[2][None], why), shape[3]))
-    made = reshaped(trace.atoms, labels, tuple(tensor.shape), shape, why)
+    number = trace.views()
+    skip = int(number in trace.apart)
+    made = reshaped(trace.atoms, labels, tuple(tensor.shape), shape, why, skip=skip)
+    if len(shape) > tensor.dim():
+        trace.parted[number] = [one for one in made if (one != FIXED).any()]
     for axis in made:
         _sized(trace, axis)
     return [made]
+
+
+def _take_apart(trace: Trace, labels: np.ndarray) -> None:
+    """Notes that places along an axis go different ways, where a reshaping made that axis."""
+    roots = trace.atoms.roots(labels)
+    for number, axes in trace.parted.items():
+        if any(np.array_equal(trace.atoms.roots(axis), roots) for axis in axes):
+            trace.apart.add(number)
 
 
 def _sized(trace: Trace, labels: np.ndarray) -> bool:
@@ -106,6 +118,7 @@ def _squeeze(trace: Trace, why: str, given: Given, out: Any) -> list[Labels]:
 def _select(trace: Trace, why: str, given: Given, out: Any) -> list[Labels]:
     labels = list(trace.of(given["self"]))
     gone = labels.pop(given["dim"])
+    _take_apart(trace, gone)
     trace.atoms.freeze(gone, why)
     return [tuple(labels)]
 
@@ -113,6 +126,7 @@ def _select(trace: Trace, why: str, given: Given, out: Any) -> list[Labels]:
 def _unbind(trace: Trace, why: str, given: Given, out: Any) -> list[Labels]:
     labels = list(trace.of(given["self"]))
     gone = labels.pop(given["dim"])
+    _take_apart(trace, gone)
     trace.atoms.freeze(gone, why)
     return [tuple(labels)] * len(out)
 
@@ -122,6 +136,8 @@ def _slice(trace: Trace, why: str, given: Given, out: Any) -> list[Labels]:
     axis, whole = given["dim"], labels[given["dim"]]
     part = whole[slice(given["start"], given["end"], given["step"])]
     if len(part) != len(whole) and (whole != FIXED).any():
+        if len(part) == 1:
+            _take_apart(trace, whole)
         # Cut where an attribute says so, which then follows; else nobody knows where.
         start, end = (np.clip(given[n] or 0, 0, len(whole)) for n in ("start", "end"))
         bounds = [n for n in (start, end) if 0 < n < len(whole)]
@@ -138,6 +154,8 @@ def _split(trace: Trace, why: str, given: Given, out: Any) -> list[Labels]:
     axis = given["dim"] % len(labels)
     whole, sizes = labels[axis], [one.shape[axis] for one in out]
     if (whole != FIXED).any() and len(sizes) > 1:
+        if set(sizes) == {1}:
+            _take_apart(trace, whole)
         if len(set(sizes)) == 1 and not trace.size(sizes[0], whole[: sizes[0]]):
             whole = np.tile(trace.atoms.tie_rows(whole.reshape(len(sizes), -1).T, why), len(sizes))
         else:

@@ -71,18 +71,21 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         calls: of layers with weights, in order.
         results: of all operators outside recurrent layers, in order.
         sized: attributes that have to follow.
+        apart: the reshapings, by their number, one of whose axes is taken apart behind them.
+        parted: of each reshaping that splits axes, the labels of those that can be cut.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, apart: Iterable[int] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.network, self.atoms = network, Atoms()
         self.calls: list[Call] = []
         self.results: list[Result] = []
         self.sized: list[Sized] = []
+        self.apart, self.parted = set(apart), dict[int, list[np.ndarray]]()
         self.held: dict[str, Labels] = {}
         self._known: dict[int, tuple[Tensor, Labels]] = {}
         self._inside: list[tuple[str, nn.Module]] = [("", network)]
-        self._deep = 0
+        self._deep = self._views = 0
         for name, tensor in tensors_of(network):
             axes = (
                 self.atoms.fresh(n, held=True) if n > 1 else np.zeros(n, np.int64)
@@ -120,6 +123,11 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for answer in _tensors(answers):
             for axis in self.of(answer):
                 self.atoms.freeze(axis, "the network's answers are made of it")
+
+    def views(self) -> int:
+        """The number of the reshaping that is being carried out, from 1 on."""
+        self._views += 1
+        return self._views
 
     def of(self, tensor: Tensor) -> Labels:
         """A tensor's labels; of one that came from outside, fixed."""
