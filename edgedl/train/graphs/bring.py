@@ -34,6 +34,7 @@ from edgedl.train.graphs.patterns import (
     group_norm_at,
     is_zero,
     padding_at,
+    taken_apart,
 )
 from edgedl.train.graphs.probe import Seen, seen
 from edgedl.train.graphs.recurrent import flat_output
@@ -139,7 +140,9 @@ class _Bringing:
         if made is not None:
             self._layer(operation, made)
         elif operation.kind in RESHAPING and (found := self._reshaped(operation)) is not None:
-            self.steps.append(Step(operation.inputs[:1], operation.outputs, operation, call=found))
+            fed = (self.graph.program.signature.inputs[0].name,) if found.by_batch else ()
+            names = (operation.inputs[0], *fed)
+            self.steps.append(Step(names, operation.outputs, operation, call=found))
         elif (pads := padding_at(self.graph, operation)) is not None:
             source, amounts = pads
             pad: Any = partial(functional.pad, pad=amounts)
@@ -209,7 +212,19 @@ class _Bringing:
         self.done |= {id(one) for one in found.parts}
 
     def _reshaped(self, operation: Operation) -> Reshaped | None:
-        return self.graph.seen.reshaped(operation.inputs[0], operation.outputs[0])
+        """What a reshaping does; of channels whose first part is taken apart behind it, as queries,
+        keys and values, the next one is open."""
+        source, made = operation.inputs[0], operation.outputs[0]
+        found = self.graph.seen.reshaped(source, made)
+        first = 0
+        for part in found.parts if found is not None else ():
+            behind = [i for i, n in enumerate(part.sizes) if n > 1 and i > part.open]
+            channels = part.many is None and part.axes[-1:] == (self.graph.seen.rank(source) - 1,)
+            parted = channels and part.axes != (0,) and behind
+            if found is not None and parted and taken_apart(self.graph, made, first + part.open):
+                found = found.opened(part, behind[0])
+            first += len(part.sizes)
+        return found
 
     def _function(self, operation: Operation) -> None:
         steered = set(steering(operation))

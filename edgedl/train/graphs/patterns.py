@@ -166,3 +166,34 @@ def behind(graph: Graph, name: str, through: frozenset[str]) -> Iterator[Operati
         if operation.kind in through:
             for made in operation.outputs:
                 yield from behind(graph, made, through)
+
+
+def taken_apart(graph: Graph, name: str, axis: int) -> bool:
+    """Whether the places along an axis of a value go different ways, each by its number."""
+    return any(_takes(graph, one, name, axis) for one in graph.readers.get(name, ()))
+
+
+def _takes(graph: Graph, operation: Operation, name: str, axis: int) -> bool:
+    shapes, get, made = graph.seen.shapes, operation.attributes.get, operation.outputs[0]
+    if operation.inputs[0] != name or made not in shapes:
+        return False
+    rank, kind = len(shapes[name]), operation.kind
+    if kind == "Transpose":
+        order = list(get("perm") or reversed(range(rank)))
+        return taken_apart(graph, made, order.index(axis))
+    if kind in ("Unsqueeze", "Squeeze"):
+        given = graph.constants.get(operation.inputs[1]) if len(operation.inputs) > 1 else None
+        axes = numbers(operation, "axes", given)  # type: ignore[arg-type]
+        if kind == "Squeeze":
+            ones = [i for i, size in enumerate(shapes[name]) if size == 1]
+            gone = ones if axes is None else [one % rank for one in axes]
+            return taken_apart(graph, made, axis - sum(one < axis for one in gone))
+        new = sorted(one % len(shapes[made]) for one in axes or ())
+        left = [i for i in range(len(shapes[made])) if i not in new]
+        return taken_apart(graph, made, left[axis])
+    if kind == "Gather":
+        indices = shapes.get(operation.inputs[1], ())
+        return bool(get("axis", 0) % rank == axis and all(size == 1 for size in indices))
+    if kind == "Split":
+        return bool(get("axis", 0) % rank == axis and shapes[made][axis] == 1)
+    return kind == "Slice" and shapes[made][axis] == 1 < shapes[name][axis]

@@ -38,7 +38,7 @@ class Seen:
     def reshaped(self, before: str, after: str) -> Reshaped | None:
         """What turns one value's shape into the other's; None where only these very sizes fit."""
         less = None if self.fewer is None else (self.fewer[before], self.fewer[after])
-        return reshaped(self.shapes[before], self.shapes[after], less)
+        return reshaped(self.shapes[before], self.shapes[after], less, self.batch)
 
 
 def seen(program: Program, feed: Mapping[str, Tensor], batch: int) -> Seen:

@@ -15,7 +15,7 @@ from edgedl.core.errors import BadValue, Unsupported
 from edgedl.core.layers import Group
 from edgedl.train.shrink.groups import NORMS, Structure
 from edgedl.train.shrink.trace import Result, Trace, tensors_of
-from edgedl.train.shrink.weights import CONVOLUTIONS, RECURRENT, TRANSPOSED
+from edgedl.train.shrink.weights import CELLS, CONVOLUTIONS, RECURRENT, TRANSPOSED
 
 Gone = Mapping[str, Sequence[int]]
 
@@ -201,6 +201,8 @@ def _resize(module: nn.Module) -> None:
         ):
             own.hidden_size, own.input_size = own.weight_hh_l0.shape[1], own.weight_ih_l0.shape[1]
             own.flatten_parameters()
+    elif isinstance(module, CELLS):
+        own.hidden_size, own.input_size = own.weight_hh.shape[1], own.weight_ih.shape[1]
     elif isinstance(module, CONVOLUTIONS):
         turned = isinstance(module, TRANSPOSED)
         first, second = own.weight.shape[:2]

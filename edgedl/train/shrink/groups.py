@@ -17,12 +17,12 @@ import numpy as np
 from torch import Tensor, nn
 
 from edgedl.core.errors import BadValue, nearest
-from edgedl.core.layers import Group, Layer
+from edgedl.core.layers import Group, Layer, LayerShape
 from edgedl.train.shrink.ground import device_of
 from edgedl.train.shrink.labels import FIXED
 from edgedl.train.shrink.layer_shapes import shape_of
 from edgedl.train.shrink.trace import Call, Result, Trace, tensors_of
-from edgedl.train.shrink.weights import CONVOLUTIONS, RECURRENT, TRANSPOSED
+from edgedl.train.shrink.weights import CELLS, CONVOLUTIONS, RECURRENT, TRANSPOSED
 
 Role = Literal["makes", "reads", "norm", "other"]
 # What is counted of one set of channels: (tensor, axis) and places on it.
@@ -184,7 +184,7 @@ def _owned(network: nn.Module, names: Mapping[int, str]) -> Owned:
 def _role(module: nn.Module, key: str, axis: int) -> Role:
     if isinstance(module, NORMS):
         return "norm"
-    if isinstance(module, RECURRENT):
+    if isinstance(module, (*RECURRENT, *CELLS)):
         return "makes" if axis == 0 else "reads"
     if isinstance(module, CONVOLUTIONS) and key == "weight":
         return "makes" if axis == isinstance(module, TRANSPOSED) else "reads"
@@ -270,8 +270,9 @@ def _unit(places: Places, calls: Sequence[Call], names: Mapping[int, str]) -> in
 def _counts(call: Call, names: Mapping[int, str], places: Places) -> tuple[int, int]:
     """How many of a layer's inputs, and outputs, a set of channels stands for."""
     module: Any = call.module
-    if isinstance(module, RECURRENT):
-        weights = [names[id(getattr(module, f"weight_{k}_l0"))] for k in ("ih", "hh")]
+    if isinstance(module, (*RECURRENT, *CELLS)):
+        tail = "" if isinstance(module, CELLS) else "_l0"
+        weights = [names[id(getattr(module, f"weight_{k}{tail}"))] for k in ("ih", "hh")]
         inside, out = (len(places.get((weight, 1), ())) for weight in weights)
         return inside, out
     name = names.get(id(module.weight), "")  # of a weight that is computed there is none
@@ -307,6 +308,8 @@ def _layers(
             reads[group.name] = inside // group.unit
         if out:
             makes[group.name] = out // group.unit
+    if isinstance(call.module, CELLS):
+        return _cell(call.name, call.module, reads, makes)
     first = Layer(call.name, shape_of(call.module, call.shape), reads, makes)
     if not isinstance(call.module, RECURRENT) or call.module.num_layers == 1:
         return [first]
@@ -319,11 +322,24 @@ def _layers(
     return [first, *more]
 
 
+def _cell(
+    name: str, module: nn.LSTMCell | nn.GRUCell, reads: dict[str, int], makes: dict[str, int]
+) -> list[Layer]:
+    """A step of a recurrent layer as what a network's own loop makes of it: two dense layers, of
+    what is read and of the state, which make all gates."""
+    gates = len(module.weight_ih) // module.hidden_size
+    made = {group: gates * per for group, per in makes.items()}
+    return [
+        Layer(f"{name}{tail}", LayerShape("linear", wide, len(module.weight_ih), (1,)), given, made)
+        for tail, wide, given in (("", module.input_size, reads), (":h", module.hidden_size, makes))
+    ]
+
+
 def _sizings(
     trace: Trace, unit_of: np.ndarray, firsts: Mapping[str, int], count: int
 ) -> tuple[Sizing, ...]:
     """Attributes whose axes can be cut, each once."""
-    ends = [*list(firsts.values())[1:], count]
+    ends = [*list(firsts.values())[1:], count] if firsts else []
     found: dict[tuple[str, str, bytes], Sizing] = {}
     for one in trace.sized:
         units = unit_of[one.atoms]

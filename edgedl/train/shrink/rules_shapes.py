@@ -167,6 +167,16 @@ def _split(trace: Trace, why: str, given: Given, out: Any) -> list[Labels]:
     return made
 
 
+def _gates(trace: Trace, why: str, given: Given, out: Any) -> list[Labels]:
+    """Gates of a recurrent cell: parts of one length, whatever attribute has it."""
+    labels = list(trace.of(given["self"]))
+    axis = given["dim"] % len(labels)
+    if len({one.shape[axis] for one in out}) > 1:
+        return _split(trace, why, given, out)
+    labels[axis] = trace.atoms.tie_rows(labels[axis].reshape(len(out), -1).T, why)
+    return [tuple(labels)] * len(out)
+
+
 def _cat(trace: Trace, why: str, given: Given, out: Any) -> list[Labels]:
     parts = [trace.of(one) for one in given["tensors"] if one.dim() == out.dim()]
     axis = given["dim"] % out.dim()
@@ -223,7 +233,7 @@ SHAPES: Mapping[str, Rule] = {
     "permute": _permute, "transpose": _transpose, "t": _t,
     "expand": _expand, "repeat": _repeat, "unsqueeze": _unsqueeze, "squeeze": _squeeze,
     "select": _select, "unbind": _unbind, "slice": _slice, "split": _split,
-    "split_with_sizes": _split, "cat": _cat, "stack": _stack,
+    "split_with_sizes": _split, "unsafe_split": _gates, "cat": _cat, "stack": _stack,
     "constant_pad_nd": _pad, "pixel_shuffle": _shuffled, "pixel_unshuffle": _unshuffled,
     **dict.fromkeys(ADAPTS, _made),
 }  # fmt: skip

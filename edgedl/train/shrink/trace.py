@@ -18,7 +18,7 @@ from edgedl.core.own import reason_of
 from edgedl.train.shrink.labels import Atoms, Labels
 from edgedl.train.shrink.rules import RULES, is_pointwise
 from edgedl.train.shrink.rules_shapes import ADAPTS
-from edgedl.train.shrink.weights import CONVOLUTIONS, RECURRENT
+from edgedl.train.shrink.weights import CELLS, CONVOLUTIONS, RECURRENT
 
 # Attributes that `forward` shapes tensors by, which follow the widths.
 WIDTHS = re.compile(
@@ -28,7 +28,7 @@ WIDTHS = re.compile(
 OPAQUE = (nn.MultiheadAttention, nn.RNN)
 # Whether there are any, and `_unsafe_view` behind one, hangs on how values lie in memory.
 COPIES = ("clone", "contiguous")
-WEIGHTED = (*CONVOLUTIONS, nn.Linear, *RECURRENT)
+WEIGHTED = (*CONVOLUTIONS, nn.Linear, *RECURRENT, *CELLS)
 
 
 @dataclass(frozen=True)

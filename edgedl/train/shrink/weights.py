@@ -20,6 +20,8 @@ from edgedl.core.errors import BadValue, nearest
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 RECURRENT = (nn.LSTM, nn.GRU)
+# One step of these, called in a network's own loop.
+CELLS = (nn.LSTMCell, nn.GRUCell)
 # What a class has for its instances, and another gets by itself.
 INSTANCES = ("__dict__", "__weakref__")
 

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from edgedl.core.errors import Unsupported
 from edgedl.core.layers import Group, LayerShape
-from edgedl.train.shrink.cutting import cut
+from edgedl.train.shrink.cutting import cut, proved
 from edgedl.train.shrink.groups import Structure, groups_of
 from tests.train.networks.cases import Case
 from tests.train.networks.made import made
@@ -245,6 +245,86 @@ def test_several_recurrent_layers_in_a_module(kind: type[nn.LSTM | nn.GRU], ways
     assert first.shape == LayerShape(word, 5, 4, (6,), directions=ways)
     assert second.shape == LayerShape(word, 4 * ways, 4, (6,), directions=ways)
     assert (dict(second.reads), dict(second.makes)) == ({"state": ways}, {"state": 1})
+
+
+class Stepped(nn.Module):
+    """A loop of its own around a cell, whose state begins by an attribute or by itself."""
+
+    def __init__(self, kind: type[nn.LSTMCell | nn.GRUCell], begins: str) -> None:
+        super().__init__()
+        self.first, self.cell, self.last = nn.Linear(3, 5), kind(5, 4), nn.Linear(4, 2)
+        self.begins = begins
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        state: Any = None
+        if self.begins:
+            state = x.new_zeros(len(x), self.cell.hidden_size if self.begins == "told" else 4)
+        for step in x.unbind(1):
+            state = self.cell(step, state)
+        return self.last(state[0] if isinstance(state, tuple) else state)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("kind", "begins"), [(nn.LSTMCell, ""), (nn.GRUCell, ""), (nn.GRUCell, "told")]
+)
+def test_cells_in_a_loop(kind: type[nn.LSTMCell | nn.GRUCell], begins: str) -> None:
+    network = Stepped(kind, begins)
+    structure = exact(network, 6, 3)
+    assert structure.groups == (Group("first", 5), Group("cell", 4))
+    gates = {nn.LSTMCell: 4, nn.GRUCell: 3}[kind]
+    read, kept, *more = (one for one in structure.layers if one.name.startswith("cell"))
+    assert len(more) == 2 * 5
+    assert read.shape == LayerShape("linear", 5, 4 * gates, (1,))
+    assert (dict(read.reads), dict(read.makes)) == ({"first": 1}, {"cell": gates})
+    assert kept.shape == LayerShape("linear", 4, 4 * gates, (1,))
+    assert (dict(kept.reads), dict(kept.makes)) == ({"cell": 1}, {"cell": gates})
+    assert (network.cell.input_size, network.cell.hidden_size) == (3, 2)
+
+
+def test_a_state_as_long_as_a_number_in_the_code_is_told() -> None:
+    network = Stepped(nn.GRUCell, "four")
+    sure = proved(network, of(network, 6, 3))
+    assert sure.groups == (Group("first", 5),)
+    assert "`cell` (GRUCell)" in sure.fixed["cell"]
+
+
+class Attention(nn.Module):
+    """Queries, keys and values of one layer, in the order that torch has, or head by head."""
+
+    def __init__(self, order: str) -> None:
+        super().__init__()
+        self.order, self.num_heads, self.head_dim = order, 3, 2
+        self.first = nn.Linear(5, 6)
+        self.qkv, self.out, self.last = nn.Linear(6, 18), nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        made, heads, size = self.qkv(x), self.num_heads, self.head_dim
+        parts: Any
+        if self.order == "chunks":
+            parts = [one.unflatten(-1, (-1, size)) for one in made.chunk(3, -1)]
+        elif self.order == "parts":
+            parts = made.reshape(*x.shape[:2], 3, heads, size).permute(2, 0, 1, 3, 4).unbind(0)
+        elif self.order == "picked":
+            made = made.reshape(*x.shape[:2], 3, -1)
+            parts = [made[:, :, i].reshape(*x.shape[:2], -1, size) for i in range(3)]
+        else:
+            parts = made.reshape(*x.shape[:2], heads, 3, size).unbind(3)
+        query, key, value = (one.transpose(1, 2) for one in parts)
+        given = functional.scaled_dot_product_attention(query, key, value)
+        x = x + self.out(given.transpose(1, 2).flatten(2))
+        return self.last(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("order", ["parts", "chunks", "picked", "heads"])
+def test_heads_of_one_layer_go_together(order: str) -> None:
+    structure = exact(Attention(order), 4, 5, share=0.34)
+    group = structure.group("qkv")
+    assert (group.size, group.unit) == (6, 2)
+    [rows] = [p.indices for p in structure.parts["qkv"] if (p.tensor, p.axis) == ("qkv.weight", 0)]
+    wanted = [6, 7, 8, 9, 10, 11] if order == "heads" else [2, 3, 8, 9, 14, 15]
+    assert sorted(rows[1].tolist()) == wanted
 
 
 def test_modes_and_weights_are_left_alone() -> None:
