@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgedl.backends.installed import Installed
+from edgedl.core.errors import Unsupported
 from edgedl.core.target import ONNXRUNTIME_CUDA, TENSORRT, Scheme, Target
 from edgedl.runtime import engine
 from edgedl.runtime.payload import Payload
@@ -15,7 +15,7 @@ NO_INT8 = "onnxruntime's CUDA provider has no int8 kernels: float16 is the way t
 
 
 @dataclass
-class OrtGpuBackend(Installed):
+class OrtGpuBackend:
     """One of onnxruntime's two providers on this machine's GPU.
 
     Precision is written into the graph, as for TensorRT. The CUDA provider computes codes in float:
@@ -28,17 +28,26 @@ class OrtGpuBackend(Installed):
     engine: str
     scheme: Scheme
     build: Mapping[str, Any] = field(default_factory=dict)
+    schemes: tuple[Scheme, ...] = ()
+    other_kernels: frozenset[str] = frozenset()
     typed = True
 
     def check(self, target: Target) -> None:
-        super().check(target)
+        if self.engine not in target.engines:
+            raise Unsupported(f"target `{target.name}` does not run {self.engine}")
         # the engine's own trial: a provider that does not start is an error before anything is made
         ready = getattr(engine(self.engine), "ready", None)
         if ready is not None:
             ready()
 
+    def floats(self) -> tuple[str, ...]:
+        return engine(self.engine).precisions()
+
     def settings(self, precision: str) -> Mapping[str, Any]:
         return {"build": dict(self.build)} if self.build else {}
+
+    def rests(self) -> Mapping[str, Mapping[str, Any]]:
+        return {}
 
     def variants(
         self, settings: Mapping[str, Any], kinds: Collection[str]
@@ -50,7 +59,11 @@ class OrtGpuBackend(Installed):
             return {}
         return {"channels last": {**settings, "channels_last": True}}
 
-    def payload(self, precision: str, settings: Mapping[str, Any]) -> Payload:
+    def compile(
+        self, data: bytes, precision: str, settings: Mapping[str, Any] | None = None
+    ) -> Payload:
+        settings = self.settings(precision) if settings is None else settings
+        engine(self.engine).open_model(data, settings=settings, threads=1).close()
         return portable(self.engine, precision, settings)
 
 
