@@ -14,10 +14,10 @@ import pytest
 
 import edgedl
 from edgedl.backends import backend
+from edgedl.core.engines import package_of
 from edgedl.passes.graph import to_ship
 from edgedl.runtime import ENGINES, installed_engines
 from edgedl.runtime.golden import Answer, Golden
-from edgedl.runtime.gpu import PROVIDERS
 from edgedl.runtime.process import Processing
 from edgedl.runtime.writing import Contents, write_bundle
 from tests.models import answers, conv_net, feeds, saved
@@ -112,7 +112,7 @@ def installed_or_skipped(engine_name: str) -> str:
 def bare(folder: Path, engine_name: str, words: Sequence[object], *allowed: str) -> str:
     """What `python WORDS` prints where it and every process that it starts may import numpy, one
     engine and what is allowed beside them."""
-    module = "onnxruntime" if engine_name in PROVIDERS else engine_name
+    module = package_of(engine_name)
     refused = {*REFUSED, *ENGINES} - {module, *allowed}
     place = folder / "bare"
     place.mkdir(exist_ok=True)

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 import edgedl
+from edgedl.core.engines import install_of, package_of
 from edgedl.core.registry import how_to_install
 from edgedl.runtime import ENGINES, ON_GPU, how_to_get, installed_engines
-from edgedl.runtime.gpu import INSTALL, PROVIDERS
 from edgedl.runtime.process import Processing
 from edgedl.runtime.process.image import Image, Resize
 from edgedl.runtime.process.scores import TopK
@@ -149,7 +149,7 @@ def test_it_opens_checks_and_runs_where_nothing_else_is(
     before = Image(resize=Resize(exactly=(8, 8)), scale=1 / 255)
     processing = Processing(before, TopK(labels=("a", "b", "c", "d", "e")))
     _, bundle = net_and_bundle(tmp_path, engine_name, processing)
-    module = "onnxruntime" if engine_name in PROVIDERS else engine_name
+    module = package_of(engine_name)
     refused = {*REFUSED, *ENGINES, "tests", "hypothesis"} - {module}
     place = tmp_path / "bare"
     place.mkdir()
@@ -182,7 +182,7 @@ def test_every_extra_that_a_hint_names_is_there() -> None:
     declared = tomllib.loads((DEVICE / "pyproject.toml").read_text())["project"]
     wholes = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras, whole = declared["optional-dependencies"], wholes["optional-dependencies"]
-    hints = [how_to_install("images"), *INSTALL.values(), *map(how_to_get, ENGINES)]
+    hints = [how_to_install("images"), *map(install_of, ENGINES), *map(how_to_get, ENGINES)]
     named = set(re.findall(r"edgedl(?:-runtime)?\[([\w-]+)\]", " ".join(hints)))
     assert {"onnxruntime-gpu", "tensorrt-rtx"} <= named
     assert named <= set(extras)

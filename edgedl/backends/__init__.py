@@ -1,4 +1,4 @@
-"""The build side of each engine: a file an engine, a line here."""
+"""The build side of each engine: a file an engine, its line in `edgedl.core.engines`."""
 
 from __future__ import annotations
 
@@ -6,25 +6,22 @@ from collections.abc import Collection, Mapping
 from copy import copy
 from typing import Any, Protocol
 
+from edgedl.core.engines import LISTED
 from edgedl.core.registry import resolve
 from edgedl.core.target import Scheme, Target
 from edgedl.runtime.payload import Payload
 
-BACKENDS = {
-    "onnxruntime": "edgedl.backends.ort:BACKEND",
-    "openvino": "edgedl.backends.openvino:BACKEND",
-    "tensorrt": "edgedl.backends.tensorrt:BACKEND",
-    "tensorrt_rtx": "edgedl.backends.tensorrt:BACKEND_RTX",
-    "onnxruntime-tensorrt": "edgedl.backends.ort_gpu:TENSORRT_BACKEND",
-    "onnxruntime-cuda": "edgedl.backends.ort_gpu:CUDA",
-}
+BACKENDS = {name: one.backend for name, one in LISTED.items()}
 
 
 class Backend(Protocol):
-    """What a backend's file offers under the name `BACKEND`.
+    """What a backend's file offers; `edgedl.backends.as_onnx.AsOnnx` is one, for any engine that
+    opens ONNX files.
 
     Attributes:
-        scheme: the scheme that its int8 graphs are written in.
+        engine: its name in `edgedl.core.engines`.
+        scheme: the scheme that its int8 graphs are written in, one of `edgedl.core.target.SCHEMES`;
+            of an engine that computes nothing in int8, one without `operators`.
         schemes: others that are compared with it on the machine, by speed and by their answers.
         typed: whether the precision stands in the graph, in types and casts, and settings do not
             change it.

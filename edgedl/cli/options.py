@@ -13,7 +13,7 @@ import click
 
 from edgedl.core.errors import BadOption
 from edgedl.core.isa import ISA_CAPS, ISA_VARIABLE
-from edgedl.core.target import PROCESSORS, Processor
+from edgedl.core.target import PROCESSORS, TARGETS, Processor
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 QUIET_SECONDS = 2.0
@@ -97,8 +97,8 @@ def target_option(command: Command) -> Command:
         "--target",
         metavar="NAME",
         callback=cap,
-        help="cpu, onnxruntime, openvino, tensorrt, tensorrt_rtx, onnxruntime-cuda or"
-        " onnxruntime-tensorrt; or a processor to foretell:"
+        help=f"{', '.join(name for name in TARGETS if name not in PROCESSORS)}; or a processor to"
+        " foretell:"
         f" {', '.join(PROCESSORS)}.",
     )(command)
 

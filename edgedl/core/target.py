@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from edgedl.core.engines import LISTED
 from edgedl.core.errors import BadOption, nearest
 
 ISA_DOUBT = "onnxruntime has no switch like --isa: it used the whole processor"
@@ -193,27 +194,11 @@ class Target:
     needs: str = ""
 
 
-NVIDIA = "an NVIDIA GPU"
 TARGETS: Mapping[str, Target] = {
     "cpu": Target(
         "cpu", ("openvino", "onnxruntime"), "the fastest CPU engine that is installed, by measuring"
     ),
-    "onnxruntime": Target("onnxruntime", ("onnxruntime",), "any CPU, Arm too"),
-    "openvino": Target("openvino", ("openvino",), "Intel and other x86 CPUs, Arm"),
-    "tensorrt": Target("tensorrt", ("tensorrt",), "Jetson and other NVIDIA GPUs", NVIDIA),
-    "tensorrt_rtx": Target("tensorrt_rtx", ("tensorrt_rtx",), "NVIDIA RTX GPUs", NVIDIA),
-    "onnxruntime-cuda": Target(
-        "onnxruntime-cuda",
-        ("onnxruntime-cuda",),
-        "NVIDIA GPUs, onnxruntime's own kernels",
-        NVIDIA,
-    ),
-    "onnxruntime-tensorrt": Target(
-        "onnxruntime-tensorrt",
-        ("onnxruntime-tensorrt",),
-        "NVIDIA GPUs, TensorRT in onnxruntime",
-        NVIDIA,
-    ),
+    **{name: Target(name, (name,), one.about, one.needs) for name, one in LISTED.items()},
     **{
         one.name: Target(
             one.name,
@@ -234,8 +219,8 @@ SCHEMES: Mapping[str, Scheme] = {
         ONNXRUNTIME_CUDA,
     )
 }
-# Engines that a plan may be for; each has a scheme of its name.
-PLANNED_ENGINES = ("onnxruntime", "openvino", "tensorrt")
+# Engines that a plan may be for: those with a scheme of their name that computes in int8.
+PLANNED_ENGINES = tuple(name for name in LISTED if name in SCHEMES and SCHEMES[name].operators)
 
 
 def target_of(name: str) -> Target:

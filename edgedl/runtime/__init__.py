@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from edgedl.core.engines import LISTED, install_of, package_of
+from edgedl.core.engines import ON_GPU as ON_GPU
 from edgedl.core.errors import BadOption, Missing, nearest
 from edgedl.core.progress import Progress
 from edgedl.core.registry import how_to_install, installed, resolve
 from edgedl.runtime.bundle import Bundle, open_bundle
-from edgedl.runtime.gpu import INSTALL, PROVIDERS, nvidia_gpu_here, provider_here
+from edgedl.runtime.gpu import PROVIDERS, nvidia_gpu_here, provider_here
 from edgedl.runtime.session import EngineSession, Operator
 from edgedl.runtime.sign.admit import TrustSource
 from edgedl.runtime.sign.sealed import KeySource
@@ -25,21 +27,15 @@ if TYPE_CHECKING:
     from edgedl.runtime.process import Processing
 
 CACHE_VARIABLE = "EDGEDL_CACHE"
-ENGINES = {
-    "onnxruntime": "edgedl.runtime.ort.engine:ENGINE",
-    "openvino": "edgedl.runtime.openvino.engine:ENGINE",
-    "tensorrt": "edgedl.runtime.tensorrt.engine:ENGINE",
-    "tensorrt_rtx": "edgedl.runtime.tensorrt.engine:ENGINE_RTX",
-    "onnxruntime-tensorrt": "edgedl.runtime.ort.gpu:TENSORRT",
-    "onnxruntime-cuda": "edgedl.runtime.ort.gpu:CUDA",
-}
-ON_GPU = frozenset({"tensorrt", "tensorrt_rtx", *PROVIDERS})
+ENGINES = {name: one.runtime for name, one in LISTED.items()}
 
 
 class Engine(Protocol):
-    """What an engine's file offers under the name `ENGINE`.
+    """What an engine's file offers.
 
     Attributes:
+        name: as it is listed in `edgedl.core.engines`.
+        version: of its package, such as `1.20.1`.
         on_gpu: whether its sessions run on a GPU.
     """
 
@@ -48,12 +44,18 @@ class Engine(Protocol):
     on_gpu: bool
 
     def precisions(self) -> tuple[str, ...]:
-        """Float precisions that are fast on this machine, `float32` first."""
+        """Float precisions that are fast on this machine, `float32` first, then of `bf16` and
+        `float16`."""
 
     def open_model(
         self, model: bytes | str | Path, *, settings: Mapping[str, Any], threads: int | None = None
     ) -> EngineSession:
         """A session on an ONNX model, given as a path or as its bytes.
+
+        Args:
+            settings: plain JSON, what the engine's backend gives as `settings(precision)`; with
+                none, all that is float in the model computes in float32.
+            threads: processor threads for one call; the engine's own choice where None.
 
         Raises:
             EngineFailed: the engine refuses the model.
@@ -69,7 +71,14 @@ class Engine(Protocol):
         runs: int = 1,
     ) -> list[Operator]:
         """What one run of the model really executes, by the engine's own account, timed over
-        `runs` of them where there are more than one."""
+        `runs` of them where there are more than one: an `Operator` each, of names that differ.
+
+        Args:
+            feed: inputs by name, as `run` takes them.
+
+        Raises:
+            EngineFailed: the engine refuses the model.
+        """
 
 
 @runtime_checkable
@@ -163,7 +172,7 @@ def engine(name: str) -> Engine:
     """
     if name in PROVIDERS and not provider_here(name):
         raise Missing(
-            f"engine `{name}` needs a provider that no onnxruntime here has", hint=INSTALL[name]
+            f"engine `{name}` needs a provider that no onnxruntime here has", hint=install_of(name)
         )
     found: Engine = resolve(ENGINES, name, kind="engine", group="edgedl.engines")
     return found
@@ -177,14 +186,14 @@ def installed_engines() -> tuple[str, ...]:
 
 
 def _is_installed(name: str) -> bool:
-    return provider_here(name) if name in PROVIDERS else installed(name)
+    return provider_here(name) if name in PROVIDERS else installed(package_of(name))
 
 
 def how_to_get(name: str) -> str:
     """What to do for an engine that cannot be used here: install it, or another machine."""
     if name in ON_GPU and not nvidia_gpu_here():
         return "it needs an NVIDIA GPU, and the system shows none"
-    return INSTALL.get(name) or how_to_install(name)
+    return install_of(name)
 
 
 def any_engine() -> Engine:

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgedl.core.engines import ON_GPU, install_of
 from edgedl.core.errors import BadBundle, BadOption, BadValue, Missing, Unsupported, nearest
 from edgedl.core.model import Signature, Step
-from edgedl.core.registry import how_to_install, how_to_upgrade
+from edgedl.core.registry import how_to_upgrade
 from edgedl.runtime.contained import refuse_outward
 from edgedl.runtime.deflate import inflate, of_document
 from edgedl.runtime.golden import Golden, parts_of, unpack
-from edgedl.runtime.gpu import INSTALL, nvidia_gpu_here
+from edgedl.runtime.gpu import nvidia_gpu_here
 from edgedl.runtime.layout import (
     AGAIN,
     HEADER,
@@ -185,7 +186,7 @@ class Bundle:
         if all(one.format == COMPILED for one in found):
             raise self._compiled_only()
         wanted = engine or found[0].engine
-        if wanted in INSTALL and not nvidia_gpu_here():
+        if wanted in ON_GPU and not nvidia_gpu_here():
             raise Unsupported(
                 f"the bundle needs an NVIDIA GPU for `{wanted}`, and the system shows none",
                 where=str(self.path),
@@ -194,7 +195,7 @@ class Bundle:
         raise Missing(
             f"the bundle needs the engine `{wanted}`, which is not installed",
             where=str(self.path),
-            hint=INSTALL.get(wanted) or how_to_install(wanted),
+            hint=install_of(wanted),
         )
 
     def history(self) -> tuple[Step, ...]:

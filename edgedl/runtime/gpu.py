@@ -1,4 +1,4 @@
-"""Whether this machine has an NVIDIA GPU, without loading a driver, and how to get what uses it."""
+"""Whether this machine has an NVIDIA GPU, and an onnxruntime for it, without loading a driver."""
 
 from __future__ import annotations
 
@@ -8,23 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgedl.core.registry import how_to_install
+from edgedl.core.engines import LISTED
 
 ROOT = Path("/")
 # A desktop's driver, a Jetson's old and new one, and that of Windows' subsystem for Linux.
 DEVICES = ("nvidiactl", "nvhost-gpu", "nvgpu", "dxg")
 WINDOWS_DRIVER = Path("C:/Windows/System32/nvcuda.dll")
-INSTALL = {
-    "tensorrt": "a Jetson has it from its system image (`apt install python3-libnvinfer`); on a"
-    " desktop, pip install tensorrt, which fetches from NVIDIA's own index",
-    "tensorrt_rtx": how_to_install("tensorrt-rtx"),
-    "onnxruntime-cuda": f"pip uninstall onnxruntime; {how_to_install('onnxruntime-gpu')} (the two"
-    " packages lie in one folder)",
-    "onnxruntime-tensorrt": f"pip uninstall onnxruntime; {how_to_install('onnxruntime-gpu')}, and"
-    " TensorRT 10 beside it",
-}
-# The module of an engine that is not called like it, and the library in its package that it needs.
-PROVIDERS = {"onnxruntime-cuda": "cuda", "onnxruntime-tensorrt": "tensorrt"}
+# Engines that are onnxruntime's, and what each is called there.
+PROVIDERS = {name: one.provider for name, one in LISTED.items() if one.provider}
 # The oldest GPUs on which half the bits are no slower (CUDA programming guide, arithmetic).
 FAST = {"float16": (5, 3), "bf16": (8, 0)}
 SLOW_HALF = {(6, 1)}

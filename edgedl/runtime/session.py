@@ -133,9 +133,12 @@ class EngineSession(Session, Protocol):
 
 @dataclass(frozen=True)
 class Operator:
-    """One operator as the engine ran it: its kind there, and the type it computed in.
+    """One operator as the engine ran it.
 
     Attributes:
+        kind: the engine's word for it; products are told by `Conv`, `Gemm`, `MatMul` in it.
+        precision: what it computed in: `float32`, `bf16`, `float16`, `int8`, `integer` for other
+            whole numbers; `conversion` where it only changes a type or layout.
         name: the engine's name for it, which its fusions may have made.
         us: its time in one call in microseconds, without that of the operators in its body; None
             where it was not timed.

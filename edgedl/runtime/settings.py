@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from edgedl.core.engines import LISTED
 from edgedl.core.errors import Unsupported
 from edgedl.core.registry import how_to_upgrade
 from edgedl.runtime.limits import LIMITS
@@ -56,7 +57,7 @@ ONNXRUNTIME_GPU: Mapping[str, Check] = {  # which `edgedl.runtime.ort.settings` 
     "memory_bytes": lambda value: value is None or _up_to(1 << 48)(value),
     "build": _is_document,
 }
-# By engine; of engines that are not ours, nothing is known here.
+# By engine. One of ours without a line takes none; of engines that are not ours, nothing is known.
 KNOWN: Mapping[str, Mapping[str, Check]] = {
     "onnxruntime": {
         "memory_pattern": _is_switch,
@@ -77,7 +78,7 @@ def refuse_unknown(engine: str, settings: Mapping[str, Any]) -> None:
     Raises:
         Unsupported: one is not known here, or its value is none that it may have.
     """
-    known = KNOWN.get(engine)
+    known = KNOWN.get(engine, {} if engine in LISTED else None)
     if known is None:
         return
     for name, value in settings.items():

@@ -30,7 +30,7 @@ from edgedl.passes.graph import quantized_already, rewrite
 from edgedl.passes.shapes import Shapes
 from edgedl.passes.unquantize import Unquantize
 from edgedl.passes.widen import Widen, computed_in
-from edgedl.runtime import installed_engines
+from edgedl.runtime import how_to_get, installed_engines
 from edgedl.runtime.session import Session
 from edgedl.runtime.tensorrt.settings import Build, profile_seen
 from edgedl.search.foretold import can_foretell, needs_cap
@@ -101,7 +101,7 @@ def backends_of(target: Target, unmeasured: bool = False) -> tuple[list[Backend]
     doubts: list[str] = []
     for name in target.engines:
         if name not in installed_engines():
-            doubts.append(f"{name} was not tried: pip install 'edgedl[{name}]'")
+            doubts.append(f"{name} was not tried: {how_to_get(name)}")
             continue
         built = backend(name)
         built.check(target)
@@ -109,7 +109,7 @@ def backends_of(target: Target, unmeasured: bool = False) -> tuple[list[Backend]
     if not found:
         raise Missing(
             f"no engine of target `{target.name}` is installed",
-            hint=f"pip install 'edgedl[{target.engines[0]}]'",
+            hint=how_to_get(target.engines[0]),
         )
     if target.name in PROCESSORS:
         processor = PROCESSORS[target.name]

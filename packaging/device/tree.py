@@ -29,7 +29,7 @@ NAMED = re.compile(r"(edgedl(?:\.\w+)+):\w+")
 
 def engines(package: Path = PACKAGE) -> tuple[str, ...]:
     """The engines that edgedl knows."""
-    return tuple(_table(package / "runtime" / "__init__.py", "ENGINES"))
+    return tuple(_engines(package))
 
 
 def files(chosen: Iterable[str], package: Path = PACKAGE) -> tuple[Path, ...]:
@@ -39,7 +39,7 @@ def files(chosen: Iterable[str], package: Path = PACKAGE) -> tuple[Path, ...]:
         ValueError: there is no such engine.
     """
     init = package / "__init__.py"
-    known = _table(package / "runtime" / "__init__.py", "ENGINES")
+    known = _engines(package)
     if strange := set(chosen) - set(known):
         raise ValueError(f"no engine {', '.join(sorted(strange))}; known: {', '.join(known)}")
     verbs = {**_table(init, "VERBS"), **_table(init, "ON_DEVICE")}
@@ -107,6 +107,21 @@ def copy(folder: Path, chosen: Iterable[str], package: Path = PACKAGE) -> list[P
         path.write_text(bare((package / name).read_text("utf-8")), "utf-8")
         found.append(path)
     return found
+
+
+def _engines(package: Path) -> dict[str, str]:
+    """Where the device's side of each engine lies, by the engine's name."""
+    for node in ast.parse((package / "core" / "engines.py").read_text("utf-8")).body:
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "LISTED":
+            assert isinstance(node.value, ast.Dict)
+            return {
+                ast.literal_eval(name): ast.literal_eval(one.value)
+                for name, line in zip(node.value.keys, node.value.values, strict=True)
+                if name is not None and isinstance(line, ast.Call)
+                for one in line.keywords
+                if one.arg == "runtime"
+            }
+    raise ValueError("core/engines.py lists no engines")
 
 
 def _table(path: Path, name: str) -> dict[str, str]:

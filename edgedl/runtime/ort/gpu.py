@@ -25,10 +25,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from edgedl.core.engines import install_of
 from edgedl.core.errors import EdgeError, EngineFailed, Missing, Unsupported
 from edgedl.core.fields import to_plain
 from edgedl.core.store import Store, default_root, key_of
-from edgedl.runtime.gpu import INSTALL, fast_floats
+from edgedl.runtime.gpu import fast_floats
 from edgedl.runtime.ort.gpu_session import OrtGpuSession
 from edgedl.runtime.ort.profile import PROCESSOR, profiled, profiling
 from edgedl.runtime.ort.said import failed, no_provider
@@ -117,7 +118,7 @@ class OrtGpuEngine:
         if self.provider not in self.ort.get_available_providers():
             raise Missing(
                 f"this onnxruntime {self.version} was built without its {self.provider}",
-                hint=INSTALL[self.name],
+                hint=install_of(self.name),
             )
         key = key_of(
             kind="onnxruntime provider",

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from edgedl.core.engines import LISTED, install_of
 from edgedl.core.errors import BadModel, EngineFailed, Missing, Unsupported, nearest
 from edgedl.core.progress import Progress, silent
 from edgedl.core.registry import installed
-from edgedl.runtime.gpu import INSTALL
 from edgedl.runtime.tensorrt.layers import Layer, layers_of
 from edgedl.runtime.tensorrt.refusals import Refused, refused_operators, tidy
 from edgedl.runtime.tensorrt.settings import Bounds, Build, check_profiles
@@ -49,13 +49,15 @@ def module(name: str | None = None) -> ModuleType:
     if here is None:
         raise Missing(
             f"building needs {' or '.join(f'`{one}`' for one in wanted)}, which is not installed",
-            hint="; or ".join(INSTALL.get(one, f"known: {', '.join(NAMES)}") for one in wanted),
+            hint="; or ".join(
+                install_of(one) if one in LISTED else f"known: {', '.join(NAMES)}" for one in wanted
+            ),
         )
     try:
         return importlib.import_module(here)
     except (ImportError, OSError, RuntimeError) as error:
         raise Missing(
-            f"`{here}` is installed, but does not load ({error})", hint=INSTALL[here]
+            f"`{here}` is installed, but does not load ({error})", hint=install_of(here)
         ) from error
 
 
