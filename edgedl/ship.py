@@ -12,12 +12,13 @@ import numpy as np
 
 from edgedl.backends import backend
 from edgedl.benchmark.machine import this_machine
+from edgedl.core.engines import ON_GPU
 from edgedl.core.errors import EngineFailed, Unsupported, WrongAnswers
 from edgedl.core.model import Model
 from edgedl.core.samples import Samples
 from edgedl.core.store import atomic_write
 from edgedl.passes.graph import to_ship
-from edgedl.runtime import ON_GPU, engine, installed_engines
+from edgedl.runtime import engine, installed_engines
 from edgedl.runtime.apart import tried_apart
 from edgedl.runtime.bundle import read_bundle
 from edgedl.runtime.check import check

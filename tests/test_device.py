@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 import edgedl
-from edgedl.core.engines import install_of, package_of
+from edgedl.core.engines import ON_GPU, install_of, package_of
 from edgedl.core.registry import how_to_install
-from edgedl.runtime import ENGINES, ON_GPU, how_to_get, installed_engines
+from edgedl.runtime import ENGINES, how_to_get, installed_engines
 from edgedl.runtime.process import Processing
 from edgedl.runtime.process.image import Image, Resize
 from edgedl.runtime.process.scores import TopK

@@ -13,9 +13,10 @@ import pytest
 import edgedl
 from edgedl import reports
 from edgedl.cli import main
+from edgedl.core.engines import ON_GPU
 from edgedl.core.errors import EdgeError
 from edgedl.report.compressed import Compressed
-from edgedl.runtime import ENGINES, ON_GPU, installed_engines, nvidia_gpu_here
+from edgedl.runtime import ENGINES, installed_engines, nvidia_gpu_here
 from edgedl.runtime.bundle import open_bundle
 from tests.models import concat_net, gemm_net, if_net, residual_net, saved
 

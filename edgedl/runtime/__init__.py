@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from edgedl.core.engines import LISTED, install_of, package_of
-from edgedl.core.engines import ON_GPU as ON_GPU
+from edgedl.core.engines import LISTED, ON_GPU, install_of, package_of
 from edgedl.core.errors import BadOption, Missing, nearest
 from edgedl.core.progress import Progress
 from edgedl.core.registry import how_to_install, installed, resolve

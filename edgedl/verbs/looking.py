@@ -8,13 +8,14 @@ from typing import Any
 
 import edgedl
 from edgedl.benchmark.machine import INT8_FLAGS, energy_counters, this_machine
+from edgedl.core.engines import ON_GPU
 from edgedl.core.errors import EdgeError, Unsupported
 from edgedl.core.registry import installed, load, version
 from edgedl.core.store import default_store
 from edgedl.inputs import (
     load_model,
 )
-from edgedl.runtime import ENGINES, ON_GPU, engine, how_to_get, installed_engines
+from edgedl.runtime import ENGINES, engine, how_to_get, installed_engines
 from edgedl.runtime.artifact import find_model
 from edgedl.runtime.bundle import Bundle, is_bundle, open_bundle
 from edgedl.runtime.sign.verify import envelopes_of

@@ -11,10 +11,11 @@ import pytest
 import edgedl
 from edgedl import runtime, ship
 from edgedl.backends import backend
+from edgedl.core.engines import ON_GPU
 from edgedl.core.errors import Missing, Unsupported
 from edgedl.core.store import Store
 from edgedl.core.target import target_of
-from edgedl.runtime import ENGINES, ON_GPU, check, gpu
+from edgedl.runtime import ENGINES, check, gpu
 from edgedl.search.candidates import float_candidates, has_choices
 from tests.models import conv_net, saved
 from tests.runtime.ort import fakes
