@@ -287,11 +287,14 @@ def saved(net: onnx.ModelProto, folder: Path) -> Model:
 
 
 def feeds(signature: Signature, count: int = 4, seed: int = 0) -> list[dict[str, np.ndarray]]:
-    """Normal inputs in the model's shapes; dynamic axes are 1 in front and 8 elsewhere."""
+    """Normal inputs in the model's shapes, integers from 0 to 7; dynamic axes are 1 in front and 8
+    elsewhere."""
     random = np.random.default_rng(seed)
 
     def draw(shape: Shape, dtype: str) -> np.ndarray:
         sizes = [d if isinstance(d, int) else 8 if i else 1 for i, d in enumerate(shape)]
+        if "int" in dtype:
+            return random.integers(0, 8, sizes).astype(dtype)
         return random.standard_normal(sizes).astype(dtype if "float" in dtype else np.float32)
 
     return [{t.name: draw(t.shape or (), t.dtype) for t in signature.inputs} for _ in range(count)]

@@ -137,9 +137,11 @@ def test_heavy_libraries_have_owners(path: Path) -> None:
         top = module.split(".")[0]
         if top in ("edgedl", "__future__") or top in sys.stdlib_module_names:
             continue
-        assert top in OWNERS, f"{name} imports {top}, which nobody owns"
+        assert top in OWNERS, (
+            f"{name} imports {top}, which nobody owns: OWNERS, above, needs a line"
+        )
         assert any(name == owner or name.startswith(owner + ".") for owner in OWNERS[top]), (
-            f"{name} imports {top}, owned by {OWNERS[top]}"
+            f"{name} imports {top}, owned by {OWNERS[top]}: ask one of them, or add it to OWNERS"
         )
 
 

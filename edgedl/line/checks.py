@@ -48,14 +48,14 @@ def check_keys(recipe: Recipe) -> None:
         BadValue: one is missing; the error has the line.
     """
     for place, step in enumerate(recipe.shrink):
-        if step.name == "distil" and recipe.distil is None:
+        if step.needs_guide and recipe.distil is None:
             error = BadValue("nobody is named who teaches", hint="distil: {teacher: large.yaml}")
             raise recipe.located(error, "shrink", place)
         training = [one.name for one in recipe.shrink[place + 1 :] if one.epochs != 0]
-        if step.name == "cluster" and training:
+        if step.undone_by_training and training:
             error = BadValue(
-                f"`{training[0]}` behind `cluster` would train the palettes away",
-                hint="`cluster` last, or `epochs: 0` for what stands behind it",
+                f"`{training[0]}` behind `{step.name}` would train {step.undone_by_training} away",
+                hint=f"`{step.name}` last, or `epochs: 0` for what stands behind it",
             )
             raise recipe.located(error, "shrink", place)
     if recipe.distil is not None and recipe.distil.origin == "itself" and not recipe.shrink:

@@ -40,8 +40,6 @@ DECIDED, REFIT, WEIGHTS = "decided.json", "refit.safetensors", "weights.safetens
 # Of the training's epochs and rate, what a step's own training has where it does not say.
 EPOCHS_SHARE, RATE_SHARE = 1 / 3, 0.1
 SECONDS = 5.0
-# Steps in whose own training zeros stay zero.
-HOLDING = ("sparsity", "cluster")
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,9 +125,9 @@ def _said(error: EdgeError) -> str:
 
 
 def check_steps(line: Line, network: nn.Module, guide: Guide | None) -> None:
-    """Try steps on the network as it is before training. Which layers a `low_rank` factors is not
-    known by then: steps behind one are tried on the network with none and with all, and have to
-    work on either.
+    """Try steps on the network as it is before training. What a step makes of
+    it may not be known by then, such as which layers are factored: steps behind one that foresees
+    what it may come to are tried on that, too, and have to work on one of the two.
 
     Raises:
         EdgeError: one cannot be taken whatever is learned; it is named with its line.
@@ -144,9 +142,8 @@ def check_steps(line: Line, network: nn.Module, guide: Guide | None) -> None:
         said = [error for error in errors if error is not None]
         if len(said) == len(forms):
             raise line.recipe.located(said[-1], "shrink", place) from said[-1]
-        if step.name == "low_rank":
-            foreseen = load("edgedl.train.shrink.low_rank:foreseen", "shrinking")
-            forms = [network, foreseen(step, network, grounds[0])]
+        foreseen = step.foreseen(network, grounds[0])
+        forms = forms if foreseen is None else [network, foreseen]
 
 
 def _refused(step: Step, network: nn.Module, ground: Ground) -> EdgeError | None:
@@ -203,7 +200,7 @@ def _taken(
     taken: Sequence[Step],
 ) -> str:
     """Take one round of a step in place, trained; the key of what came out."""
-    sparse = step.name not in HOLDING and any(one.name == "sparsity" for one in taken)
+    sparse = not step.holds_zeros and any(one.makes_zeros for one in taken)
     settings = settings_of(line.settings, step)
     key = key_of(
         stage="shrink",

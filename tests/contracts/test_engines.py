@@ -8,19 +8,85 @@ import numpy as np
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from edgedl.backends import BACKENDS, backend
-from edgedl.core.errors import EngineFailed, WrongInput
-from edgedl.core.target import SCHEMES, TARGETS, target_of
-from edgedl.runtime import ENGINES, engine, installed_engines
+from edgedl.backends import backend
+from edgedl.core.engines import LISTED, install_of, package_of
+from edgedl.core.errors import EngineFailed, Unsupported, WrongInput
+from edgedl.core.registry import EXTRAS, installed
+from edgedl.core.target import SCHEMES, TARGETS, Target, target_of
+from edgedl.runtime import engine, installed_engines
+from edgedl.runtime.session import Operator
 from tests.models import NETS, answers, conv_net, dynamic_net, feeds, if_net, saved
 
 INSTALLED = installed_engines()
+PRECISIONS = {"float32", "bf16", "float16", "int8", "integer", "conversion"}
 
 
-def test_every_engine_has_a_backend_a_scheme_and_a_target() -> None:
-    assert set(ENGINES) <= set(BACKENDS) <= set(TARGETS)
-    for name in BACKENDS:
-        assert backend(name).scheme == SCHEMES[backend(name).scheme.name]
+@pytest.mark.parametrize("name", LISTED)
+def test_its_line_says_where_it_lies_and_how_to_get_it(name: str) -> None:
+    line, package = LISTED[name], package_of(name)
+    for path, attribute in ((line.runtime, "ENGINE"), (line.backend, "BACKEND")):
+        module, colon, found = path.partition(":")
+        assert colon, f"`{path}` names no attribute, as {module}:{attribute} does"
+        assert found, f"`{path}` names no attribute, as {module}:{attribute} does"
+        assert installed(module), f"`{name}` is listed at {path}, and there is no such file"
+    assert line.install or package in EXTRAS or installed(package), (
+        f"`{name}` counts as installed where the Python package `{package}` is, and nothing says"
+        " how to get that: `package=` in its line names another, `install=` says it in words, or"
+        " EXTRAS in core/registry.py and pyproject.toml name an extra"
+    )
+    assert install_of(name)
+    assert TARGETS[name].engines == (name,)
+    assert line.about
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_its_backend_has_schemes_that_can_be_named(name: str) -> None:
+    built = backend(name)
+    assert built.engine == name, f"{LISTED[name].backend} is the backend of `{built.engine}`"
+    for scheme in (built.scheme, *built.schemes):
+        assert SCHEMES.get(scheme.name) == scheme, (
+            f"scheme `{scheme.name}` is not in SCHEMES of core/target.py"
+        )
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_bears_the_name_that_it_is_listed_under(name: str) -> None:
+    found = engine(name)
+    assert found.name == name
+    assert found.version
+    assert found.precisions()[0] == "float32"
+    assert set(found.precisions()) <= {"float32", "bf16", "float16"}
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_its_backend_says_no_to_another_target(name: str) -> None:
+    elsewhere = Target("elsewhere", ("nothing",), "a target that has not this engine")
+    with pytest.raises(Unsupported, match="`elsewhere`"):
+        backend(name).check(elsewhere)
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_all_settings_of_its_backend_open_a_model(name: str, tmp_path: Path) -> None:
+    model, built = saved(conv_net(), tmp_path), backend(name)
+    feed = feeds(model.signature, 1)[0]
+    [wanted] = answers(model.path, [feed], name)
+    given = {one: built.settings(one) for one in (*built.floats(), "int8")} | dict(built.rests())
+    for label, settings in given.items():
+        with engine(name).open_model(model.path, settings=settings, threads=1) as session:
+            found = session.run(feed)["logits"]
+        assert np.allclose(found, wanted["logits"], atol=0.1), label
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_writes_into_arrays_that_it_is_given(name: str, tmp_path: Path) -> None:
+    model = saved(conv_net(), tmp_path)
+    feed = feeds(model.signature, 1)[0]
+    with engine(name).open_model(model.path, settings={}, threads=1) as session:
+        into = {"logits": np.zeros((1, 5), np.float32)}
+        session.run_into(feed, into)
+        assert np.array_equal(into["logits"], session.run(feed)["logits"])
+        with pytest.raises(WrongInput, match="shape"):
+            session.run_into(feed, {"logits": np.zeros((1, 6), np.float32)})
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -101,14 +167,20 @@ def test_a_model_that_it_cannot_read_is_an_error_in_words(name: str, tmp_path: P
         engine(name).open_model(path, settings={})
 
 
+def told(found: list[Operator]) -> str:
+    said = ", ".join(f"{one.kind} in {one.precision}" for one in found)
+    return f"of two convolutions and a dense layer in float32 it tells: {said}"
+
+
 @pytest.mark.parametrize("name", INSTALLED)
 def test_tells_what_it_runs(name: str, tmp_path: Path) -> None:
     model = saved(conv_net(), tmp_path)
     feed = feeds(model.signature, 1)[0]
     found = engine(name).operators(model.path, feed, settings={}, threads=1)
     products = [o for o in found if o.kind.startswith(("Conv", "FusedConv"))]
-    assert len(products) == 2
-    assert {o.precision for o in products} == {"float32"}
+    assert len(products) == 2, told(found)
+    assert {o.precision for o in products} == {"float32"}, told(found)
+    assert {o.precision for o in found} <= PRECISIONS, told(found)
 
 
 @pytest.mark.parametrize("name", INSTALLED)

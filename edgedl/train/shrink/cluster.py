@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -45,6 +45,9 @@ class Cluster(Training):
             recurrent layers; `tensor`, they are the weights.
         keep: layers that stay as they are, by name or pattern.
     """
+
+    holds_zeros: ClassVar[bool] = True
+    undone_by_training: ClassVar[str] = "the palettes"
 
     name: Literal["cluster"] = "cluster"
     colours: int = 16

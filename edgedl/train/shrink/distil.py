@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from edgedl.train.shrink.step import Change, Ground, Training
 
@@ -17,6 +17,8 @@ class Distil(Training):
     says, as is all training of the recipe.
     """
 
+    needs_guide: ClassVar[bool] = True
+
     name: Literal["distil"] = "distil"
 
     @property
@@ -24,25 +26,9 @@ class Distil(Training):
         """What it is judged by."""
         return "accuracy"
 
-    @property
-    def rounds(self) -> int:
-        """Once."""
-        return 1
-
-    @property
-    def is_priced(self) -> bool:
-        """Never."""
-        return False
-
-    def check(self, network: nn.Module, ground: Ground) -> None:
-        """Nothing."""
-
     def decide(self, network: nn.Module, ground: Ground, round_: int) -> Change:  # noqa: ARG002
         """Nothing."""
         return {}
 
     def apply(self, network: nn.Module, change: Change) -> None:
         """The network stays."""
-
-    def settle(self, network: nn.Module) -> None:
-        """There is nothing to settle."""

@@ -87,6 +87,18 @@ class LowRank(Training):
         """That there are such layers."""
         layers_of(network, self.keep)
 
+    def foreseen(self, network: nn.Module, ground: Ground) -> nn.Module:
+        """With all layers factored that may be, to a quarter of their rank."""
+        found, chosen = copy.deepcopy(network), layers_of(network, self.keep)
+        shapes = called_shapes(network, ground, layers_of(network))
+        ranks = {
+            name: -(-min(_matrix(one).shape) // 4)
+            for name, one in chosen.items()
+            if not _reason(network, one, shapes.get(name))
+        }
+        self.apply(found, {"ranks": ranks})
+        return found
+
     def decide(
         self,
         network: nn.Module,
@@ -204,20 +216,6 @@ class LowRank(Training):
             )
         names = zip(spectra, taken, strict=True)
         return {name: ranks[name][i - 1] for name, i in names if i}
-
-
-def foreseen(step: LowRank, network: nn.Module, ground: Ground) -> nn.Module:
-    """A copy in which all layers are factored that the step may factor, to a quarter of their
-    rank."""
-    found, chosen = copy.deepcopy(network), layers_of(network, step.keep)
-    shapes = called_shapes(network, ground, layers_of(network))
-    ranks = {
-        name: -(-min(_matrix(one).shape) // 4)
-        for name, one in chosen.items()
-        if not _reason(network, one, shapes.get(name))
-    }
-    step.apply(found, {"ranks": ranks})
-    return found
 
 
 class Factored(nn.Sequential):

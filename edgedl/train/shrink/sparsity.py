@@ -7,7 +7,7 @@ import hashlib
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -55,6 +55,9 @@ class Sparsity(Training):
         block: rows and columns.
         keep: layers that stay as they are, by name or pattern.
     """
+
+    makes_zeros: ClassVar[bool] = True
+    holds_zeros: ClassVar[bool] = True
 
     name: Literal["sparsity"] = "sparsity"
     pattern: Literal["2:4", "block", "unstructured"] = "unstructured"
