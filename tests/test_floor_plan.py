@@ -148,12 +148,14 @@ def test_heavy_libraries_have_owners(path: Path) -> None:
 @pytest.mark.parametrize("path", modules(), ids=dotted)
 def test_every_module_has_a_room_a_sentence_and_a_bound(path: Path) -> None:
     text = path.read_text()
-    assert dotted(path).split(".")[0] in LAYERS
-    assert path.stem not in FORBIDDEN_NAMES
-    assert len(text.splitlines()) <= MOST_LINES
+    room, length = dotted(path).split(".")[0], len(text.splitlines())
+    assert room in LAYERS, f"`{room}` is no room: LAYERS, above, says which may import which"
+    assert path.stem not in FORBIDDEN_NAMES, f"`{path.stem}` does not say what is in it"
+    assert length <= MOST_LINES, f"{length} lines, {MOST_LINES} at most: part it"
     sentence = ast.get_docstring(ast.parse(text))
-    assert sentence is not None
-    assert sentence.splitlines()[0].endswith((".", "`"))
+    assert sentence is not None, "a module begins with a sentence that says what is in it"
+    first = sentence.splitlines()[0]
+    assert first.endswith((".", "`")), f"`{first}` is no sentence on one line"
 
 
 @pytest.mark.parametrize("path", modules(), ids=dotted)

@@ -126,7 +126,7 @@ def test_editors_are_told_every_key_and_nothing_old() -> None:
     found = schema()
     kept = json.loads((RECIPES / "recipe.schema.json").read_text(encoding="utf-8"))
     assert kept == json.loads(json.dumps(found)), (
-        "out of date: `edgedl make --schema > recipes/recipe.schema.json`"
+        "it is out of date: `edgedl make --schema > recipes/recipe.schema.json`"
     )
     train = found["properties"]["train"]
     assert train["properties"]["epochs"]["type"] == "integer"

@@ -1,5 +1,7 @@
 """Passes: an ONNX model in, an ONNX model out."""
 
+# A pass is one file, one line here and one test file; `tests/contracts/test_passes.py` tries every
+# one. What every model goes through is `prepare` in search/ready.py.
 PASSES = {
     "clean": "edgedl.passes.clean:Clean",
     "dynamic": "edgedl.passes.dynamic:Dynamic",

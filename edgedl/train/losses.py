@@ -20,7 +20,7 @@ from edgedl.core.own import own_callable
 from edgedl.train.settings import Bce, CrossEntropy, Ctc, Focal, Loss, Mse, OfNetwork, OwnLoss
 
 IGNORED = -100
-FORM = "loss: file.py:function or module:function, called with (outputs, labels)"
+FORM = "loss: file.py:function or module:function, called with (outputs, labels), to [batch]"
 PerSample = Callable[[Any, Tensor], Tensor]
 
 
@@ -259,6 +259,11 @@ def _own(function: Callable[..., Any], name: str, outputs: Any, targets: Tensor)
 def own_loss(spec: str) -> Callable[..., Any]:
     """The callable at `module:callable`, of a file or of a module installed or in the working
     folder.
+
+    It is called with what the network gave, on its device, in the precision that it computes in,
+    and with labels of shape [batch, ...] there: int64 where they are whole numbers, else float32;
+    where the input is the target, with the first input. It gives the loss of each sample, of shape
+    [batch], which is better, or their mean.
 
     Raises:
         BadOption: there is none, or it cannot be loaded.

@@ -29,8 +29,7 @@ def test_is_a_mean_or_a_figure_of_the_whole_and_says_against_what(name: str) -> 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_needs_no_settings_and_refuses_those_that_it_does_not_know(name: str) -> None:
-    given = [one for one in inspect.signature(METRICS[name]).parameters.values()]
-    for one in given:
+    for one in inspect.signature(METRICS[name]).parameters.values():
         assert one.default is not one.empty, f"`{one.name}` has no default"
         assert one.annotation is not one.empty, f"`{one.name}` has no type, and is not checked"
     with pytest.raises(BadOption, match="nothing_like_it") as caught:

@@ -17,8 +17,9 @@ FORM = "--metric FILE.py:function, or --metric module:function"
 def own_metric(spec: str) -> Metric:
     """The metric that a callable of the user's makes.
 
-    It is called with one sample's outputs by name and its label, and gives a number, of which the
-    mean is the figure. Attributes of the callable say otherwise: `whole = True`, that it is called
+    It is called with one sample's outputs by name, arrays in the shapes that the model gives, and
+    its label, an element of `labels` along axis 0; it gives a number, of which the mean is the
+    figure. Attributes of the callable say otherwise: `whole = True`, that it is called
     once with a list of outputs and a list of labels; `lower_is_better = True`; and
     `against_float = True`, that where there are no labels it takes the float model's outputs for
     them.
@@ -61,9 +62,12 @@ def _called(function: Callable[..., Any], spec: str, outputs: Any, label: Any) -
     except EdgeError:
         raise
     except Exception as error:
+        first = next(iter(outputs), {}) if isinstance(outputs, list) else outputs
+        named = ", ".join(f"`{name}` {array.shape}" for name, array in first.items())
         raise MetricFailed(
             reason_of(error, spec),
-            hint="the metric itself raised this; mend it, or leave that sample out",
+            hint=f"the metric itself raised this; mend it, or leave that sample out. Outputs are"
+            f" {named}",
         ) from error
     try:
         return float(found)
