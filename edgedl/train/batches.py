@@ -145,8 +145,8 @@ def order_of(count: int, seed: int, epoch: int, labels: np.ndarray | None = None
 
 
 def groups_of(order: np.ndarray, batch: int, *, whole: bool) -> list[np.ndarray]:
-    """An order in batches of shape [batch]; `whole` leaves out a last one that is smaller, unless it
-    is alone."""
+    """An order in batches of shape [batch]; `whole` leaves out a last one that is smaller, unless
+    it is alone."""
     groups = [order[i : i + batch] for i in range(0, len(order), batch)]
     return groups[:-1] if whole and len(groups) > 1 and len(groups[-1]) < batch else groups
 
