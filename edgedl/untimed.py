@@ -8,7 +8,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from edgedl.backends import ort_gpu, tensorrt
+from edgedl.backends import backend
+from edgedl.backends.as_onnx import AsOnnx
 from edgedl.backends.emulated import Emulated
 from edgedl.benchmark.machine import this_machine
 from edgedl.benchmark.metrics.metric import Metric
@@ -16,7 +17,6 @@ from edgedl.core.errors import Unsupported
 from edgedl.core.memory import peak_rss_bytes
 from edgedl.inputs import Groups
 from edgedl.report.compressed import Choice, Compressed
-from edgedl.runtime.gpu import PROVIDERS
 from edgedl.runtime.process import Processing
 from edgedl.search.candidates import Candidate
 from edgedl.search.outcome import outcome
@@ -57,12 +57,13 @@ def untimed(
     winner, meanwhile = found.winner, fallback(found.winner, ways)
     build = found.build.to_json()
     settings = {"build": build} if build and standing.parsed else {}
-    portable = ort_gpu.portable if standing.stands_for in PROVIDERS else tensorrt.portable
+    built = backend(standing.stands_for)
+    assert isinstance(built, AsOnnx), "what is stood for opens ONNX files"
     machine = this_machine().to_json()
     ship(
         replace(winner, candidate=meanwhile), groups.report, output, ways.threads,
         {**notes, "unmeasured": True, "machine": machine}, processing,
-        ahead=portable(standing.stands_for, winner.candidate.precision, settings),
+        ahead=built.payload(winner.candidate.precision, settings),
     )  # fmt: skip
     baseline = Candidate(standing.engine, "float32", "float32", ways.given, {})
     judged = outcome(baseline, winner.candidate, groups.report, named, ways.threads, ways.progress)

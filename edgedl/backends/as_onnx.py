@@ -43,9 +43,7 @@ class AsOnnx:
         return {}
 
     def variants(
-        self,
-        settings: Mapping[str, Any],
-        kinds: Collection[str],
+        self, settings: Mapping[str, Any], kinds: Collection[str]
     ) -> Mapping[str, Mapping[str, Any]]:
         return {}
 
@@ -54,4 +52,8 @@ class AsOnnx:
     ) -> Payload:
         settings = self.settings(precision) if settings is None else settings
         engine(self.engine).open_model(data, settings=settings, threads=1).close()
+        return self.payload(precision, settings)
+
+    def payload(self, precision: str, settings: Mapping[str, Any]) -> Payload:
+        """What ships of an ONNX file that opens in these settings."""
         return Payload(self.engine, "onnx", f"models/{self.engine}.onnx", precision, settings)
