@@ -7,19 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import edgedl
-from edgedl.benchmark.machine import INT8_FLAGS, energy_counters, this_machine
+from edgedl.benchmark.machine import INT8_FLAGS, Machine, energy_counters, this_machine
 from edgedl.core.engines import ON_GPU
 from edgedl.core.errors import EdgeError, Unsupported
 from edgedl.core.registry import installed, load, version
 from edgedl.core.store import default_store
-from edgedl.inputs import (
-    load_model,
-)
+from edgedl.inputs import load_model
 from edgedl.runtime import ENGINES, engine, how_to_get, installed_engines
 from edgedl.runtime.artifact import find_model
 from edgedl.runtime.bundle import Bundle, is_bundle, open_bundle
 from edgedl.runtime.sign.verify import envelopes_of
 from edgedl.verbs.artifacts import with_shapes
+
+# Distributions, the extra that brings each, and what for.
+TOOLS = (
+    ("onnx", "build", "reading and writing models"),
+    ("onnx-ir", "build", "compressing"),
+    ("onnxscript", "build", "compressing"),
+    ("PyYAML", "build", "recipes and pre-processing"),
+    ("Pillow", "images", "photos as samples, and before a network on the device"),
+    ("torch", "train", "training; not needed to compress or to run"),
+)
 
 
 def inspect(
@@ -63,6 +71,57 @@ def _around(bundle: Bundle) -> dict[str, Any]:
     }
 
 
+def doctor() -> dict[str, Any]:
+    """What this machine can do and what is missing, as plain JSON.
+
+    Returns:
+        `version` of edgedl; `machine`, as `Machine.to_json` tells it; `int8`, a sentence; `engines`
+        and `tools`, a row each with `name`, `version` (None where it is not to be had) and
+        `install`; `energy`, the counters that can be read; `store`, its folder.
+    """
+    machine = this_machine()
+    return {
+        "version": edgedl.__version__,
+        "machine": machine.to_json(),
+        "int8": _int8(machine),
+        "engines": [_engine(name) for name in ENGINES],
+        "tools": [
+            {
+                "name": package,
+                "version": version(package),
+                "for": purpose,
+                "install": f"pip install 'edgedl[{extra}]'",
+            }
+            for package, extra, purpose in TOOLS
+        ],
+        "energy": list(energy_counters()),
+        "store": str(default_store().root),
+    }
+
+
+def _engine(name: str) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "name": name,
+        "version": None,
+        "precisions": [],
+        "install": how_to_get(name),
+        "builder": None,
+    }
+    if name in installed_engines():
+        try:
+            found = engine(name)
+            # what an engine on a GPU finds out only by trying
+            getattr(found, "ready", lambda: None)()
+            row |= {"version": found.version, "precisions": list(found.precisions())}
+        except Unsupported as error:
+            row["install"] = f"{error}; {error.hint}" if error.hint else str(error)
+        except (ImportError, OSError, EdgeError) as error:
+            row["install"] = f"it is installed, but does not load ({error})"
+    if name in ON_GPU and row["version"] is None and installed(name):
+        row["builder"] = _builder(name)
+    return row
+
+
 def _builder(name: str) -> dict[str, Any] | None:
     """What the library of a GPU's engine can do where it can run nothing; None where it does not
     load."""
@@ -75,61 +134,11 @@ def _builder(name: str) -> dict[str, Any] | None:
     return {"version": str(library.__version__), "ahead_of_time": list(ahead_of_time(library))}
 
 
-def doctor() -> dict[str, Any]:
-    """What this machine can do and what is missing, as plain JSON."""
-    machine = this_machine()
-    engines: list[dict[str, Any]] = []
-    for name in ENGINES:
-        here = name in installed_engines()
-        row: dict[str, Any] = {
-            "name": name,
-            "version": None,
-            "precisions": [],
-            "install": how_to_get(name),
-            "builder": None,
-        }
-        if here:
-            try:
-                found = engine(name)
-                # what an engine on a GPU finds out only by trying
-                getattr(found, "ready", lambda: None)()
-                row |= {"version": found.version, "precisions": list(found.precisions())}
-            except Unsupported as error:
-                row["install"] = f"{error}; {error.hint}" if error.hint else str(error)
-            except (ImportError, OSError, EdgeError) as error:
-                row["install"] = f"it is installed, but does not load ({error})"
-        if name in ON_GPU and row["version"] is None and installed(name):
-            row["builder"] = _builder(name)
-        engines.append(row)
-    tools = [
-        {
-            "name": package,
-            "version": version(package),
-            "for": purpose,
-            "install": f"pip install 'edgedl[{extra}]'",
-        }
-        for package, extra, purpose in (
-            ("onnx", "build", "reading and writing models"),
-            ("onnx-ir", "build", "compressing"),
-            ("onnxscript", "build", "compressing"),
-            ("PyYAML", "build", "recipes and pre-processing"),
-            ("Pillow", "images", "photos as samples, and before a network on the device"),
-            ("torch", "train", "training; not needed to compress or to run"),
-        )
-    ]
+def _int8(machine: Machine) -> str:
+    """What int8 is good for on a processor."""
     fast = sorted(INT8_FLAGS & set(machine.isa))
     if fast:
-        int8 = f"fast: {', '.join(fast)}"
-    elif "avx2" in machine.isa:
-        int8 = "no VNNI: u8 x s8 products saturate at 16 bits, accuracy may fall, little is gained"
-    else:
-        int8 = "no int8 dot product found; gains will be small"
-    return {
-        "version": edgedl.__version__,
-        "machine": machine.to_json(),
-        "int8": int8,
-        "engines": engines,
-        "tools": tools,
-        "energy": list(energy_counters()),
-        "store": str(default_store().root),
-    }
+        return f"fast: {', '.join(fast)}"
+    if "avx2" in machine.isa:
+        return "no VNNI: u8 x s8 products saturate at 16 bits, accuracy may fall, little is gained"
+    return "no int8 dot product found; gains will be small"
