@@ -18,7 +18,7 @@ from edgedl.core.memory import usable_cores
 from edgedl.core.model import Model
 from edgedl.core.store import default_store
 from edgedl.passes.graph import FILE_NAME, constant, read
-from edgedl.passes.match import activations, bias_of, float_weights, match
+from edgedl.passes.match import Match, activations, bias_of, float_weights, match
 from edgedl.passes.quantizers import Found, Grid, take_out
 from edgedl.runtime import any_engine
 from edgedl.runtime.session import Session
@@ -77,24 +77,7 @@ class Switchboard:
         self._moved: dict[str, list[str]] = {}
         self._written = 0
         with (folder / GIVEN).open("wb") as self._file:
-            for one in found:
-                if one.value is not None:
-                    self._keep(one.stored, one.value)
-            biases: dict[str, np.ndarray] = {}
-            for one in found:
-                if one.stored in weights:
-                    same = weights[one.stored]
-                    _set(graph, one.stored, same.array())
-                    if same.weight.bias is not None:
-                        biases[one.node] = same.weight.bias
-                    self._move_bias(graph, one, same.weight.bias)
-            for one in found:
-                bias = biases.get(one.node)
-                if one.kind != "bias" or bias is None or one.value is None:
-                    continue
-                if bias.size == one.value.size:
-                    _set(graph, one.stored, bias.reshape(one.value.shape))
-                    self.float_nodes[one.stored] = one.node
+            self._put_floats(graph, found, weights)
         self.unmatched = tuple(
             i
             for i, one in enumerate(found)
@@ -123,6 +106,30 @@ class Switchboard:
         self._proto = onnx.load(folder / FILE_NAME, load_external_data=False)
         self._initializers = {t.name: i for i, t in enumerate(self._proto.graph.initializer)}
         self._nodes = {n.name: i for i, n in enumerate(self._proto.graph.node)}
+
+    def _put_floats(
+        self, graph: ir.Model, found: Sequence[Found], weights: Mapping[str, Match]
+    ) -> None:
+        """Keep what the quantized model has of each weight and bias, and have the graph compute
+        with what the float model has."""
+        for one in found:
+            if one.value is not None:
+                self._keep(one.stored, one.value)
+        biases: dict[str, np.ndarray] = {}
+        for one in found:
+            if one.stored in weights:
+                same = weights[one.stored]
+                _set(graph, one.stored, same.array())
+                if same.weight.bias is not None:
+                    biases[one.node] = same.weight.bias
+                self._move_bias(graph, one, same.weight.bias)
+        for one in found:
+            bias = biases.get(one.node)
+            if one.kind != "bias" or bias is None or one.value is None:
+                continue
+            if bias.size == one.value.size:
+                _set(graph, one.stored, bias.reshape(one.value.shape))
+                self.float_nodes[one.stored] = one.node
 
     def _keep(self, name: str, array: np.ndarray) -> None:
         self._file.write(bytes(-self._written % ALIGN))
