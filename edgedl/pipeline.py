@@ -52,7 +52,7 @@ from edgedl.search.ready import (
     with_shapes,
 )
 from edgedl.search.ways import Ways
-from edgedl.ship import bundle_sizes
+from edgedl.ship import Order, bundle_sizes
 from edgedl.timed import timed
 from edgedl.untimed import untimed
 from edgedl.yamls import read_yaml
@@ -177,10 +177,13 @@ def compress(
     )  # fmt: skip
     doubts += foretold(processor, backends[0].engine)
     doubts += [*groups.doubts, *odd_clean, *_odd_answers(expected)]
-    work = ways, groups, named, Path(model), Path(output), notes, processing, began, tuple(doubts)
+    order = Order(
+        ways, groups.choice, groups.report, named, Path(model), Path(output), notes, processing,
+        began, tuple(doubts),
+    )  # fmt: skip
     if isinstance(backends[0], Emulated):
-        return untimed(backends[0], *work)
-    return timed(backends, *work, seed=seed, seconds=seconds)
+        return untimed(backends[0], order)
+    return timed(backends, order, seed=seed, seconds=seconds)
 
 
 class _Wanted:

@@ -12,6 +12,7 @@ import numpy as np
 
 from edgedl.backends import backend
 from edgedl.benchmark.machine import this_machine
+from edgedl.benchmark.metrics.metric import Metric
 from edgedl.core.engines import ON_GPU
 from edgedl.core.errors import EngineFailed, Unsupported, WrongAnswers
 from edgedl.core.model import Model
@@ -32,6 +33,7 @@ from edgedl.runtime.sign.admit import ANYBODY
 from edgedl.runtime.writing import Contents, write_bundle
 from edgedl.search.candidates import Candidate, Trial, shipped_settings
 from edgedl.search.memory import key_of_candidate
+from edgedl.search.ways import Ways
 
 GOLDEN_SHARE = 0.03
 MOST_GOLDEN = 8
@@ -54,6 +56,33 @@ class Shipped:
     golden: Golden
     operators: tuple[Operator, ...]
     fallbacks: tuple[Payload, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """What is to be made, and where it goes.
+
+    Attributes:
+        ways: what candidates are made from.
+        choice, report: the samples that choices are made on, and those of the report.
+        metric: what is reported of labelled samples.
+        model, output: the files as the user named them.
+        notes: what the bundle says of how it was made.
+        processing: what stands before and behind the network, bound to it.
+        began: when the work began, on `time.perf_counter`, in seconds.
+        doubts: those that are known already.
+    """
+
+    ways: Ways
+    choice: Samples
+    report: Samples
+    metric: Metric | None
+    model: Path
+    output: Path
+    notes: Mapping[str, Any]
+    processing: Processing | None
+    began: float
+    doubts: tuple[str, ...]
 
 
 def ship(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -13,59 +12,40 @@ import numpy as np
 from edgedl.backends import Backend
 from edgedl.benchmark.compare import Comparison
 from edgedl.benchmark.machine import this_machine
-from edgedl.benchmark.metrics.metric import Metric
 from edgedl.core.memory import peak_rss_bytes
 from edgedl.core.stats import Agreement
-from edgedl.inputs import Groups
 from edgedl.report.compressed import Choice, Compressed
-from edgedl.runtime.process import Processing
 from edgedl.search.candidates import Ask, Trial
 from edgedl.search.choose import BUSY, confirm
 from edgedl.search.find import Search, find, in_order
 from edgedl.search.limits import Limits
 from edgedl.search.outcome import outcome
 from edgedl.search.told import float_reasons, plan_text
-from edgedl.search.ways import Ways
 from edgedl.search.why import reasons, too_busy, trained
-from edgedl.ship import Shipped, count_operators, precision_of, ship
+from edgedl.ship import Order, Shipped, count_operators, precision_of, ship
 
 MOST_FEEDS = 32
 
 
-def timed(
-    backends: Sequence[Backend],
-    ways: Ways,
-    groups: Groups,
-    named: Metric | None,
-    model: Path,
-    output: Path,
-    notes: Mapping[str, Any],
-    processing: Processing | None,
-    began: float,
-    doubts: tuple[str, ...],
-    *,
-    seed: int,
-    seconds: float,
-) -> Compressed:
+def timed(backends: Sequence[Backend], order: Order, *, seed: int, seconds: float) -> Compressed:
     """What ships: the fastest way of all engines that keeps the limits, by interleaved runs.
 
     Args:
-        began: when the work began, on `perf_counter`.
-        doubts: those that are known already.
         seconds: the budget of the last, decisive timing.
 
     Raises:
         EdgeError: nothing that was built could be run, or cannot be written.
     """
+    ways, output = order.ways, order.output
     limits, threads, progress = ways.limits, ways.threads, ways.progress
-    feeds = list(groups.choice.take(range(min(MOST_FEEDS, len(groups.choice)))))
+    feeds = list(order.choice.take(range(min(MOST_FEEDS, len(order.choice)))))
     shipped: Shipped | None = None
 
     def keep(trial: Trial, **more: Any) -> Shipped:
         nonlocal shipped
         shipped = ship(
-            trial, groups.report, output, threads, {**notes, **more}, processing, shipped,
-            fallbacks="unconfirmed" not in more,
+            trial, order.report, output, threads, {**order.notes, **more}, order.processing,
+            shipped, fallbacks="unconfirmed" not in more,
         )  # fmt: skip
         return shipped
 
@@ -81,14 +61,14 @@ def timed(
     operators = keep(winner, speedup=ratio.to_json(), machine=machine).operators
     chosen = winner.candidate
     judged = outcome(
-        baseline, chosen, groups.report, named, threads, progress, ways.expected.machine
+        baseline, chosen, order.report, order.metric, threads, progress, ways.expected.machine
     )
     alike, drop = judged.agreement, judged.beside(winner.drop, len(ways.expected.feeds))
     size = output.stat().st_size
     result = comparison.measurements["result"]
     result_ms = result.latency_ms()
     return Compressed(
-        source=model, output=output, engine=chosen.engine, target=str(notes["target"]),
+        source=order.model, output=output, engine=chosen.engine, target=str(order.notes["target"]),
         precision=precision_of(operators), threads=threads, bytes=size,
         baseline_bytes=ways.given.bytes,
         baseline_ms=comparison.measurements["baseline"].latency_ms(), result_ms=result_ms,
@@ -106,14 +86,14 @@ def timed(
         plan=plan_text(chosen, ways.clean),
         tuned=None if chosen.prepared is None else chosen.prepared.tuned,
         doubts=(
-            *doubts,
+            *order.doubts,
             *_late_doubts(winner, alike, comparison, noise, ways.ask),
             *([doubt] if (doubt := drop.doubt(limits.max_drop)) else []),
         ),
         broken=limits.broken(
             drop.reported, float(np.median(result.samples_ns)) / 1e6, size, drop.about
         ),
-        seconds=perf_counter() - began, peak_rss_bytes=peak_rss_bytes(), machine=machine,
+        seconds=perf_counter() - order.began, peak_rss_bytes=peak_rss_bytes(), machine=machine,
     )  # fmt: skip
 
 
