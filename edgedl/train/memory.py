@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,16 +14,20 @@ from edgedl.core.samples import Samples
 def saved_bytes(network: nn.Module, samples: Samples) -> int:
     """The bytes that a forward pass of one sample keeps for its gradients, parameters not
     counted."""
+    feed = samples.feed(0)
+    pair = [torch.cat(2 * [torch.from_numpy(array)]) for array in feed.values()]
+    return kept_bytes(network, lambda: network(*pair)) // 2
+
+
+def kept_bytes(network: nn.Module, forward: Callable[[], Any]) -> int:
+    """The bytes that a forward pass keeps for its gradients, the network's parameters not
+    counted."""
     sizes = {parameter.data_ptr(): 0 for parameter in network.parameters()}
 
     def pack(tensor: Tensor) -> Tensor:
         sizes.setdefault(tensor.data_ptr(), tensor.nbytes)
         return tensor
 
-    feed = samples.feed(0)
-    pair = [torch.cat(2 * [torch.from_numpy(array)]) for array in feed.values()]
-    whole: Any = None
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        whole = network(*pair)
-    del whole
-    return sum(sizes.values()) // 2
+        forward()
+    return sum(sizes.values())

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from edgedl.core.errors import EdgeError, Unsupported, first_line
 from edgedl.core.memory import available_bytes, usable_cores
 from edgedl.core.program import Coding, Program
 from edgedl.core.progress import Progress, silent
-from edgedl.core.stats import probabilities
 from edgedl.core.units import format_bytes
 from edgedl.train.coded import Coded
+from edgedl.train.memory import kept_bytes
+from edgedl.train.nearness import Part, loss_of, parts_of
 
 Arrays = Mapping[str, np.ndarray]
 Feed = dict[str, Tensor]
@@ -37,7 +39,6 @@ BACKWARD, FIRST = 3, 4
 # Weights, their gradients, Adam's two moments, what is gone back to, and the rounded ones.
 COPIES = 7
 UNTRAINED = "weights and scales stay as they were found without it"
-SUM_ERROR, TINY = 1e-2, 1e-8
 
 
 @dataclass(frozen=True)
@@ -133,23 +134,14 @@ def _trained(
     order = torch.Generator().manual_seed(settings.seed)
     feeds = [feeds[i] for i in torch.randperm(len(feeds), generator=order).tolist()]
     wanted = _answers(network, feeds, settings.seconds, progress, clock)
-    parts = _parts(wanted)
+    parts = parts_of(wanted)
     if not parts:
         raise Unsupported("no output of the model has real values", hint=UNTRAINED)
     batch = _batch_size(network, feeds, wanted)
     held = min(MOST_HELD, len(feeds) // 8)
     pairs = list(zip(feeds, wanted, strict=True))
     unseen, seen = pairs[:held], pairs[held:]
-    looked_at = unseen or seen
-
-    def lost() -> float:
-        with torch.no_grad():
-            losses = [
-                float(_loss(network(_stacked(f)), _stacked(w), parts)) * len(f)
-                for f, w in _batches(looked_at, batch)
-            ]
-        return sum(losses) / len(looked_at)
-
+    lost = partial(_mean_loss, network, unseen or seen, batch, parts)
     network.begin_with(start)
     first = best = lost()
     if not math.isfinite(first):
@@ -160,18 +152,11 @@ def _trained(
     optimizer = _optimizer(network)
     queue: list[int] = []
     while step < steps:
-        rising = min(1.0, (step - since + 1) / WARM_STEPS)
-        falling = 0.5 * (1 + math.cos(math.pi * (step - since) / (steps - since)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["share"] * rising * falling
-        optimizer.zero_grad()
+        _set_rates(optimizer, rate, step - since, steps - since)
         if len(queue) < LARGEST_BATCH:
             queue += torch.randperm(len(seen), generator=order).tolist()
         chosen, queue = queue[:LARGEST_BATCH], queue[LARGEST_BATCH:]
-        for some, answers in _batches([seen[i] for i in chosen], batch):
-            loss = _loss(network(_stacked(some)), _stacked(answers), parts)
-            (loss * (len(some) / len(chosen))).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        _learn(network, optimizer, [seen[i] for i in chosen], batch, parts)
         step += 1
         if step == WARM_STEPS:
             taken = (clock() - began) / step
@@ -188,6 +173,40 @@ def _trained(
                 optimizer, rate, since = _optimizer(network), rate / SLOWER, step
     network.go_back(found)
     return Tuned(network.constants(), network.scales(), step, first, best)
+
+
+def _mean_loss(
+    network: Coded, pairs: Sequence[tuple[Feed, Feed]], batch: int, parts: Sequence[Part]
+) -> float:
+    with torch.no_grad():
+        losses = [
+            float(loss_of(network(_stacked(some)), _stacked(answers), parts)) * len(some)
+            for some, answers in _batches(pairs, batch)
+        ]
+    return sum(losses) / len(pairs)
+
+
+def _set_rates(optimizer: torch.optim.Adam, rate: float, step: int, steps: int) -> None:
+    """Each group's share of a rate that rises for a few steps, and falls by half a cosine."""
+    rising = min(1.0, (step + 1) / WARM_STEPS)
+    falling = 0.5 * (1 + math.cos(math.pi * step / steps))
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["share"] * rising * falling
+
+
+def _learn(
+    network: Coded,
+    optimizer: torch.optim.Adam,
+    pairs: Sequence[tuple[Feed, Feed]],
+    batch: int,
+    parts: Sequence[Part],
+) -> None:
+    """One step, on as many samples at once as memory holds."""
+    optimizer.zero_grad()
+    for some, answers in _batches(pairs, batch):
+        loss = loss_of(network(_stacked(some)), _stacked(answers), parts)
+        (loss * (len(some) / len(pairs))).backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
 
 
 def _answers(
@@ -262,67 +281,6 @@ def _check_same(network: Coded, feed: Arrays, answers: Arrays) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Part:
-    """What the loss counts of one output.
-
-    Attributes:
-        channels: along `axis`, those that are counted; all where None.
-        power: the mean square of float's values, 1 where they are zeros.
-        adds_up: whether its rows are probabilities that add up to 1: their divergence counts
-            (Kullback and Leibler, On Information and Sufficiency, 1951), since their differences
-            say nothing until a class is nearly lost.
-    """
-
-    output: str
-    axis: int
-    channels: Tensor | None
-    power: float
-    adds_up: bool
-
-    def loss(self, made: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Tensor:
-        ours, theirs = self._counted(made), self._counted(wanted)
-        if self.adds_up:
-            rows = theirs * (theirs.clamp_min(TINY).log() - ours.clamp_min(TINY).log())
-            return rows.sum(dim=-1).mean()
-        return (ours - theirs).square().mean() / self.power
-
-    def _counted(self, outputs: Mapping[str, Tensor]) -> Tensor:
-        whole = outputs[self.output]
-        return whole if self.channels is None else whole.index_select(self.axis, self.channels)
-
-
-def _parts(wanted: Sequence[Mapping[str, Tensor]]) -> list[Part]:
-    """Real outputs, and those channels that are probabilities within one beside coordinates."""
-    found: list[Part] = []
-    for name, first in wanted[0].items():
-        if not first.is_floating_point():
-            continue
-        power = _mean_square([one[name] for one in wanted])
-        found.append(Part(name, 0, None, power, all(_adds_up(one[name]) for one in wanted)))
-        if (part := probabilities(first.numpy())) is not None:
-            axis, channels = part[0], torch.from_numpy(part[1])
-            power = _mean_square([one[name].index_select(axis, channels) for one in wanted])
-            found.append(Part(name, axis, channels, power, adds_up=False))
-    return found
-
-
-def _mean_square(outputs: Sequence[Tensor]) -> float:
-    return float(torch.stack([one.square().mean() for one in outputs]).mean()) or 1.0
-
-
-def _adds_up(output: Tensor) -> bool:
-    if output.ndim < 2 or output.shape[-1] < 2 or float(output.min()) < 0:
-        return False
-    return bool(((output.sum(dim=-1) - 1).abs() < SUM_ERROR).all())
-
-
-def _loss(
-    made: Mapping[str, Tensor], wanted: Mapping[str, Tensor], parts: Sequence[Part]
-) -> Tensor:
-    return torch.stack([part.loss(made, wanted) for part in parts]).mean()
-
-
 def _stacked(feeds: Sequence[Mapping[str, Tensor]]) -> Feed:
     if len(feeds) == 1:
         return dict(feeds[0])
@@ -338,7 +296,7 @@ def _batch_size(network: Coded, feeds: Sequence[Feed], wanted: Sequence[Feed]) -
     """
     free = available_bytes()
     largest = max(feeds, key=lambda feed: sum(value.numel() for value in feed.values()))
-    one = _kept_bytes(network, largest)
+    one = max(1, kept_bytes(network, partial(network, largest)))
     fixed = COPIES * sum(parameter.nbytes for parameter in network.parameters())
     if free is not None and fixed + one > free:
         raise Unsupported(
@@ -368,16 +326,3 @@ def _alike(made: Tensor, wanted: Tensor) -> bool:
         return torch.equal(made, wanted)
     size = float(wanted.abs().max()) if wanted.numel() else 0.0
     return not wanted.numel() or float((made - wanted).abs().max()) <= ALIKE * (size or 1.0)
-
-
-def _kept_bytes(network: Coded, feed: Feed) -> int:
-    """What one sample leaves in memory for its gradients."""
-    sizes = {parameter.data_ptr(): 0 for parameter in network.parameters()}
-
-    def pack(tensor: Tensor) -> Tensor:
-        sizes.setdefault(tensor.data_ptr(), tensor.nbytes)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        network(feed)
-    return max(1, sum(sizes.values()))

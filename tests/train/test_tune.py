@@ -17,7 +17,8 @@ from edgedl.passes.program import program_of
 from edgedl.passes.quantize import Quantize
 from edgedl.search.tuned import coding_of
 from edgedl.train.coded import Coded
-from edgedl.train.tune import Settings, Tuned, _parts, tune
+from edgedl.train.nearness import parts_of
+from edgedl.train.tune import Settings, Tuned, tune
 from tests.models import (
     Sketch,
     attention_net,
@@ -212,7 +213,7 @@ def test_a_model_without_real_outputs_is_left_alone(tmp_path: Path) -> None:
 
 def test_rows_of_probabilities_are_compared_by_their_divergence() -> None:
     wanted = {"y": torch.tensor([[0.5, 0.5], [1.0, 0.0]])}
-    [part] = _parts([wanted])
+    [part] = parts_of([wanted])
     made = {"y": torch.tensor([[0.25, 0.75], [0.5, 0.5]])}
     by_hand = (0.5 * np.log(2) + 0.5 * np.log(0.5 / 0.75) + np.log(2)) / 2
     assert float(part.loss(made, wanted)) == pytest.approx(by_hand, rel=1e-6)
@@ -223,7 +224,7 @@ def test_other_outputs_by_their_noise_and_scores_beside_boxes_on_their_own() -> 
     boxes = torch.full((1, 4, 10), 100.0)
     scores = torch.linspace(0, 1, 10).reshape(1, 1, 10)
     wanted = {"y": torch.cat([boxes, scores], dim=1)}
-    whole, beside = _parts([wanted])
+    whole, beside = parts_of([wanted])
     made = {"y": torch.cat([boxes, torch.zeros_like(scores)], dim=1)}
     assert float(whole.loss(made, wanted)) < 1e-4
     assert float(beside.loss(made, wanted)) == pytest.approx(1.0)
@@ -231,7 +232,7 @@ def test_other_outputs_by_their_noise_and_scores_beside_boxes_on_their_own() -> 
 
 def test_an_output_of_zeros_counts_as_it_is() -> None:
     wanted = {"y": torch.zeros(1, 3)}
-    [part] = _parts([wanted])
+    [part] = parts_of([wanted])
     assert float(part.loss({"y": torch.ones(1, 3)}, wanted)) == 1.0
 
 
