@@ -36,6 +36,7 @@ from edgedl.train.graphs.patterns import (
     padding_at,
     taken_apart,
 )
+from edgedl.train.graphs.places import places_of
 from edgedl.train.graphs.probe import Seen, seen
 from edgedl.train.graphs.recurrent import flat_output
 from edgedl.train.graphs.reshapes import Reshaped
@@ -53,13 +54,19 @@ JOINING = ("Concat", "Expand")
 
 
 def bring(
-    program: Program, inputs: Mapping[str, TensorShape], feed: Mapping[str, Tensor]
+    program: Program,
+    inputs: Mapping[str, TensorShape],
+    feed: Mapping[str, Tensor],
+    *,
+    placed: bool = False,
 ) -> Brought:
     """A graph as a network.
 
     Args:
         inputs: by the graph's names, in the order in which `forward` is to take them.
         feed: a batch of them, as large as the graph takes: two or more samples where it can.
+        placed: whether the batch of a graph for one sample is followed from operation to operation,
+            and not taken to be the first axis of what is reshaped.
 
     Raises:
         Unsupported: an operator cannot be brought back; its name and its node's are said.
@@ -69,6 +76,8 @@ def bring(
     if batch > 1:
         less = {name: value[:-1] for name, value in feed.items()}
         shown = replace(shown, fewer=seen(program, less, batch - 1).shapes)
+    elif placed:
+        shown = replace(shown, places=places_of(program, shown.shapes))
     graph = _computed(program, shown)
     return _Bringing(graph).network(inputs)
 
@@ -194,12 +203,23 @@ class _Bringing:
         name = self.shared.get(key) if key is not None else None
         if name is None:
             name = self._name(operation)
+            self._tie(made.layer)
             self.layers[name] = made.layer
             if key is not None:
                 self.shared[key] = name
         self._hold(made.tensors)
         self.steps.append(Step(made.tensors, outputs, operation, name, made.call))
         self.makers[outputs[0]] = name
+
+    def _tie(self, layer: nn.Module) -> None:
+        """Make one weight of a table and of the dense layer that answers by it, whose copies a file
+        has: they were one, and learn as one."""
+        if not isinstance(layer, (nn.Embedding, nn.Linear)):
+            return
+        other = nn.Linear if isinstance(layer, nn.Embedding) else nn.Embedding
+        for one in self.layers.values():
+            if isinstance(one, other) and torch.equal(one.weight, layer.weight):
+                layer.weight = one.weight
 
     def _group_norm(self, found: Groups) -> None:
         operation = found.parts[1]

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from edgedl.core.errors import EdgeError, Unsupported
 from edgedl.core.program import Program
+from edgedl.train.graphs.places import Place, times
 from edgedl.train.graphs.reshapes import Reshaped, reshaped
 from edgedl.train.operators import constants_of, functions_of, last_reads
 
+SEVERAL = 3
 ROUNDING = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 ROUNDED_PARTS = ("QLinear", "Integer", "QGemm")
 
@@ -25,11 +27,13 @@ class Seen:
         shapes: of inputs, constants and all that is computed, by name.
         batch: samples that it was shown.
         fewer: the shapes for one sample less, where it was shown several.
+        places: where the batch stands, of a graph for one sample that is brought by them.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     batch: int
     fewer: Mapping[str, tuple[int, ...]] | None = None
+    places: Mapping[str, Place] | None = None
 
     def rank(self, name: str) -> int:
         """How many axes a value has."""
@@ -37,6 +41,14 @@ class Seen:
 
     def reshaped(self, before: str, after: str) -> Reshaped | None:
         """What turns one value's shape into the other's; None where only these very sizes fit."""
+        places = self.places or {}
+        if before in places and after in places:
+            first, second = self.shapes[before], self.shapes[after]
+            more, less = (
+                (times(first, places[before], n), times(second, places[after], n))
+                for n in (SEVERAL, SEVERAL - 1)
+            )
+            return reshaped(*more, less, SEVERAL)
         less = None if self.fewer is None else (self.fewer[before], self.fewer[after])
         return reshaped(self.shapes[before], self.shapes[after], less, self.batch)
 

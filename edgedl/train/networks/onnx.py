@@ -66,8 +66,34 @@ def onnx(inputs: Mapping[str, TensorShape], outputs: int | None, *, file: str) -
         feeds = [{name: value[:1] for name, value in one.items()} for one in feeds]
         network = bring(program, inputs, feeds[0])
     _prove(network, model, feeds)
-    _prove_batch(network, _example(program, inputs, IDS[-1], BATCH))
+    several = _example(program, inputs, IDS[-1], BATCH)
+    try:
+        _prove_batch(network, several)
+    except Unsupported:
+        one = next(iter(feeds[0].values())).shape[0] == 1
+        found = _by_places(program, inputs, model, feeds, several) if one else None
+        if found is None:
+            raise
+        network = found
     return network.train()
+
+
+def _by_places(
+    program: Program,
+    inputs: Mapping[str, TensorShape],
+    model: Model,
+    feeds: Sequence[Feed],
+    several: Feed,
+) -> Brought | None:
+    """The network of a file for one sample whose batch does not stand first everywhere; None where
+    its samples mix even so."""
+    network = bring(program, inputs, feeds[0], placed=True)
+    try:
+        _prove(network, model, feeds)
+        _prove_batch(network, several)
+    except (EdgeError, RuntimeError):
+        return None
+    return network
 
 
 def opened(file: str) -> Model:
