@@ -1,4 +1,4 @@
-"""ONNX files in and out: a `Model` for everyone, an editable graph inside this folder only."""
+"""ONNX files in and out: a `Model` for everyone, and its graph for who plans or edits it."""
 
 from __future__ import annotations
 

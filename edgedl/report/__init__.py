@@ -1,1 +1,1 @@
-"""Results for people: tables and sentences."""
+"""Results for people: tables and sentences, plots and pages."""

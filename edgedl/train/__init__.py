@@ -1,1 +1,1 @@
-"""Training: a model carried out in torch, so that its weights can learn."""
+"""Training in torch: networks that learn from samples or a teacher, and models carried out."""

@@ -1,4 +1,4 @@
-"""Photos to inputs: decoded by Pillow, resized, cropped and normalised by numpy."""
+"""Photos to inputs: decoded, which takes Pillow, then resized, cropped and normalised."""
 
 from __future__ import annotations
 
