@@ -160,6 +160,24 @@ def test_what_cannot_be_is_told_before_anything_is_trained(tmp_path: Path) -> No
     assert ("the teacher's" in message, where) == (True, here)
 
 
+def test_a_share_of_time_that_cannot_be_had_is_left_out(tmp_path: Path) -> None:
+    step = "{name: prune, latency: 0.001, round_to: 32, least: 32, epochs: 1}"
+    path = recipe(tmp_path, "a.yaml", f"shrink: [{step}]\n", rest=FLOAT)
+    found = make(path, until="export", output="a.onnx")
+    trained, left = found.shrink
+    assert left.parameters == trained.parameters
+    assert left.undone is not None
+    assert "are allowed (a larger share (0." in left.undone
+    assert any("step 1, `prune`, was left out: the cheapest" in doubt for doubt in found.doubts)
+    assert (tmp_path / "a.onnx").exists()
+    # nothing is lost where nothing was trained: it is an error at once
+    path.write_text(path.read_text().replace("epochs: 2", "epochs: 0"))
+    with pytest.raises(EdgeError, match="are allowed") as caught:
+        make(path, until="export", output="b.onnx")
+    assert caught.value.where == f"{path}:4"
+    assert "a larger share (0." in str(caught.value.hint)
+
+
 def test_what_compress_is_asked_for_decides_anew_only_what_has_a_price(tmp_path: Path) -> None:
     def tuned(text: str, precision: str) -> list[bool]:
         path = recipe(tmp_path, "a.yaml", text)
