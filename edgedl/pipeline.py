@@ -36,7 +36,6 @@ from edgedl.runtime.process import Processing
 from edgedl.runtime.process.postprocess import Postprocess
 from edgedl.search.candidates import Ask, Reference, reference
 from edgedl.search.effort import effort_of
-from edgedl.search.foretold import foretold
 from edgedl.search.limits import Limits
 from edgedl.search.outcome import MOST_AGREEMENT
 from edgedl.search.prepared import as_planned
@@ -175,7 +174,6 @@ def compress(
     ways = Ways(
         given, clean, groups.calibration, expected, limits, threads, progress, ask, planned, tried
     )  # fmt: skip
-    doubts += foretold(processor, backends[0].engine)
     doubts += [*groups.doubts, *odd_clean, *_odd_answers(expected)]
     order = Order(
         ways, groups.choice, groups.report, named, Path(model), Path(output), notes, processing,

@@ -47,14 +47,16 @@ PRODUCTS = (
 @dataclass(frozen=True, eq=False)
 class Shipped:
     """What was written: the candidate, its payload and the bytes of that one's part, its golden
-    answers, the operators that the engine really runs, timed, and the payloads of other engines
-    that share its part; None where these were not looked for."""
+    answers, the operators that the engine really runs, timed, the model's names by the short ones
+    in that part, and the payloads of other engines that share it; None where these were not looked
+    for."""
 
     candidate: str
     payload: Payload
     part: bytes
     golden: Golden
     operators: tuple[Operator, ...]
+    names: Mapping[str, str]
     fallbacks: tuple[Payload, ...] | None = None
 
 
@@ -158,7 +160,7 @@ def ship(
     run = engine(payload.engine).operators(
         data, golden.inputs[0], settings=payload.settings, threads=threads, runs=PROFILE_RUNS
     )
-    return Shipped(key, payload, part, golden, tuple(run), others)
+    return Shipped(key, payload, part, golden, tuple(run), names, others)
 
 
 def _sharing(ahead: Payload, payload: Payload) -> Payload:

@@ -11,17 +11,18 @@ import numpy as np
 
 from edgedl.backends import Backend
 from edgedl.benchmark.compare import Comparison
-from edgedl.benchmark.machine import this_machine
+from edgedl.benchmark.machine import processor_of, this_machine
 from edgedl.core.memory import peak_rss_bytes
 from edgedl.core.stats import Agreement
 from edgedl.report.compressed import Choice, Compressed
 from edgedl.search.candidates import Ask, Trial
 from edgedl.search.choose import BUSY, confirm
 from edgedl.search.find import Search, find, in_order
+from edgedl.search.foretold import foretold
 from edgedl.search.limits import Limits
 from edgedl.search.outcome import outcome
 from edgedl.search.told import float_reasons, plan_text
-from edgedl.search.why import reasons, too_busy, trained
+from edgedl.search.why import computed_in_float, reasons, too_busy, trained
 from edgedl.ship import Order, Shipped, count_operators, precision_of, ship
 
 MOST_FEEDS = 32
@@ -36,7 +37,7 @@ def timed(backends: Sequence[Backend], order: Order, *, seed: int, seconds: floa
     Raises:
         EdgeError: nothing that was built could be run, or cannot be written.
     """
-    ways, output = order.ways, order.output
+    ways, output, target = order.ways, order.output, str(order.notes["target"])
     limits, threads, progress = ways.limits, ways.threads, ways.progress
     feeds = list(order.choice.take(range(min(MOST_FEEDS, len(order.choice)))))
     shipped: Shipped | None = None
@@ -58,7 +59,8 @@ def timed(backends: Sequence[Backend], order: Order, *, seed: int, seconds: floa
     noise = max(first.noise_floor, comparison.noise_floor)
     ratio = comparison.ratio("baseline", "result")
     machine = this_machine().to_json()
-    operators = keep(winner, speedup=ratio.to_json(), machine=machine).operators
+    final = keep(winner, speedup=ratio.to_json(), machine=machine)
+    operators = final.operators
     chosen = winner.candidate
     judged = outcome(
         baseline, chosen, order.report, order.metric, threads, progress, ways.expected.machine
@@ -68,7 +70,7 @@ def timed(backends: Sequence[Backend], order: Order, *, seed: int, seconds: floa
     result = comparison.measurements["result"]
     result_ms = result.latency_ms()
     return Compressed(
-        source=order.model, output=output, engine=chosen.engine, target=str(order.notes["target"]),
+        source=order.model, output=output, engine=chosen.engine, target=target,
         precision=precision_of(operators), threads=threads, bytes=size,
         baseline_bytes=ways.given.bytes,
         baseline_ms=comparison.measurements["baseline"].latency_ms(), result_ms=result_ms,
@@ -87,6 +89,8 @@ def timed(backends: Sequence[Backend], order: Order, *, seed: int, seconds: floa
         tuned=None if chosen.prepared is None else chosen.prepared.tuned,
         doubts=(
             *order.doubts,
+            *foretold(processor_of(target), chosen.engine),
+            *computed_in_float(chosen, operators, final.names),
             *_late_doubts(winner, alike, comparison, noise, ways.ask),
             *([doubt] if (doubt := drop.doubt(limits.max_drop)) else []),
         ),

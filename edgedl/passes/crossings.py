@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import onnx_ir as ir
@@ -56,6 +56,7 @@ class Choices:
         crossings: in graph order. Operators of a sequence are in none of them: what they quantize
             they quantize for themselves, and that belongs to what they take.
         sequences: all recurrent operators in graph order, once for each direction.
+        weights: by constant, the operator that reads it, the first where there are several.
     """
 
     operators: Mapping[str, str]
@@ -63,6 +64,7 @@ class Choices:
     owners: Mapping[str, str]
     crossings: tuple[Crossing, ...]
     sequences: tuple[str, ...] = ()
+    weights: Mapping[str, str] = field(default_factory=dict)
 
     def computed_by(self, names: frozenset[str]) -> list[str]:
         """The operators that a kernel computes which bears these names, the one that does most of
@@ -105,7 +107,17 @@ def choices(model: Model, scheme: Scheme) -> Choices:
         owners=owners,
         crossings=_crossings(between, makers, facts, scheme),
         sequences=tuple(name for node in facts.nodes for name in _directions(node)),
+        weights=_weights(chosen),
     )
+
+
+def _weights(chosen: Mapping[str, ir.Node]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, node in chosen.items():
+        for value in node.inputs:
+            if value is not None and value.const_value is not None:
+                found.setdefault(value.name or "", name)
+    return found
 
 
 def _directions(node: ir.Node) -> list[str]:

@@ -54,6 +54,15 @@ class Facts:
             return readers[0].outputs[0]
         return value
 
+    def result_is_coded(self, node: ir.Node, scheme: Scheme) -> bool:
+        """Whether the engine's integer kernel of a node gives codes alone: where one that could
+        give float has an activation behind it, and no bias between, onnxruntime takes its float
+        kernel instead, and expands the weights in every call."""
+        if node.op_type not in scheme.optional_outputs:
+            return scheme.outputs
+        apart = node.op_type == "Gemm" and len(node.inputs) > 2 and node.inputs[2] is not None
+        return scheme.outputs and not apart and self.result(node) is not node.outputs[0]
+
     def clips_at_zero(self, node: ir.Node) -> bool:
         """Whether a node is a Relu, or a Clip that begins at zero."""
         if node.op_type == "Relu":

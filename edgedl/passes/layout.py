@@ -167,7 +167,7 @@ def _judge_product(
     rank = len(weight.const_value.shape)
     if scheme.outputs and node.op_type == "Conv" and rank not in (3, 4):
         return "float", f"{scheme.name} has no int8 kernel for {rank - 2}-dimensional convolutions"
-    if scheme.outputs and node.op_type not in scheme.optional_outputs:
+    if facts.result_is_coded(node, scheme):
         result = facts.result(node)
         if result.name in facts.outputs or node.outputs[0].name in facts.outputs:
             return "float", "it makes an output of the model, which stays exact"

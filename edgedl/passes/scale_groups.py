@@ -28,7 +28,7 @@ def quantized_tensors(
             quantized[value.name or ""] = value
         result = facts.result(node)
         made.add(result.name or "")
-        if scheme.outputs and node.op_type not in scheme.optional_outputs:
+        if facts.result_is_coded(node, scheme):
             quantized[result.name or ""] = result
     joined = _join_moved(quantized, facts, scheme)
     int8 = {node.name for node in chosen}

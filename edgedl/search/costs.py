@@ -18,6 +18,7 @@ from edgedl.passes.crossings import Choices
 from edgedl.passes.graph import short_named
 from edgedl.passes.plan import Cost, Plan, State
 from edgedl.runtime import engine
+from edgedl.runtime.session import Operator
 from edgedl.search.candidates import Candidate, shipped_settings
 from edgedl.search.cut import Price, cheapest
 
@@ -28,6 +29,10 @@ LAYOUT = frozenset({"Reorder"})
 # What OpenVINO calls a recurrent operator; it counts up as it reads the graph.
 SEQUENCE = re.compile(r"(?:LSTM|GRU|RNN)Sequence_(\d+)")
 MOST_ROWS = 15
+FLOATS = frozenset({"float32", "float64", "bf16", "float16"})
+# What placing calls the conversion that expands a constant's codes.
+EXPANDS = "_dequantize"
+NEVER_NS = 10**12
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class Spent:
         fused: by operator that may compute in int8, the one whose kernel computed it as well.
         quantize, dequantize: conversions that stayed apart, by tensor.
         rest_us: everything else, conversions of layout among it.
+        lost: operators that were planned int8, and that the engine computed in float all the same,
+            weights expanded in every call.
     """
 
     operators: Mapping[str, float]
@@ -46,6 +53,7 @@ class Spent:
     quantize: Mapping[str, float]
     dequantize: Mapping[str, float]
     rest_us: float
+    lost: frozenset[str] = frozenset()
 
     @property
     def total_us(self) -> float:
@@ -73,11 +81,26 @@ def spend(
     with short_named(candidate.model) as (path, names):
         settings = shipped_settings(candidate.settings, names)
         kernels = run.operators(path, feed, settings=settings, threads=threads, runs=runs)
+    return account(kernels, names, found, candidate)
+
+
+def account(
+    kernels: Sequence[Operator], names: Mapping[str, str], found: Choices, candidate: Candidate
+) -> Spent:
+    """Where the microseconds of a candidate's kernels belong.
+
+    Args:
+        names: the model's names by the short ones that it was given to the engine with.
+
+    Raises:
+        Unsupported: the engine does not tell which operators its kernels stand for.
+    """
     tensors = list(candidate.plan.activations) if candidate.plan is not None else []
     spent: dict[str, defaultdict[str, float]] = {
         kind: defaultdict(float) for kind in ("operators", "quantize", "dequantize", "rest")
     }
     fused: dict[str, str] = {}
+    precisions: defaultdict[str, set[str]] = defaultdict(set)
     known = found.owners.keys() - names.keys()
     sequences = sequences_by_kernel((kernel.name for kernel in kernels), found.sequences)
     for kernel in kernels:
@@ -89,22 +112,39 @@ def spend(
         computed = found.computed_by(said)
         if computed:
             spent["operators"][computed[0]] += kernel.us or 0.0
+            # What a kernel of several operators computes in is not known of each.
+            for node in computed:
+                precisions[node].add(kernel.precision if len(computed) == 1 else "")
             # No kernel computes a sequence as well: it only quantizes what that one reads.
             others = (node for node in computed[1:] if node not in found.sequences)
             fused |= dict.fromkeys(others, computed[0])
             continue
         apart = kernel.precision == "conversion"
+        if apart and (expanded := _expanded(said, found.weights)) is not None:
+            spent["operators"][expanded] += kernel.us or 0.0
+            continue
         kind, tensor = _conversion(said, tensors) if apart else ("rest", "")
         spent[kind][tensor] += kernel.us or 0.0
     if not spent["operators"]:
         raise Unsupported(f"{candidate.engine} does not tell what its operators take")
+    planned = candidate.plan.int8 if candidate.plan is not None else ()
     return Spent(
         dict(spent["operators"]),
         fused,
         dict(spent["quantize"]),
         dict(spent["dequantize"]),
         sum(spent["rest"].values()),
+        frozenset(node for node in planned if precisions[node] and precisions[node] <= FLOATS),
     )
+
+
+def _expanded(said: frozenset[str], weights: Mapping[str, str]) -> str | None:
+    """The operator whose weights a conversion expands, None where it converts no weights."""
+    for name in said:
+        if EXPANDS in name:
+            for weight in _longest(name, weights.keys()):
+                return weights[weight]
+    return None
 
 
 def original_names(
@@ -268,11 +308,14 @@ class CostTable:
             spread = max(0.0, spread, _rate(beyond))
         return max(0.0, 1.0 + elements * (_rate(self.conversions[direction]) + spread))
 
-    def best(self, found: Choices, free_outputs: Collection[str]) -> frozenset[str]:
+    def best(
+        self, found: Choices, free_outputs: Collection[str], barred: Collection[str] = ()
+    ) -> frozenset[str]:
         """The operators to compute in int8 where the sum of all costs is least.
 
         Args:
             free_outputs: kinds of operators whose int8 kernels give float for nothing.
+            barred: operators that the engine does not compute in int8 where they are.
         """
         lead = self._leads(found)
         costs: dict[str, tuple[int, int]] = {}
@@ -280,7 +323,7 @@ class CostTable:
             in_float, in_int8 = costs.get(lead[node], (0, 0))
             costs[lead[node]] = (
                 in_float + _ns(self.us(signature, "float")),
-                in_int8 + _ns(self.us(signature, "int8")),
+                in_int8 + (NEVER_NS if node in barred else _ns(self.us(signature, "int8"))),
             )
         prices = [
             Price(

@@ -21,11 +21,12 @@ from edgedl.search.choose import UNRELATED
 from edgedl.search.costs import CostTable, Spent, spend
 from edgedl.search.memory import careful, judge, machine_parts, open_carefully
 
+COMPUTED_IN_FLOAT = "the engine computes it in float here, whatever the graph says"
 CHEAPER_IN_FLOAT = "costs less in float here, with the conversions around it"
 MOST_TURNS = 4
 CLEARLY, CLEARLY_US = 0.95, 2.0
 PROFILE_SECONDS = 0.5
-LEAST_RUNS, MOST_RUNS = 8, 60
+FEW_RUNS, LEAST_RUNS, MOST_RUNS = 2, 8, 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,8 @@ def place_by_cost(bench: Bench, full: Candidate, calibrated: int) -> Placed:
     shows is added to the table, until the least sum is a plan that was seen before: what a
     conversion costs, and what is no longer fused, is learned where it happens. The plan that took
     least of those that were profiled is given, which may be the full one; where the store knows
-    all, that of the least sum.
+    all, that of the least sum. What the engine's own graph then computes in float all the same is
+    put back into float, and the plan made anew.
 
     Args:
         calibrated: how many samples the histograms count.
@@ -91,14 +93,20 @@ def place_by_cost(bench: Bench, full: Candidate, calibrated: int) -> Placed:
     table = _table(bench, full)
     known = _knows_all(table, found) and clean.digest in table.float_shares
     best, rest_us = (math.inf, full), None
+    lost: frozenset[str] = frozenset()
     if not known:
         rest_us, spent = _profile_both(table, bench, full, found)
         best = (spent.total_us, full)
+        lost = spent.lost
         table.add_share(clean.digest, spent.rest_us / max(spent.total_us, 1e-9))
-    seen = {full.plan.int8}
-    for _ in range(1 if known else MOST_TURNS):
-        chosen = table.best(found, bench.backend.scheme.optional_outputs)
-        kept = {name: CHEAPER_IN_FLOAT for name in found.operators if name not in chosen}
+    seen = set() if known else {full.plan.int8}
+    for _ in range(MOST_TURNS):
+        chosen = table.best(found, bench.backend.scheme.optional_outputs, lost)
+        kept = {
+            name: COMPUTED_IN_FLOAT if name in lost else CHEAPER_IN_FLOAT
+            for name in found.operators
+            if name not in chosen
+        }
         candidate = int8_candidate(
             bench.backend,
             prepared,
@@ -113,13 +121,21 @@ def place_by_cost(bench: Bench, full: Candidate, calibrated: int) -> Placed:
         if candidate.plan.int8 in seen or not candidate.plan.int8:
             break
         seen.add(candidate.plan.int8)
-        if known and _answers(bench, candidate):
-            best = (0.0, candidate)
+        if candidate.plan.int8 == full.plan.int8:
+            candidate = full
         if known:
-            break
-        spent = _profile(table, bench, candidate, found, rest_us)
+            newly = _looked_at(bench, candidate, found).lost - lost
+        else:
+            spent = _profile(table, bench, candidate, found, rest_us)
+            newly = spent.lost - lost
+        lost |= newly
+        if known and newly:
+            continue
         if not _answers(bench, candidate):
             continue
+        if known:
+            best = (0.0, candidate)
+            break
         best = min(best, (spent.total_us, candidate), key=lambda one: one[0])
     winner = _shifted(table, bench, best[1], found)
     assert winner.plan is not None
@@ -238,6 +254,12 @@ def _sized(found: Choices, histograms: Mapping[str, Histogram], calibrated: int)
         for crossing in found.crossings
     )
     return replace(found, crossings=crossings)
+
+
+def _looked_at(bench: Bench, candidate: Candidate, found: Choices) -> Spent:
+    """Where the time of a few calls goes, which is not kept."""
+    with careful(candidate):
+        return spend(candidate, found, bench.feed, bench.threads, FEW_RUNS)
 
 
 def _profile(

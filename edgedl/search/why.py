@@ -6,12 +6,16 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from edgedl.benchmark.machine import this_machine
+from edgedl.core.errors import Unsupported
+from edgedl.core.target import SCHEMES
 from edgedl.core.units import format_ms, plural
+from edgedl.passes.crossings import choices
 from edgedl.passes.plan import Cost
 from edgedl.passes.saturation import at_risk, saturates
 from edgedl.runtime.session import Operator
 from edgedl.search.candidates import Candidate, Trial
 from edgedl.search.choose import BUSY
+from edgedl.search.costs import account
 from edgedl.search.tuned import TUNED
 
 PRODUCTS = (
@@ -41,6 +45,35 @@ def reasons(
     found += _elsewhere(winner, latency_ms)
     found += before_vnni(winner)
     return tuple(found)
+
+
+def computed_in_float(
+    winner: Candidate, operators: Sequence[Operator], names: Mapping[str, str]
+) -> list[str]:
+    """Which operators are int8 in the plan, and float in the graph that the engine makes of it.
+
+    Args:
+        operators: the kernels that its engine runs, timed.
+        names: the model's names by those of the file that ships.
+    """
+    if winner.plan is None or winner.prepared is None:
+        return []
+    found = choices(winner.prepared.model, SCHEMES[winner.plan.scheme])
+    try:
+        spent = account(operators, names, found, winner)
+    except Unsupported:
+        return []
+    lost = [node for node in winner.plan.int8 if node in spent.lost]
+    if not lost:
+        return []
+    named = ", ".join(f"{found.operators[node]} `{node}`" for node in lost[:MOST_NAMED])
+    more = f" and {len(lost) - MOST_NAMED} more" if len(lost) > MOST_NAMED else ""
+    share = sum(spent.operators.get(node, 0.0) for node in lost) / max(spent.total_us, 1e-9)
+    return [
+        f"{winner.engine} computes in float what the plan has in int8: {named}{more}, which take"
+        f" {100 * share:.0f} % of the time, their conversions not counted; kept in float by the"
+        " plan, they are faster"
+    ]
 
 
 def before_vnni(winner: Candidate) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -15,12 +16,15 @@ from edgedl.passes.clean import Clean
 from edgedl.passes.crossings import Choices, Crossing, choices
 from edgedl.passes.fold import Fold
 from edgedl.passes.graph import rewrite
+from edgedl.passes.place import Place
 from edgedl.passes.plan import Cost, Decision, Plan
 from edgedl.passes.shapes import Shapes
-from edgedl.runtime import installed_engines
+from edgedl.runtime import engine, installed_engines
+from edgedl.runtime.session import Operator
 from edgedl.search.candidates import Candidate, int8_candidate, tensors_to_watch
-from edgedl.search.costs import CostTable, Spent, sequences_by_kernel, spend
+from edgedl.search.costs import CostTable, Spent, account, sequences_by_kernel, spend
 from edgedl.search.prepared import Prepared
+from edgedl.search.why import computed_in_float
 from tests.models import NETS, Sketch, feeds, residual_net, samples, saved
 from tests.sequences import classifier
 
@@ -57,6 +61,7 @@ def test_every_operator_has_a_kernel_in_float_and_in_int8(
         assert set(found.operators) - seen <= SILENT.get((engine, net), set())
         assert seen <= set(found.operators)
         assert not set(spent.operators) & set(spent.fused)
+        assert not spent.lost
         parts = [*spent.operators.values(), *spent.quantize.values(), *spent.dequantize.values()]
         assert spent.total_us == pytest.approx(sum(parts) + spent.rest_us)
     assert not as_float.quantize
@@ -138,6 +143,62 @@ def test_an_engine_that_tells_nothing_of_the_operators_is_refused(tmp_path: Path
         spend(candidate, nobody, feeds(model.signature, 1)[0], 1, 5)
 
 
+def relu_net() -> onnx.ModelProto:
+    """A product with an activation behind it, and one that stays float when told so."""
+    net = Sketch()
+    net.node("MatMul", ["x", net.weight("w", 16, 32)], "a")
+    net.node("Relu", ["a"], "r")
+    net.node("MatMul", ["r", net.weight("v", 32, 8)], "logits", name="b")
+    return net.model([4, 16], [4, 8])
+
+
+@pytest.mark.skipif("onnxruntime" not in INSTALLED, reason="it is onnxruntime's optimizer")
+def test_a_product_whose_activation_is_read_in_float_keeps_its_int8_kernel(tmp_path: Path) -> None:
+    model = saved(relu_net(), tmp_path)
+    built = backend("onnxruntime")
+    histograms = calibrate(
+        model, tensors_to_watch(model, [built.scheme]), samples(model.signature, 4)
+    )
+    int8 = int8_candidate(
+        built, Prepared(model, histograms), "minmax", keep_float={"b": "asked"}, label="int8"
+    )
+    found = choices(model, built.scheme)
+    assert int8.plan is not None
+    assert int8.plan.int8 == ("a",)
+    feed = feeds(model.signature, 1)[0]
+    assert not spend(int8, found, feed, 1, 2).lost
+    # Without codes behind the activation onnxruntime expands the weights in every call.
+    bare = {name: one for name, one in int8.plan.activations.items() if name != "r"}
+    readers = {name: nodes for name, nodes in int8.plan.readers.items() if name != "r"}
+    by_hand = replace(int8.plan, activations=bare, readers=readers)
+    lost = replace(int8, plan=by_hand, model=rewrite(model, Place(by_hand)))
+    spent = spend(lost, found, feed, 1, 2)
+    assert spent.lost == {"a"}
+    settled = engine("onnxruntime").operators(
+        lost.model.path, feed, settings=lost.settings, threads=1, runs=2
+    )
+    [said] = computed_in_float(replace(lost, prepared=Prepared(model, {})), settled, {})
+    assert "MatMul `a`" in said
+
+
+def test_what_expands_weights_counts_to_their_operator_which_is_lost() -> None:
+    chain = replace(
+        CHAIN, owners={"a": "a", "b": "b", "c": "c"}, weights={"w a": "a", "w": "c", "w b": "b"}
+    )
+    kernels = [
+        Operator("FusedConv", "float32", "a", 50.0),
+        Operator("DequantizeLinear", "conversion", "w a_axis0_dequantize", 30.0),
+        Operator("Add", "float32", "b", 5.0),
+        Operator("QLinearConv", "int8", "c", 20.0),
+        Operator("Add", "float32", "c_bias", 1.0),
+    ]
+    candidate = Candidate("e", "int8", "int8", None, {}, plan("a", "c"))  # type: ignore[arg-type]
+    found = account(kernels, {}, replace(chain, owners={**chain.owners, "c_bias": "c"}), candidate)
+    assert found.operators == {"a": 80.0, "b": 5.0, "c": 21.0}
+    assert found.lost == {"a"}
+    assert found.rest_us == 0
+
+
 CHAIN = Choices(
     operators={"a": "Conv", "b": "Add", "c": "Conv"},
     signatures={"a": "conv", "b": "add", "c": "conv"},
@@ -207,6 +268,12 @@ def test_the_model_of_a_plan_in_between_gives_rows_of_both_kinds(table: CostTabl
     assert table.us("add", "int8") is None
     # y goes back to float and z to int8 between operators that could have agreed.
     assert table.spread == [(1200, 1000, 5)]
+
+
+def test_what_is_barred_stays_float_however_cheap(table: CostTable) -> None:
+    filled(table)
+    assert table.best(CHAIN, ()) == {"a", "b", "c"}
+    assert "c" not in table.best(CHAIN, (), {"c"})
 
 
 def test_rows_are_found_again_by_the_same_parts_only(table: CostTable) -> None:

@@ -138,5 +138,7 @@ def _reshaped(before: Sequence[int], after: Sequence[int], place: Place) -> Plac
     if ends is not None:
         return ends, after[ends]
     within = (i for i, n in enumerate(after) if firsts[i] < ahead < firsts[i] * n)
-    i = next(within, None)
-    return None if i is None or ahead % firsts[i] else (i, ahead // firsts[i])
+    found = next(within, None)
+    if found is None or ahead % firsts[found]:
+        return None
+    return found, ahead // firsts[found]

@@ -49,8 +49,8 @@ class Seen:
                 for n in (SEVERAL, SEVERAL - 1)
             )
             return reshaped(*more, less, SEVERAL)
-        less = None if self.fewer is None else (self.fewer[before], self.fewer[after])
-        return reshaped(self.shapes[before], self.shapes[after], less, self.batch)
+        fewer = None if self.fewer is None else (self.fewer[before], self.fewer[after])
+        return reshaped(self.shapes[before], self.shapes[after], fewer, self.batch)
 
 
 def seen(program: Program, feed: Mapping[str, Tensor], batch: int) -> Seen:
