@@ -82,4 +82,6 @@ def _alike(row: dict[str, Any]) -> str:
         parts.append(f"top-1 {same['top1']:.3f}")
     if same is not None:
         parts.append(f"cosine {same['cosine']:.4f}, {same['sqnr_db']:.1f} dB")
+    if same is not None and same["equal"] is not None:
+        parts.append(f"{same['equal']:.3f} of integers equal")
     return ", ".join(parts)

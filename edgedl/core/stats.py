@@ -215,22 +215,28 @@ class Agreement:
     `top1` is the share of samples whose largest entry along the last axis of the first output
     stands at the same place (None where the first output has no classes), `cosine` the mean cosine
     per sample, `sqnr_db` signal to noise power in decibels over all samples, the worst output's.
-    Probabilities that stand beside coordinates in one output, as in a detector's head, count as an
-    output of their own: beside values of hundreds, nothing would be seen of them.
+    Integer outputs, as classes, tokens and places are, count in neither: `equal` is the share of
+    their values that are the same, the worst output's, None where there is none. Where the first
+    output is one, its share is `top1`; where all are, the share stands for `cosine`, and what
+    differs is the noise. Probabilities that stand beside coordinates in one output, as in a
+    detector's head, count as an output of their own: beside values of hundreds, nothing would be
+    seen of them.
     """
 
     top1: float | None
     cosine: float
     sqnr_db: float
     samples: int
+    equal: float | None = None
 
     @property
     def is_faithful(self) -> bool:
         """Whether they answer alike: the same class in 98 of 100, or, where no output has classes,
-        a cosine of 0.999."""
+        a cosine of 0.999, and as many equal integers."""
         if self.top1 is not None:
             return self.top1 >= FAITHFUL_TOP1
-        return self.cosine >= FAITHFUL_COSINE
+        alike = self.equal is None or self.equal >= FAITHFUL_TOP1
+        return alike and self.cosine >= FAITHFUL_COSINE
 
     def to_json(self) -> dict[str, float | int | None]:
         return {
@@ -238,13 +244,21 @@ class Agreement:
             "cosine": self.cosine,
             "sqnr_db": self.sqnr_db,
             "samples": self.samples,
+            "equal": self.equal,
         }
+
+
+def equal_share(expected: np.ndarray, given: np.ndarray) -> float:
+    """The share of values that are the same; 1 where there are none, 0 for another shape."""
+    if expected.shape != given.shape:
+        return 0.0
+    return float(np.mean(expected == given)) if expected.size else 1.0
 
 
 def _scores(answer: np.ndarray) -> bool:
     """Whether the last axis may hold scores of classes: one row, or rows of probabilities that add
     up to 1."""
-    if answer.ndim == 0 or answer.shape[-1] < 2:
+    if answer.ndim == 0 or answer.shape[-1] < 2 or not answer.size:
         return False
     if answer.ndim <= 2:
         return True
@@ -293,12 +307,19 @@ class AgreementMeter:
         self.same = 0
         self.votes = 0
         self.unit = True
+        self.shares: dict[str, float] = {}
+        self._first_is_integer = False
         self._parts: dict[str, tuple[int, np.ndarray] | None] = {}
 
     def add(self, expected: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]) -> None:
         self.samples += 1
         for position, (name, reference) in enumerate(expected.items()):
             answer = given[name]
+            if reference.dtype.kind in "iub":
+                share = equal_share(reference, answer)
+                self.shares[name] = self.shares.get(name, 0.0) + share
+                self._first_is_integer |= position == 0
+                continue
             x, y = reference.astype(np.float64), answer.astype(np.float64)
             if x.shape != y.shape:
                 self.cosines[name] = self.cosines.get(name, 0.0)
@@ -327,12 +348,20 @@ class AgreementMeter:
         )
 
     def result(self) -> Agreement:
+        shares = {name: total / self.samples for name, total in self.shares.items()}
+        equal = min(shares.values(), default=None)
+        top1 = self.same / self.votes if self.votes and not self.unit else None
+        if self._first_is_integer:
+            top1 = next(iter(shares.values()))
+        if equal is not None and not self.cosines:
+            return Agreement(top1, equal, decibels(1.0, 1.0 - equal), self.samples, equal)
         worst = min(self.cosines, key=lambda name: self.cosines[name], default=None)
         return Agreement(
-            top1=self.same / self.votes if self.votes and not self.unit else None,
+            top1=top1,
             cosine=self.cosines[worst] / self.samples if worst else 1.0,
             sqnr_db=min(
                 (decibels(self.signal[n], self.noise[n]) for n in self.signal), default=200.0
             ),
             samples=self.samples,
+            equal=equal,
         )

@@ -170,7 +170,7 @@ def _scores(
         if (
             answer.shape[-1:] != scores.shape
             or scores.size < 3
-            or scores.dtype.kind != "f"
+            or answer.dtype.kind != "f"
             or not np.isfinite(scores).all()
         ):
             return None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgedl.core.samples import Samples
-from edgedl.core.stats import probabilities
+from edgedl.core.stats import equal_share, probabilities
 from edgedl.passes.switches import Settings, Switchboard
 
 DRAWS = 1000
@@ -30,7 +30,8 @@ def loss(expected: Answers, given: Answers) -> float:
 
     Noise over noise plus signal: where it is small, that is one over the signal-to-noise ratio;
     1 is an answer that is not finite or has another shape. Of an output with probabilities beside
-    coordinates, the worse of all and the probabilities alone.
+    coordinates, the worse of all and the probabilities alone. Where all outputs are integers, the
+    share of values that differ.
     """
     parts = []
     for name, reference in expected.items():
@@ -45,6 +46,9 @@ def loss(expected: Answers, given: Answers) -> float:
             axis, chosen = part
             shares.append(_share(np.take(x, chosen, axis), np.take(y, chosen, axis)))
         parts.append(max(shares))
+    parts = parts or [
+        1 - equal_share(x, given[name]) for name, x in expected.items() if name in given
+    ]
     return float(np.mean(parts)) if parts else 0.0
 
 

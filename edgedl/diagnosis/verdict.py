@@ -191,6 +191,8 @@ def _figures(whole: Bounded, accuracy: dict[str, Any] | None, compared: Compared
     if agreement.top1 is not None:
         parts.append(f"top-1 agrees in {agreement.top1:.3f}")
     parts.append(f"cosine {agreement.cosine:.4f}")
+    if agreement.equal is not None:
+        parts.append(f"{agreement.equal:.3f} of integers equal")
     low, value, high = (100 * part for part in (whole.low, whole.value, whole.high))
     parts.append(f"{value:.2g} % of the answers' power is noise [{low:.2g}, {high:.2g}]")
     return ", ".join(parts)

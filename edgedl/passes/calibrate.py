@@ -51,8 +51,10 @@ def forecast(
 
 
 def _concrete(model: Model, samples: Samples) -> ir.Model:
+    """The graph with the samples' shapes; an input that is empty, as a state is before the first
+    step, keeps its own."""
     graph = read(model.path)
-    shapes = {name: array.shape for name, array in samples.feed(0).items()}
+    shapes = {name: array.shape for name, array in samples.feed(0).items() if array.size}
     Shapes(shapes).edit(graph)
     return graph
 

@@ -289,4 +289,6 @@ def _ms(latency: Mapping[str, float | int | None] | None) -> str:
 def _agreement(agreement: Agreement) -> tuple[str, str]:
     first = f"{agreement.cosine:.4f}" if agreement.top1 is None else f"{agreement.top1:.3f}"
     kind = "cosine" if agreement.top1 is None else f"top-1, cosine {agreement.cosine:.4f}"
-    return first, f"{kind}, {agreement.sqnr_db:.1f} dB on {plural(agreement.samples, 'sample')}"
+    equal = "" if agreement.equal is None else f", {agreement.equal:.3f} of integers equal"
+    count = plural(agreement.samples, "sample")
+    return first, f"{kind}, {agreement.sqnr_db:.1f} dB{equal} on {count}"

@@ -122,7 +122,7 @@ class Trial:
 
     `drop` is the metric's loss against float with labels; without, what a named metric misses to
     answers like float's, else 1 minus top-1 agreement, or 1 minus cosine where no output has
-    classes.
+    classes, or 1 minus the share of equal integers where that is more.
     """
 
     candidate: Candidate
@@ -273,7 +273,9 @@ def try_out(candidate: Candidate, expected: Reference, session: Session) -> Tria
 
 def without_labels(alike: Agreement) -> float:
     """What stands for the metric's drop where there are no labels, and no metric was named."""
-    return 1 - (alike.cosine if alike.top1 is None else alike.top1)
+    if alike.top1 is not None:
+        return 1 - alike.top1
+    return 1 - min(alike.cosine, 1.0 if alike.equal is None else alike.equal)
 
 
 def stored_weights(scheme: Scheme, exact: Collection[str] = ()) -> WeightOnly:

@@ -103,7 +103,10 @@ def judge(candidate: Candidate, expected: Reference, threads: int | None) -> Tri
     Raises:
         EngineFailed: the engine refuses the model, or fails while it runs.
     """
-    kept = Ledger.of("answers", expected=expected.digest, machine=machine_parts(), threads=threads)
+    kept = Ledger.of(
+        "answers", expected=expected.digest, machine=machine_parts(), threads=threads,
+        integers="equal",
+    )  # fmt: skip
     name = key_of_candidate(candidate)
     for row in kept.rows():
         if row.get("candidate") == name:

@@ -337,3 +337,40 @@ def test_scores_are_found_behind_anchors_and_places() -> None:
 )
 def test_other_outputs_are_one(answer: np.ndarray) -> None:
     assert probabilities(answer) is None
+
+
+def test_integers_are_the_same_or_not_and_make_no_noise_for_others() -> None:
+    meter = AgreementMeter()
+    scores = np.asarray([[1.0, 2.0, 3.0]], np.float32)
+    for places in ([7, 900], [7, 2]):
+        meter.add(
+            {"scores": scores, "places": np.asarray([7, 900])},
+            {"scores": scores * np.float32(1.01), "places": np.asarray(places)},
+        )
+    found = meter.result()
+    assert found.equal == 0.75
+    assert (found.top1, found.cosine) == (1.0, pytest.approx(1.0))
+    assert found.sqnr_db == pytest.approx(40, abs=0.1)
+
+    meter = AgreementMeter()
+    meter.add({"tokens": np.asarray([[3, 9, 4, 1]])}, {"tokens": np.asarray([[3, 8, 4, 1]])})
+    found = meter.result()
+    assert (found.top1, found.cosine, found.equal) == (0.75, 0.75, 0.75)
+    assert found.sqnr_db == pytest.approx(10 * np.log10(4))
+    assert not found.is_faithful
+
+
+def test_indices_that_differ_are_not_faithful_beside_boxes_that_do_not() -> None:
+    meter = AgreementMeter()
+    boxes = np.ones((1, 4, 4, 4), np.float32)
+    meter.add({"boxes": boxes, "kind": np.arange(4)}, {"boxes": boxes, "kind": np.arange(4) % 3})
+    found = meter.result()
+    assert (found.top1, found.cosine, found.equal) == (None, 1.0, 0.75)
+    assert not found.is_faithful
+
+
+def test_empty_answers_are_alike() -> None:
+    meter = AgreementMeter()
+    meter.add({"y": np.zeros((1, 0, 8), np.float32)}, {"y": np.zeros((1, 0, 8), np.float32)})
+    meter.add({"y": np.zeros((0, 8), np.float32)}, {"y": np.zeros((0, 8), np.float32)})
+    assert (meter.result().cosine, meter.result().top1) == (1.0, None)

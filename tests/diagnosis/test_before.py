@@ -58,3 +58,11 @@ def test_losses_by_hand() -> None:
     assert loss(three, {"y": np.asarray([np.nan, 0.0], np.float32)}) == 1
     share = bounded_share(np.full(8, 1.0), np.full(8, 4.0))
     assert (share.low, share.value, share.high) == (0.25, 0.25, 0.25)
+
+
+def test_where_all_answers_are_integers_the_share_that_differs_is_lost() -> None:
+    tokens = {"tokens": np.asarray([5, 900, 7, 1])}
+    assert loss(tokens, tokens) == 0
+    assert loss(tokens, {"tokens": np.asarray([5, 2, 7, 1])}) == 0.25
+    beside = {"y": np.ones(4, np.float32), **tokens}
+    assert loss(beside, {**beside, "tokens": tokens["tokens"] + 1}) == 0

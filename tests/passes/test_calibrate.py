@@ -10,7 +10,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from edgedl.core.model import Model
-from edgedl.core.samples import Samples
+from edgedl.core.samples import Samples, from_arrays
 from edgedl.passes.calibrate import calibrate, forecast
 from edgedl.passes.quantize import Quantize
 from edgedl.passes.ranges import Histogram
@@ -118,3 +118,19 @@ def test_operators_whose_tensors_are_not_finite_stay_float(tmp_path: Path) -> No
     assert reasons["conv2"][0] == "float"
     assert "not finite" in reasons["conv2"][1]
     assert reasons["conv1"][0] == reasons["conv3"][0] == "int8"
+
+
+def test_an_input_that_is_empty_keeps_its_open_axis(tmp_path: Path) -> None:
+    net = models.Sketch()
+    net.node("Concat", ["past", "x"], "cache", axis=1)
+    net.node("MatMul", ["cache", net.weight("w", 4, 4)], "y")
+    graph = net.model([1, 1, 4], None, output="y")
+    graph.graph.input.append(
+        onnx.helper.make_tensor_value_info("past", onnx.TensorProto.FLOAT, [1, "n", 4])
+    )
+    model = models.saved(graph, tmp_path)
+    x = np.random.default_rng(0).standard_normal((3, 1, 4)).astype(np.float32)
+    given = from_arrays({"x": x, "past": np.zeros((3, 0, 4), np.float32)}).bind(model.signature)
+    counted = calibrate(model, ["past", "x", "cache"], given)
+    assert [counted[name].count for name in ("past", "x", "cache")] == [0, 12, 12]
+    assert counted["cache"].high == pytest.approx(float(x.max()))
