@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgedl.core.errors import BadBundle, BadModel
+from edgedl.core.errors import BadBundle, BadModel, EngineFailed
 from edgedl.core.target import target_of
-from edgedl.runtime import any_engine, engine, installed_engines
+from edgedl.runtime import ON_GPU, any_engine, engine, installed_engines
 from edgedl.runtime.bundle import SUFFIX, Bundle, is_bundle, open_bundle, read_bundle
 from edgedl.runtime.session import Session
 from edgedl.runtime.settings import refuse_unknown
@@ -41,8 +42,30 @@ class Artifact:
         return engine(self.engine).on_gpu
 
     def open(self, threads: int | None = None) -> Session:
-        """A session of it."""
-        return engine(self.engine).open_model(self.data, settings=self.settings, threads=threads)
+        """A session of it.
+
+        Raises:
+            EngineFailed: the engine refuses it; the hint names another that takes an ONNX file.
+        """
+        try:
+            run = engine(self.engine)
+            return run.open_model(self.data, settings=self.settings, threads=threads)
+        except EngineFailed as error:
+            other = self._taken_by() if self.identity is None and error.hint is None else None
+            if other is None:
+                raise
+            hint = f"--target {other} takes it"
+            raise EngineFailed(error.message, where=str(self.path), hint=hint) from error
+
+    def _taken_by(self) -> str | None:
+        """Another engine of this machine's processor that opens the file; None where none does."""
+        for name in installed_engines():
+            if name == self.engine or name in ON_GPU:
+                continue
+            with contextlib.suppress(EngineFailed):
+                engine(name).open_model(self.data, settings={}, threads=1).close()
+                return name
+        return None
 
     def names(self) -> Mapping[str, str]:
         """A bundle's original names by the short ones of its payload; empty for an ONNX file."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from edgedl.core.errors import BadBundle, EngineFailed, Untrusted
+from edgedl.runtime import installed_engines
 from edgedl.runtime.apart import tried_apart
 from edgedl.runtime.artifact import find_artifact
 from edgedl.runtime.sign.admit import VARIABLE
@@ -46,3 +49,41 @@ def test_what_was_admitted_is_opened_again_whatever_the_environment_trusts(
     with pytest.raises(Untrusted):
         find_artifact(path)
     assert find_artifact(path, identity=identity).identity == identity
+
+
+def one_node(folder: Path, kind: str, dtype: int, shape: list[int]) -> Path:
+    """A model of one operator."""
+    node = helper.make_node(kind, ["x"], ["y"])
+    ends = [helper.make_tensor_value_info(n, dtype, s) for n, s in (("x", shape), ("y", None))]
+    graph = helper.make_graph([node], kind, ends[:1], ends[1:])
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(made, folder / f"{kind}.onnx")
+    return folder / f"{kind}.onnx"
+
+
+@pytest.mark.skipif(
+    not {"onnxruntime", "openvino"} <= set(installed_engines()), reason="it takes both engines"
+)
+@pytest.mark.parametrize(
+    ("kind", "dtype", "refuses", "takes"),
+    [
+        ("HardSwish", TensorProto.DOUBLE, "onnxruntime", "openvino"),
+        ("Det", TensorProto.FLOAT, "openvino", "onnxruntime"),
+    ],
+)
+def test_where_one_engine_refuses_a_file_the_other_is_named(
+    kind: str, dtype: int, refuses: str, takes: str, tmp_path: Path
+) -> None:
+    path = one_node(tmp_path, kind, dtype, [1, 3, 3])
+    with pytest.raises(EngineFailed, match=f"{refuses} refuses the model") as told:
+        find_artifact(path, refuses).open(1)
+    assert told.value.where == str(path)
+    assert told.value.hint == f"--target {takes} takes it"
+    find_artifact(path, takes).open(1).close()
+
+
+def test_where_no_engine_takes_a_file_none_is_named(tmp_path: Path) -> None:
+    path = one_node(tmp_path, "NoSuchOperator", TensorProto.FLOAT, [1])
+    with pytest.raises(EngineFailed) as told:
+        find_artifact(path).open(1)
+    assert told.value.hint is None
