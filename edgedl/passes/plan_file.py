@@ -271,7 +271,17 @@ def fit(plan: PlanFile, model: Model) -> Layout:
     graph = read(model.path)
     scheme = SCHEMES[plan.engine]
     able = {d.node: d for d in layout(graph, scheme).decisions}
-    for name in plan.operators:
+    kinds = {node.name: node.op_type for node in graph.graph.all_nodes()}
+    for name, state in plan.operators.items():
+        if name not in able and name in kinds:
+            what = f"`{name}` ({kinds[name]})"
+            raise BadValue(
+                f"{what} cannot compute in int8: {plan.engine} has no int8 kernel that fits it"
+                if state == "int8"
+                else f"{what} has no choice: it computes in float",
+                keys=("operators", name),
+                hint="leave it out of the plan",
+            )
         if name not in able:
             message = f"the model has no operator `{name}` with a choice"
             raise BadValue(message, keys=("operators", name), hint=nearest(name, able))

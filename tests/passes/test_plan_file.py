@@ -215,6 +215,18 @@ def test_what_cannot_be_int8_is_said_with_the_reason(engine: str, tmp_path: Path
     assert "left" not in [d.node for d in fitted(data, model).decisions if d.precision == "int8"]
 
 
+def test_an_operator_without_an_int8_kernel_is_told_from_one_that_is_not_there(
+    tmp_path: Path,
+) -> None:
+    data, model = document(attention_net)(tmp_path)
+    softmax = next(n.name for n in read(model.path).graph if n.op_type == "Softmax")
+    for state, words in (("int8", "cannot compute in int8: onnxruntime has"), ("float", "choice")):
+        error = refused({**data, "operators": {**data["operators"], softmax: state}}, model)
+        assert error.keys == ("operators", softmax)
+        assert f"`{softmax}` (Softmax)" in error.message
+        assert words in error.message
+
+
 def test_tensors_that_share_a_scale_must_agree(tmp_path: Path) -> None:
     data, model = document()(tmp_path)
     data["scales"]["small"] = {**data["scales"]["small"], "scale": 0.125}
