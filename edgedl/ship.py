@@ -125,7 +125,8 @@ def ship(
         payload, part = same.payload, same.part
     else:
         settings = shipped_settings(chosen.settings, names)
-        compiled = backend(chosen.engine).compile(data, chosen.precision, settings)
+        precision = "int8" if chosen.coded else chosen.precision
+        compiled = backend(chosen.engine).compile(data, precision, settings)
         payload, part = stored(compiled, data)
     others = same.fallbacks if same is not None else None
     first = () if ahead is None else (_sharing(ahead, payload),)

@@ -98,6 +98,7 @@ def timed(backends: Sequence[Backend], order: Order, *, seed: int, seconds: floa
             drop.reported, float(np.median(result.samples_ns)) / 1e6, size, drop.about
         ),
         seconds=perf_counter() - order.began, peak_rss_bytes=peak_rss_bytes(), machine=machine,
+        baseline="quantized" if baseline.coded else "float32",
     )  # fmt: skip
 
 
@@ -143,6 +144,11 @@ def _late_doubts(
             "the machine was too busy to measure on: the same model differed from itself by"
             f" {100 * noise:.0f} %, and ways that are nearer to one another were not told apart"
         )
-    if winner.candidate.precision != "int8" and ask in ("int8", "auto"):
+    if winner.candidate.coded:
+        doubts.append(
+            "the model is quantized already: it ships as it is, and is its own baseline; --force"
+            " takes its quantizers out and makes them anew"
+        )
+    elif winner.candidate.precision != "int8" and ask in ("int8", "auto"):
         doubts.append(f"computing in int8 did not win here; {winner.candidate.label} ships")
     return doubts

@@ -140,6 +140,7 @@ class Compressed:
         costs: the cost table: each operator's microseconds in float and in int8.
         plan: the plan as a YAML file's text; None where nothing computes in int8.
         tuned: the constants that training moved, which the plan names; None where it moved none.
+        baseline: what the model is that the result is compared with, `float32` or `quantized`.
     """
 
     source: Path
@@ -171,6 +172,7 @@ class Compressed:
     against_float: AgainstFloat | None = None
     failed: MetricFailed | None = None
     tuned: Constants | None = None
+    baseline: str = "float32"
 
     def to_json(self) -> dict[str, Any]:
         """The contract's document."""
@@ -181,6 +183,7 @@ class Compressed:
             "precision": self.precision,
             "threads": self.threads,
             "bytes": self.bytes,
+            "baseline": self.baseline,
             "baseline_bytes": self.baseline_bytes,
             "latency_ms": {
                 name: None if one is None else dict(one)
@@ -213,7 +216,7 @@ class Compressed:
         """The page."""
         ratio = self.baseline_bytes / self.bytes
         rows = [
-            ["", "float32", "result", ""],
+            ["", self.baseline, "result", ""],
             ["bytes", format_bytes(self.baseline_bytes), format_bytes(self.bytes), _smaller(ratio)],
             ["latency p50", _ms(self.baseline_ms), _ms(self.result_ms), self._speed()],
         ]

@@ -19,7 +19,7 @@ from edgedl.core.stats import Agreement, AgreementMeter
 from edgedl.core.target import Scheme
 from edgedl.passes.correct import CorrectBias, Means
 from edgedl.passes.dynamic import Dynamic
-from edgedl.passes.graph import read, rewrite, too_large
+from edgedl.passes.graph import quantized_already, read, rewrite, too_large
 from edgedl.passes.half import Half, Precision
 from edgedl.passes.layout import EXTENTS, Extent, layout
 from edgedl.passes.place import Place
@@ -56,6 +56,7 @@ class Candidate:
         origin: `rules` where its plan is all that the rules allow, `costs` where measured costs
             placed it.
         prepared: the float model that its plan was made for.
+        coded: it is a model that was quantized before it came, and left as it is.
     """
 
     engine: str
@@ -73,6 +74,7 @@ class Candidate:
     costs: tuple[Cost, ...] = ()
     origin: Literal["", "rules", "costs"] = ""
     prepared: Prepared | None = None
+    coded: bool = False
 
     @property
     def name(self) -> str:
@@ -293,16 +295,20 @@ def float_candidates(backend: Backend, given: Model, clean: Model) -> Iterator[C
     """The model as given, and cleaned in every float precision that is fast here, with its weights
     as they were and stored in 8 bits."""
     float32, *reduced = backend.floats()
-    settings = backend.settings(float32)
-    yield Candidate(backend.engine, float32, "float32, as given", given, settings, as_given=True)
+    settings, coded = backend.settings(float32), quantized_already(given)
+    whole = "quantized" if coded else float32
+    yield Candidate(
+        backend.engine, float32, f"{whole}, as given", given, settings, as_given=True, coded=coded
+    )
     stored = rewrite(clean, stored_weights(backend.scheme))
     for precision in (float32, *reduced):
-        label = "float32, cleaned" if precision == float32 else precision
+        label = f"{whole}, cleaned" if precision == float32 else precision
         settings = backend.settings(precision)
+        made = Candidate(backend.engine, precision, label, clean, settings, coded=coded)
         if backend.typed and precision != float32:
-            yield in_half(Candidate(backend.engine, precision, label, clean, settings))
+            yield in_half(made)
             continue
-        yield Candidate(backend.engine, precision, label, clean, settings)
+        yield made
         if stored.bytes < SMALLER * clean.bytes:
             label = f"{precision}, 8-bit weights"
             yield Candidate(backend.engine, precision, label, stored, settings, stored=True)
