@@ -53,6 +53,13 @@ METRICS: Mapping[str, Callable[..., Metric]] = {
     "anomaly": anomaly,
 }
 
+# What others call our metrics.
+OTHER_NAMES = {
+    "accuracy": "top1", "acc": "top1", "top5": "top:k=5", "roc_auc": "auc", "auroc": "auc",
+    "ap": "average_precision", "map": "detection", "iou": "segmentation", "miou": "segmentation",
+    "wer": "ctc:unit=word", "mean_squared_error": "mse", "mean_absolute_error": "mae",
+}  # fmt: skip
+
 
 def metric_of(spec: str, boxes: Boxes | None = None) -> Metric:
     """The metric of this name and settings, as in `ctc:unit=word,space=3`, or the user's own.
@@ -68,7 +75,9 @@ def metric_of(spec: str, boxes: Boxes | None = None) -> Metric:
     if name not in METRICS:
         if text:
             return own_metric(spec)
-        hint = f"{nearest(name, METRICS)}; or your own, as module:function"
+        meant = OTHER_NAMES.get(name.lower())
+        hint = f"it is called `{meant}` here" if meant else nearest(name, METRICS)
+        hint = f"{hint}; or your own, as module:function"
         raise BadOption(f"unknown metric `{spec}`", hint=hint)
     make = METRICS[name]
     try:

@@ -287,6 +287,7 @@ def test_rankings_need_two_samples_of_one_length() -> None:
 
 BAD_SPECS = {
     "an unknown name": ("top2", "did you mean `top`"),
+    "a name of others": ("Accuracy", "it is called `top1` here"),
     "an unknown setting": ("ctc:blnk=1", "did you mean `blank`"),
     "a word for a number": ("ctc:blank=x", "whole number"),
     "an unknown word": ("ctc:unit=letter", "character, word"),
