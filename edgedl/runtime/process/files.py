@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from edgedl.runtime.process import Processing, could_fit, input_of
 
 BLOCK = 1 << 20
 MOST_NAMED = 30
+EMPTY = "the file is empty"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,10 @@ class Files:
         """
         return replace(self, tensor=input_of(self.processing.preprocess, signature))
 
+    def name_of(self, row: int) -> str:
+        """What a sample is called: its file, from the folder on."""
+        return f"`{self.names[row]}`"
+
     def load(self, row: int) -> tuple[Path, Any]:
         """A file's path and contents, decoded.
 
@@ -52,7 +57,12 @@ class Files:
             BadSamples: the file is missing or damaged.
         """
         path = self.folder / self.names[row]
-        return path, self.processing.preprocess.decode(path)
+        try:
+            return path, self.processing.preprocess.decode(path)
+        except BadSamples as error:
+            if path.is_file() and not path.stat().st_size:
+                raise _bad(path, EMPTY) from error
+            raise
 
     def prepare(self, raw: tuple[Path, Any]) -> dict[str, np.ndarray]:
         """The model's input.
@@ -93,7 +103,9 @@ class Files:
         return digest.hexdigest()
 
 
-def open_files(path: str | Path, processing: Processing) -> Samples:
+def open_files(
+    path: str | Path, processing: Processing, *, empty: Literal["error", "keep"] = "error"
+) -> Samples:
     """The raw files in a folder as samples, or the one file at a path.
 
     Where the folder holds folders, each is a class: their names in sorted order, by code point,
@@ -101,6 +113,9 @@ def open_files(path: str | Path, processing: Processing) -> Samples:
     stand in an order in which every beginning holds the classes in their proportions. Files of a
     flat folder stand in the order of their names, and have no labels. Hidden files and those of
     other suffixes are left out.
+
+    Args:
+        empty: whether a file without contents is an error here, or only when it is read.
 
     Raises:
         BadSamples: there is no file for this pre-processing, files lie beside the folders of the
@@ -111,13 +126,13 @@ def open_files(path: str | Path, processing: Processing) -> Samples:
     if not path.is_dir():
         return _samples(path.parent, [path.name], None, (), processing, origin, str(path))
     suffixes = processing.preprocess.suffixes
-    loose, folders = _listed(path, suffixes)
+    loose, folders = _listed(path, suffixes, empty)
     if not folders:
         return _samples(path, loose, None, (), processing, origin, str(path))
     names: list[str] = []
     sizes = []
     for folder in folders:
-        inside, _ = _listed(path / folder, suffixes)
+        inside, _ = _listed(path / folder, suffixes, empty)
         names += [f"{folder}/{name}" for name in inside]
         sizes.append(len(inside))
     if not names:
@@ -142,10 +157,13 @@ def reopen(origin: Mapping[str, Any]) -> Samples:
     if "npz" in origin:
         return open_npz(origin["npz"]).take(origin["rows"])
     processing = Processing.from_json(origin["processing"])
-    return open_files(origin["files"], processing).take(origin["rows"])
+    # they have been read before, and the damaged ones are not among the rows
+    return open_files(origin["files"], processing, empty="keep").take(origin["rows"])
 
 
-def _listed(folder: Path, suffixes: frozenset[str]) -> tuple[list[str], list[str]]:
+def _listed(
+    folder: Path, suffixes: frozenset[str], empty: Literal["error", "keep"]
+) -> tuple[list[str], list[str]]:
     """The names of the files with these suffixes, and of the folders, each sorted."""
     files, folders = [], []
     name = ""
@@ -159,8 +177,8 @@ def _listed(folder: Path, suffixes: frozenset[str]) -> tuple[list[str], list[str
                     folders.append(name)
                 elif f".{name.rpartition('.')[2].lower()}" in suffixes:
                     files.append(name)
-                    if not entry.stat().st_size:
-                        raise _bad(folder / name, "the file is empty")
+                    if empty == "error" and not entry.stat().st_size:
+                        raise _bad(folder / name, EMPTY)
     except OSError as error:
         raise _bad(folder / name, f"cannot be read ({error.strerror})") from error
     return sorted(files), sorted(folders)

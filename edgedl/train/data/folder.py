@@ -29,6 +29,12 @@ from edgedl.train.data.settings import Data
 
 FEW = 256
 WINDOW_SECONDS, HOP_SECONDS, MOST_SECONDS = 0.025, 0.01, 10
+SOUNDS = (".flac", ".mp3", ".ogg", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".wma", ".au")
+PICTURES = (".heic", ".heif", ".avif", ".jxl", ".svg", ".dng", ".cr2", ".nef", ".arw")
+NOT_READ = {
+    **dict.fromkeys(SOUNDS, "write them as WAV: ffmpeg -i IN -c:a pcm_s16le OUT.wav"),
+    **dict.fromkeys(PICTURES, "write them as PNG or JPEG: magick mogrify -format png FILES"),
+}
 HINT = "a folder for each class, with its images (.png, .jpg, ...) or recordings (.wav)"
 
 
@@ -42,10 +48,10 @@ def find(settings: Data, *, progress: Progress = silent) -> Found:
     assert settings.folder is not None
     folder = Path(settings.folder)
     before = settings.image or settings.features or settings.sound or _guessed(folder)
-    samples = _opened(folder, before, settings.classes)
+    samples = _opened(folder, before, settings.classes, settings.check)
     test = None
     if settings.test is not None:
-        tested = _opened(Path(settings.test), before, samples.classes)
+        tested = _opened(Path(settings.test), before, samples.classes, settings.check)
         test = np.arange(len(samples) + len(tested)) >= len(samples)
         samples = _joined(samples, tested)
     task: Task = settings.task or "classification"
@@ -58,7 +64,7 @@ def find(settings: Data, *, progress: Progress = silent) -> Found:
     if task == "unlabelled":
         samples = replace(samples, labels=None, classes=())
     labels, classes = samples.labels, samples.classes
-    doubts = (*_unseen(folder, before.suffixes), *_empty_classes(samples))
+    doubts = (*_unseen(folder, before.suffixes), *_unread(folder), *_empty_classes(samples))
     if labels is not None:
         labels = labels.astype(np.int64)
     if settings.normal is not None:
@@ -137,12 +143,13 @@ class _Fitter:
                 yield contents
 
 
-def _opened(folder: Path, before: Preprocess, classes: tuple[str, ...]) -> Samples:
+def _opened(folder: Path, before: Preprocess, classes: tuple[str, ...], check: bool) -> Samples:
     if not folder.is_dir():
         message = "is no folder" if folder.exists() else "no such folder"
         raise BadSamples(message, where=str(folder), hint=HINT)
     after = Argmax(labels=classes) if classes else None
-    return open_files(folder, Processing(before, after))
+    # the check that follows names empty files beside those that are damaged otherwise
+    return open_files(folder, Processing(before, after), empty="keep" if check else "error")
 
 
 def _guessed(folder: Path) -> Preprocess:
@@ -155,6 +162,10 @@ def _guessed(folder: Path) -> Preprocess:
     images = sum(counts[suffix] for suffix in Image.suffixes)
     sounds = sum(counts[suffix] for suffix in Sound.suffixes)
     if not images and not sounds:
+        known = next((suffix for suffix, _ in counts.most_common() if suffix in NOT_READ), None)
+        if known is not None:
+            message = f"`{known}` files are not read, and it holds {counts[known]} of them"
+            raise BadSamples(message, where=str(folder), hint=NOT_READ[known])
         what = "is empty" if not counts else "holds no images and no recordings"
         deeper = _deeper(folder, Image.suffixes | Sound.suffixes)
         first = next((name.partition("/")[0] for name, _ in deeper), None)
@@ -188,6 +199,16 @@ def _unseen(folder: Path, suffixes: frozenset[str]) -> tuple[str, ...]:
     return (
         f"in folders within those of classes, as `{deeper[0][0]}`, files are not read: {total}",
     )
+
+
+def _unread(folder: Path) -> tuple[str, ...]:
+    """A sentence where files are left out that are images or recordings of other kinds."""
+    found = [path for path in sorted(folder.glob("*/*")) if path.suffix.lower() in NOT_READ]
+    if not found:
+        return ()
+    way = NOT_READ[found[0].suffix.lower()]
+    name = found[0].relative_to(folder).as_posix()
+    return (f"files of kinds that are not read, as `{name}`, are left out: {len(found)}; {way}",)
 
 
 def _joined(samples: Samples, tested: Samples) -> Samples:

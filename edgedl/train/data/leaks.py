@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from edgedl.core.samples import Samples
 
 IMBALANCED = 5.0
 MOST_NAMED = 20
+MOST_SHOWN = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,16 +27,21 @@ class Shared:
     twins: np.ndarray
 
 
-def duplicates(parts: Mapping[str, Samples], progress: Progress = silent) -> list[Shared]:
-    """What each part shares with those before it; every sample is read once.
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """What parts share with those before them, and by part what is wrong with damaged samples, by
+    their places in it."""
 
-    Raises:
-        BadSamples: samples are damaged, or hold values that are not finite; the error names them.
-    """
+    shared: list[Shared]
+    damaged: Mapping[str, Mapping[int, BadSamples]]
+
+
+def looked_through(parts: Mapping[str, Samples], progress: Progress = silent) -> Looked:
+    """Copies and damage in all parts; every sample is read once."""
     total, done = sum(map(len, parts.values())), 0
     seen: dict[str, dict[bytes, int]] = {}
     found = []
-    damaged: list[BadSamples] = []
+    damaged: dict[str, dict[int, BadSamples]] = {name: {} for name in parts}
     for name, samples in parts.items():
         digests: dict[bytes, int] = {}
         pairs: dict[str, list[tuple[int, int]]] = {}
@@ -45,7 +51,7 @@ def duplicates(parts: Mapping[str, Samples], progress: Progress = silent) -> lis
             try:
                 digest = _digest(samples, i)
             except BadSamples as error:
-                damaged.append(error)
+                damaged[name][i] = error
                 continue
             for other, known in seen.items():
                 if digest in known:
@@ -55,22 +61,55 @@ def duplicates(parts: Mapping[str, Samples], progress: Progress = silent) -> lis
             places, twins = np.array(both, np.int64).T
             found.append(Shared(name, other, places, twins))
         seen[name] = digests
-    if damaged:
-        raise _all_of(damaged, total)
-    return found
+    return Looked(found, damaged)
+
+
+def all_of(damaged: Mapping[str, Mapping[int, BadSamples]], total: int) -> BadSamples:
+    """One error that names all damaged samples, the first with its reason."""
+    first, *others = [error for errors in damaged.values() for error in errors.values()]
+    hint = f"{first.hint}; or `damaged: drop` leaves such samples out"
+    message = first.message
+    if others:
+        message += f"; {len(others) + 1} of {total} samples are damaged, also {_named(others)}"
+    return BadSamples(message, where=first.where, hint=hint)
+
+
+def said_of_damage(damaged: Mapping[str, Mapping[int, BadSamples]], total: int) -> tuple[str, ...]:
+    """A sentence on damaged samples that were left out, where there are any."""
+    errors = [error for part in damaged.values() for error in part.values()]
+    if not errors:
+        return ()
+    counts = ", ".join(f"{len(part)} of {name}" for name, part in damaged.items() if part)
+    return (
+        f"{len(errors)} of {total} samples are damaged and were left out ({counts}):"
+        f" {_named(errors)}; the first: {errors[0].message}",
+    )
+
+
+def _named(errors: Sequence[BadSamples]) -> str:
+    more = f" and {len(errors) - MOST_NAMED} more" if len(errors) > MOST_NAMED else ""
+    return ", ".join(f"`{error.where}`" for error in errors[:MOST_NAMED]) + more
 
 
 def said_of(shared: Shared, parts: Mapping[str, Samples], dropped: bool) -> str:
     """A sentence on samples that two parts share."""
     samples, others = parts[shared.part], parts[shared.other]
-    row, twin = samples.rows[shared.places[0]], others.rows[shared.twins[0]]
-    which = f"(row {row} is row {twin}{_contrary(samples, others, shared)})"
+    pairs = list(zip(shared.places, shared.twins, strict=True))[:MOST_SHOWN]
+    named = ", ".join(f"{called(samples, int(i))} is {called(others, int(j))}" for i, j in pairs)
+    which = f"({named}{_contrary(samples, others, shared)})"
     count = f"{len(shared.places)} of {len(samples)} {shared.part} samples"
     if dropped:
         return f"{count} were {shared.other} samples, too {which}, and were left out"
     return (
         f"{count} are {shared.other} samples, too {which}: what is measured on them says too much"
     )
+
+
+def called(samples: Samples, place: int) -> str:
+    """A sample as its source calls it: a file, or a row with its line; else by its number."""
+    name = getattr(samples.source, "name_of", None)
+    row = int(samples.rows[place])
+    return f"row {row}" if name is None else str(name(row))
 
 
 def torn(groups: np.ndarray, parts: Mapping[str, np.ndarray]) -> tuple[str, ...]:
@@ -129,22 +168,11 @@ def _digest(samples: Samples, i: int) -> bytes:
     digest = hashlib.blake2b(digest_size=16)
     for name, array in samples.feed(i).items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            message = f"row {samples.rows[i]} makes values of `{name}` that are not finite"
+            message = f"{called(samples, i)} makes values of `{name}` that are not finite"
             raise BadSamples(message, where=samples.where, hint="remove it, or mend it")
         digest.update(f"{name} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.digest()
-
-
-def _all_of(damaged: list[BadSamples], total: int) -> BadSamples:
-    """One error that names them, the first with its reason."""
-    first = damaged[0]
-    if len(damaged) == 1:
-        return first
-    others = ", ".join(f"`{error.where}`" for error in damaged[1:MOST_NAMED])
-    more = f" and {len(damaged) - MOST_NAMED} more" if len(damaged) > MOST_NAMED else ""
-    message = f"{first.message}; {len(damaged)} of {total} samples are damaged, also {others}{more}"
-    return BadSamples(message, where=first.where, hint=first.hint)
 
 
 def _contrary(samples: Samples, others: Samples, shared: Shared) -> str:

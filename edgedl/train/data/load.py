@@ -13,7 +13,14 @@ from edgedl.core.registry import load as load_name
 from edgedl.core.registry import resolve
 from edgedl.core.samples import Samples
 from edgedl.train.data.dataset import Dataset, Found, Standard
-from edgedl.train.data.leaks import duplicates, imbalance, said_of, torn
+from edgedl.train.data.leaks import (
+    all_of,
+    imbalance,
+    looked_through,
+    said_of,
+    said_of_damage,
+    torn,
+)
 from edgedl.train.data.rows import as_samples
 from edgedl.train.data.sets import SETS
 from edgedl.train.data.settings import PLACES, Data
@@ -69,7 +76,9 @@ def assemble(found: Found, settings: Data, *, seed: int, progress: Progress = si
     if found.groups is not None:
         doubts += torn(found.groups, {name: samples.rows for name, samples in groups.items()})
     if settings.check:
-        groups, shared = _apart(groups, found.test is not None, progress)
+        groups, shared = _apart(
+            groups, found.test is not None, settings.damaged == "drop", progress
+        )
         doubts += shared
     train, validation, test = groups.values()
     return Dataset(
@@ -79,18 +88,26 @@ def assemble(found: Found, settings: Data, *, seed: int, progress: Progress = si
 
 
 def _apart(
-    groups: dict[str, Samples], official: bool, progress: Progress
+    groups: dict[str, Samples], official: bool, drop: bool, progress: Progress
 ) -> tuple[dict[str, Samples], list[str]]:
-    """The groups without samples that a group before holds, too.
+    """The groups without damaged samples, and without those that a group before holds, too.
 
-    An official test split stays as it is, and so does a part where such samples are many: there
-    they are what the data is like.
+    An official test split keeps its copies, and so does a part where they are many: there they
+    are what the data is like.
     """
+    looked = looked_through(groups, progress)
+    total = sum(map(len, groups.values()))
+    if any(looked.damaged.values()) and not drop:
+        raise all_of(looked.damaged, total)
     left: dict[str, np.ndarray] = {name: np.ones(len(one), bool) for name, one in groups.items()}
-    said = []
-    for shared in duplicates(groups, progress):
-        total = len(groups[shared.part])
-        few = len(shared.places) <= FEW_SHARED * total and len(shared.places) < total
+    for name, places in looked.damaged.items():
+        left[name][list(places)] = False
+        if places and not left[name].any():
+            raise all_of({name: places}, len(groups[name]))
+    said = [*said_of_damage(looked.damaged, total)]
+    for shared in looked.shared:
+        count = len(groups[shared.part])
+        few = len(shared.places) <= FEW_SHARED * count and len(shared.places) < count
         dropped = few and not (official and shared.part == "test")
         if dropped:
             left[shared.part][shared.places] = False

@@ -46,6 +46,10 @@ class Rows:
         before: Any = replace(self.processing.preprocess, input=name)  # type: ignore[type-var]
         return replace(self, processing=replace(self.processing, preprocess=before))
 
+    def name_of(self, row: int) -> str:
+        """What a row is called: by its file and line where they are known."""
+        return f"row {row}" if self.called is None else self.called(row)
+
     def load(self, row: int) -> tuple[int, Any]:
         """A row's number, and what is there."""
         return row, self.raws[row]

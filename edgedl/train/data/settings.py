@@ -12,7 +12,7 @@ from edgedl.runtime.process.image import Image
 from edgedl.runtime.process.sound import Sound
 from edgedl.train.data.dataset import Task
 
-SAID_BY_SETS = ("test", "label", "group", "categories", "classes", "normal")
+SAID_BY_SETS = ("test", "label", "group", "categories", "ids", "classes", "normal")
 PLACES = ("set", "folder", "table", "arrays", "text", "series")
 UNLABELLED = ("folder", "table", "arrays")
 
@@ -61,6 +61,8 @@ class Data:
         group: the column, or array, whose rows never stand on two sides of a split.
         columns: those that are taken; all others where empty.
         categories: columns whose texts are categories.
+        ids: columns of a table that hold ids, whole numbers from 0 on, each an input of its own; a
+            recommender takes a user's and an item's.
         classes: their names in order; what is found, sorted, where empty.
         class_count: how many there are, where labels are their numbers and not all occur.
         task: what is learned; of `unlabelled` inputs what another model, the teacher, answers; in
@@ -68,6 +70,8 @@ class Data:
             pixels and a class, float of shape [rows, most, 5], where rows of class -1 fill up.
         normal: the class that a reconstruction is trained on; the others are for the test.
         missing: what becomes of a row with a value that is not there.
+        damaged: what becomes of samples that cannot be read, or are not finite: an error names them
+            all, or they are named and left out.
         unknown: what becomes of a category that no training row has: none of the known, which the
             device tells by a warning with `warn`; or the row is refused.
         standardize: whether values to regress become (value - mean) / deviation.
@@ -94,11 +98,13 @@ class Data:
     group: str | None = None
     columns: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     class_count: int | None = None
     task: Task | None = None
     normal: str | None = None
     missing: Literal["drop", "mean", "error"] = "error"
+    damaged: Literal["drop", "error"] = "error"
     unknown: Literal["zeros", "warn", "error"] = "warn"
     standardize: bool = True
     validation: float = 0.1
@@ -140,6 +146,16 @@ class Data:
         if self.validation + self.holdout >= 1:
             message = "`validation` and `holdout` leave nothing to train on"
             raise BadValue(message, keys=("validation",), hint="like 0.1 and 0.2")
+        if self.ids:
+            others = [name for name in ("columns", "categories") if getattr(self, name)]
+            others += ["missing"] if self.missing == "mean" else []
+            if given != ["table"] or others:
+                wanted = f"without `{others[0]}`" if others else "with `table`"
+                message = f"`ids` go {wanted}"
+                raise BadValue(message, keys=("ids",), hint="{table: r.csv, ids: [user, item]}")
+        if self.damaged == "drop" and not self.check:
+            message = "`damaged: drop` wants every sample to be read once"
+            raise BadValue(message, keys=("damaged",), hint="leave `check: false` out")
         if self.class_count is not None and (self.classes or given != ["arrays"]):
             message = "`class_count` is of labels in `arrays` that have no names"
             raise BadValue(message, keys=("class_count",), hint="`classes` names them")

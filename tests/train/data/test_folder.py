@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from edgedl.core.errors import BadSamples
 from edgedl.runtime.process.features import Features
+from edgedl.runtime.process.files import reopen
 from edgedl.runtime.process.image import Image, Resize
 from edgedl.runtime.process.sound import Sound
 from edgedl.train.data import Data, load
@@ -97,6 +99,51 @@ def test_every_damaged_file_is_named(tmp_path: Path) -> None:
     said = f"{caught.value.where} {caught.value.message}"
     assert "3.png" in said
     assert "4.png" in said
+    assert "`damaged: drop`" in (caught.value.hint or "")
+
+
+def test_damaged_files_can_be_left_out(tmp_path: Path) -> None:
+    photos(tmp_path)
+    (tmp_path / "cat" / "3.png").write_bytes(b"no image")
+    (tmp_path / "dog" / "4.png").write_bytes(b"")
+    with pytest.raises(BadSamples, match="2 of 20 samples are damaged"):
+        opened(tmp_path)
+    with pytest.raises(BadSamples, match=r"4\.png: the file is empty"):
+        opened(tmp_path, check=False)
+    found = opened(tmp_path, damaged="drop")
+    parts = (found.train, found.validation, found.test)
+    assert sum(map(len, parts)) == 18
+    names = {part.source.names[row] for part in parts for row in part.rows}  # type: ignore[attr-defined]
+    assert not names & {"cat/3.png", "dog/4.png"}
+    [said] = found.doubts
+    assert said.startswith("2 of 20 samples are damaged and were left out")
+    assert str(Path("cat", "3.png")) in said
+    assert str(Path("dog", "4.png")) in said
+    again = reopen(found.train.origin(1000) or {})
+    assert len(again) == len(found.train)
+    for name in names:
+        (tmp_path / name).write_bytes(b"no image")
+    with pytest.raises(BadSamples, match="no image can be read"):
+        opened(tmp_path, damaged="drop")
+
+
+@pytest.mark.parametrize(("suffix", "way"), [(".flac", "ffmpeg"), (".HEIC", "magick")])
+def test_files_of_kinds_that_are_not_read(suffix: str, way: str, tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / f"a{suffix}").write_bytes(b"x")
+    with pytest.raises(BadSamples, match=f"`{suffix.lower()}` files are not read") as caught:
+        opened(tmp_path)
+    assert way in (caught.value.hint or "")
+    [said] = opened(photos(tmp_path)).doubts
+    assert said.startswith(f"files of kinds that are not read, as `cat/a{suffix}`, are left out: 1")
+
+
+def test_copies_are_told_by_their_files(tmp_path: Path) -> None:
+    for i in range(10):
+        photo(tmp_path / "cat" / f"{i}.png", i % 5)
+        photo(tmp_path / "dog" / f"{i}.png", 50 + i)
+    said = " ".join(opened(tmp_path).doubts)
+    assert re.search(r"\(`cat/\d.png` is `cat/\d.png`", said)
 
 
 def test_classes_in_an_order_of_ones_own(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from edgedl.core.errors import BadSamples
 from edgedl.core.samples import Samples, from_arrays
 from edgedl.train.data.dataset import signature_of
-from edgedl.train.data.leaks import class_weights, duplicates, imbalance, said_of, torn
+from edgedl.train.data.leaks import all_of, class_weights, imbalance, looked_through, said_of, torn
 from edgedl.train.shapes import TensorShape
 
 
@@ -23,7 +23,7 @@ def test_copies_are_found_by_hand() -> None:
     every = samples([1, 2, 3, 2, 1, 9], [0, 1, 0, 0, 0, 1])
     parts = {"training": every.take([0, 1]), "validation": every.take([2, 3]),
              "test": every.take([4, 5])}  # fmt: skip
-    found = duplicates(parts)
+    found = looked_through(parts).shared
     assert [(s.part, s.other, s.places.tolist(), s.twins.tolist()) for s in found] == [
         ("validation", "training", [1], [1]),
         ("test", "training", [0], [0]),
@@ -42,7 +42,7 @@ def test_values_that_are_not_finite_are_named() -> None:
     signature = signature_of({"x": TensorShape((1,))})
     bound = Samples(every.take([0, 3]).bind(signature).source, None, np.arange(4), "a.npz")
     with pytest.raises(BadSamples, match=r"row 1 makes values .*; 2 of 4 samples are damaged"):
-        duplicates({"training": bound})
+        raise all_of(looked_through({"training": bound}).damaged, 4)
 
 
 def test_torn_groups() -> None:
