@@ -57,7 +57,7 @@ OWNERS = {
     "PIL": {"runtime.process.pillow"},
     "tokenizers": {"runtime.process.text"},
     "cryptography": {"runtime.sign.private", "runtime.sign.cipher"},
-    "pyarrow": {"train.data.table_files"},
+    "pyarrow": {"train.data.parquet"},
     "matplotlib": {"report.picture"},
     "starlette": {"service"},
     "uvicorn": {"service"},

@@ -23,6 +23,7 @@ EXTRAS = {
     "torch": "train",
     "safetensors": "train",
     "matplotlib": "plot",
+    "pyarrow": "tables",
     "cryptography": "sign",
     "starlette": "serve",
     "uvicorn": "serve",

@@ -81,14 +81,17 @@ def numbers(
                 raise BadSamples(message, where=where, hint=hint)
             found[i] = np.nan
             continue
+        is_number = True
         try:
             found[i] = float(cell)
         except (TypeError, ValueError, OverflowError):
-            found[i] = np.inf
+            found[i], is_number = np.inf, False
         if not np.isfinite(found[i]):
             message = f"row {row} has `{str(cell)[:40]}` in the number column `{name}`"
             hint = f"`categories: [{name}]` where texts are meant, or mend the row"
-            if DATE.match(str(cell)):
+            if is_number:
+                hint = "it is not finite: mend the row, or leave the cell empty and say `missing`"
+            elif DATE.match(str(cell)):
                 hint = f"a date is no number: name the other `columns`, without `{name}`"
             elif GROUPED.fullmatch(str(cell)):
                 hint = "numbers have a point before their decimals, and none between thousands"
@@ -120,6 +123,14 @@ def is_regression(cells: Sequence[Any]) -> bool:
         except (TypeError, ValueError, OverflowError):
             return False
     return len(values) > FEW_VALUES or any(not value.is_integer() for value in values)
+
+
+def is_number(cell: Any) -> bool:
+    """Whether a cell is a number, or text that reads as one."""
+    try:
+        return not isinstance(cell, (bool, np.bool_)) and np.isfinite(float(cell))
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def check_range(labels: np.ndarray, count: int, where: str) -> None:

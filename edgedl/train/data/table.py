@@ -13,10 +13,12 @@ from edgedl.core.progress import Progress, silent
 from edgedl.runtime.process import Processing
 from edgedl.runtime.process.table import Column, Table, category, is_missing
 from edgedl.train.data.dataset import Found, Prepared, Task
+from edgedl.train.data.ids import ids_of
 from edgedl.train.data.labels import (
     alike_classes,
     anomalies,
     group_numbers,
+    is_number,
     is_regression,
     numbers,
     to_classes,
@@ -28,6 +30,8 @@ from edgedl.train.data.table_files import Columns, Records, joined, read_table
 
 USUAL = ("label", "labels", "target", "class")
 MOST_CATEGORIES = 4096
+MOST_NAMED = 20
+INDEX_NAMES = frozenset({"", "id", "index", "idx", "row", "no", "nr", "unnamed: 0"})
 INPUT = "row"
 
 
@@ -60,10 +64,17 @@ def from_table(table: Columns, settings: Data, test: np.ndarray | None = None) -
     if settings.missing == "drop":
         table, test, doubts = _whole(table, used, test)
     labels, task, classes = _labels(table, settings, label)
-    checked = _Checked(table, names, settings)
+    if settings.missing == "error":
+        _no_gaps(table, names)
+    if settings.ids:
+        made, sparse = ids_of(table, settings.ids)
+        prepare, doubts = (lambda _: made), (*doubts, *sparse)
+    else:
+        prepare = _Checked(table, names, settings).prepare
+        doubts = (*doubts, *_counting(table, names, settings))
     return Found(
         count=len(table),
-        prepare=checked.prepare,
+        prepare=prepare,
         labels=labels,
         task=task,
         outputs=_outputs(task, classes),
@@ -72,7 +83,14 @@ def from_table(table: Columns, settings: Data, test: np.ndarray | None = None) -
         groups=group_numbers(table.column(settings.group)) if settings.group else None,
         test=test,
         normal_only=settings.normal is not None,
-        doubts=(*table.doubts, *doubts, *alike_classes(classes)),
+        # no and yes stay what `bce` wants
+        standardize=not (settings.ids and labels is not None and {*np.unique(labels)} <= {0, 1}),
+        doubts=(
+            *table.doubts,
+            *doubts,
+            *_filled(table, names, settings),
+            *alike_classes(classes),
+        ),
     )
 
 
@@ -107,12 +125,14 @@ def feature_columns(table: Columns, settings: Data, label: str | None) -> list[s
     """
     if settings.group is not None:
         table.column(settings.group)
-    for name in (*settings.columns, *settings.categories):
+    for name in (*settings.columns, *settings.categories, *settings.ids):
         table.column(name)
         if name == label:
             message = f"column `{name}` is the label, and cannot be seen"
             raise BadSamples(message, where=table.where, hint="leave it out of `columns`")
     left_out = {label, settings.group}
+    if settings.ids:
+        return list(settings.ids)
     found = list(settings.columns) or [name for name in table.cells if name not in left_out]
     found += [name for name in settings.categories if name not in found]
     if not found:
@@ -134,8 +154,6 @@ class _Checked:
         for name in self.names:
             if name not in self.settings.categories:
                 self._numbers(name)
-            elif self.settings.missing == "error":
-                self._no_gaps(name)
 
     def prepare(self, train: np.ndarray) -> Prepared:
         cells: dict[str, Sequence[Any]] = {}
@@ -196,12 +214,57 @@ class _Checked:
             raise BadSamples(message, where=self.table.where, hint=hint)
         return Column(name, categories=tuple(texts))
 
-    def _no_gaps(self, name: str) -> None:
-        for line, cell in zip(self.table.lines, self.table.column(name), strict=True):
-            if is_missing(cell):
-                message = f"row {line} has no value in column `{name}`"
-                hint = "`missing: drop` leaves such rows out, `missing: mean` makes them zeros"
-                raise BadSamples(message, where=self.table.where, hint=hint)
+
+def _gaps(table: Columns, names: Sequence[str]) -> dict[str, int]:
+    """How many rows lack a value, by the columns where some do."""
+    counts = {name: sum(map(is_missing, table.column(name))) for name in names}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _no_gaps(table: Columns, names: Sequence[str]) -> None:
+    found = _gaps(table, names)
+    if not found:
+        return
+    name = next(iter(found))
+    row = next(i for i, cell in enumerate(table.column(name)) if is_missing(cell))
+    others = _listed([f"{count} in `{one}`" for one, count in found.items()])
+    message = f"no value in column `{name}`; of {len(table)} rows values lack: {others}"
+    hint = "`missing: drop` leaves such rows out, `missing: mean` fills them"
+    raise BadSamples(message, where=table.called(row), hint=hint)
+
+
+def _filled(table: Columns, names: Sequence[str], settings: Data) -> tuple[str, ...]:
+    """A sentence on the values that are not there and are made up."""
+    found = _gaps(table, names) if settings.missing == "mean" else {}
+    if not found:
+        return ()
+    zeros = settings.categories
+    listing = _listed(
+        [f"{n} in `{one}` by {'zeros' if one in zeros else 'the mean'}" for one, n in found.items()]
+    )
+    return (f"of {len(table)} rows values that lack were filled: {listing}",)
+
+
+def _counting(table: Columns, names: Sequence[str], settings: Data) -> tuple[str, ...]:
+    """A sentence for an index that was saved with the table, and that nobody asked for."""
+    asked = {*settings.columns, *settings.categories}
+    found = []
+    for name in names:
+        cells = table.column(name) if name.strip().lower() in INDEX_NAMES - asked else [""]
+        first = str(cells[0]).strip()
+        if first in ("0", "1") and all(
+            str(cell).strip() == str(i) for i, cell in enumerate(cells, int(first))
+        ):
+            found.append(
+                f"column `{name}` numbers the rows, and the network sees it: leave it out, by"
+                " `columns`, unless it means something"
+            )
+    return tuple(found)
+
+
+def _listed(parts: list[str]) -> str:
+    more = f" and {len(parts) - MOST_NAMED} columns more" if len(parts) > MOST_NAMED else ""
+    return ", ".join(parts[:MOST_NAMED]) + more
 
 
 def _whole(
@@ -230,7 +293,11 @@ def _labels(
     if label is None:
         return None, "reconstruction", ()
     cells = table.column(label)
-    regress = not settings.classes and is_regression([c for c in cells if not is_missing(c)])
+    there = [cell for cell in cells if not is_missing(cell)]
+    # stars are few whole numbers, and a rating all the same
+    regress = not settings.classes and (
+        is_regression(there) or bool(settings.ids and all(map(is_number, there)))
+    )
     task: Task = settings.task or ("regression" if regress else "classification")
     if task == "regression":
         return to_values(cells, table.where, label, table.lines), task, ()

@@ -1,21 +1,23 @@
-"""Tables as columns: CSV by the standard library, Parquet by pyarrow where it is installed."""
+"""Tables as columns, of CSV by the standard library or of Parquet."""
 
 from __future__ import annotations
 
 import csv
 import re
 import sys
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from edgedl.core.errors import BadSamples, nearest
-from edgedl.core.registry import missing
 from edgedl.runtime.process.table import is_missing
+from edgedl.train.data.parquet import read_parquet
 
 TABS = (".tsv", ".tab")
 SUFFIXES = (".csv", *TABS, ".parquet", ".pq")
+DELIMITERS = ",;\t|"
 MOST_BYTES = 1 << 31
 COMMA = re.compile(r"\s*[+-]?\d+(,\d+)?([eE][+-]?\d+)?\s*")
 
@@ -28,6 +30,7 @@ class Columns:
         lines: how each row is called in errors: its line in the file, or its number from 1 on.
         doubts: sentences for the user on how cells were read.
         behind: where the rows of a second file begin, and that file; none where there is one.
+        refused: why columns hold no cells, by their names.
     """
 
     cells: Mapping[str, list[Any]]
@@ -35,6 +38,7 @@ class Columns:
     where: str
     doubts: tuple[str, ...] = ()
     behind: tuple[int, str] | None = None
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -43,8 +47,12 @@ class Columns:
         """The cells of a column.
 
         Raises:
-            BadSamples: there is none of this name; the hint has the nearest.
+            BadSamples: there is none of this name, and the hint has the nearest; or it is refused.
         """
+        if name in self.refused:
+            message = f"column `{name}` {self.refused[name]}"
+            hint = "write its values as columns of their own, or name the other `columns`"
+            raise BadSamples(message, where=self.where, hint=hint)
         if name not in self.cells:
             hint = nearest(name, self.cells)
             raise BadSamples(f"there is no column `{name}`", where=self.where, hint=hint)
@@ -56,7 +64,7 @@ class Columns:
         behind = self.behind
         if behind is not None:
             behind = sum(i < behind[0] for i in rows), behind[1]
-        return Columns(cells, [self.lines[i] for i in rows], self.where, self.doubts, behind)
+        return replace(self, cells=cells, lines=[self.lines[i] for i in rows], behind=behind)
 
     def called(self, row: int) -> str:
         """A row, counted from 0, as its file and line."""
@@ -111,15 +119,20 @@ def joined(first: Columns, second: Columns) -> Columns:
     Raises:
         BadSamples: the second lacks a column.
     """
-    cells = {name: [*column, *second.column(name)] for name, column in first.cells.items()}
+    for name in first.cells:
+        if name not in second.cells:
+            second.column(name)
+    cells = {name: [*column, *second.cells[name]] for name, column in first.cells.items()}
     doubts = tuple(dict.fromkeys((*first.doubts, *second.doubts)))
     behind = len(first), second.where
-    return Columns(cells, [*first.lines, *second.lines], first.where, doubts, behind)
+    lines = [*first.lines, *second.lines]
+    refused = {**second.refused, **first.refused}
+    return Columns(cells, lines, first.where, doubts, behind, refused)
 
 
 def _csv(path: Path) -> Columns:
     csv.field_size_limit(min(sys.maxsize, 1 << 26))
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding=_encoding(path), newline="") as file:
         first = file.readline()
         file.seek(0)
         names, *_ = *_rows(file, first, path), []
@@ -165,23 +178,20 @@ def _rows(file: Any, first: str, path: Path) -> Iterator[list[str]]:
 def _delimiter(first: str, path: Path) -> str:
     if path.suffix.lower() in TABS:
         return "\t"
-    return ";" if first.count(";") > first.count(",") else ","
+    return max(DELIMITERS, key=first.count)
+
+
+def _encoding(path: Path) -> str:
+    """UTF-16 where a file begins as spreadsheets save that, else UTF-8."""
+    with path.open("rb") as file:
+        return "utf-16" if file.read(2) in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig"
 
 
 def _parquet(path: Path) -> Columns:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
-    except ModuleNotFoundError as error:
-        raise missing(error, "reading Parquet") from error
-    try:
-        table = parquet.read_table(path)
-    except pa.ArrowException as error:
-        message = f"cannot be read ({' '.join(str(error).split())[:120]})"
-        raise BadSamples(message, where=str(path), hint="is it Parquet?") from error
-    columns = [column.to_pylist() for column in table.columns]
-    cells = _named(list(table.column_names), columns, path)
-    return Columns(cells, range(1, table.num_rows + 1), str(path))
+    names, columns, refused = read_parquet(path)
+    cells = _named(names, columns, path)
+    return Columns(cells, range(1, len(columns[0]) + 1) if columns else (), str(path), (), None,
+                   refused)  # fmt: skip
 
 
 def _named(names: list[str], columns: list[list[Any]], path: Path) -> dict[str, list[Any]]:

@@ -48,8 +48,8 @@ def two_tower(
         message = f"it takes a user's id and an item's, and the data has {given}"
         raise BadValue(
             message,
-            hint="two inputs, int64 of one number: np.savez('r.npz', user=u, item=i, labels=stars),"
-            " and `arrays: r.npz`",
+            hint="`data: {table: r.csv, ids: [user, item], label: stars}`; or two inputs, int64 of"
+            " one number: np.savez('r.npz', user=u, item=i, labels=stars), and `arrays: r.npz`",
         )
     if outputs != 1:
         message = f"it gives one score, and this data wants {outputs} answers"

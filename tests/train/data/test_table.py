@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 
-from edgedl.core.errors import BadSamples, Missing
-from edgedl.core.registry import installed
+from edgedl.core.errors import BadSamples, BadValue, Missing
 from edgedl.runtime.process.table import Table
 from edgedl.train.data import Data, load
 from edgedl.train.data.dataset import Dataset
+from edgedl.train.data.table_files import read_table
+from edgedl.train.networks import build
+from edgedl.train.shapes import TensorShape
 
 
 def written(folder: Path, text: str, name: str = "a.csv") -> str:
@@ -112,10 +119,11 @@ GAPS = rows().replace("\n3,blue", "\n,blue").replace("\n6,red", "\n6,")
 
 def test_gaps_are_refused_dropped_or_filled(tmp_path: Path) -> None:
     table = written(tmp_path, GAPS)
-    with pytest.raises(BadSamples, match="row 5 has no value in column `age`") as caught:
+    lacks = r"row 5: no value in column `age`; of 40 rows values lack: 1 in `age`, 1 in `color`"
+    with pytest.raises(BadSamples, match=lacks) as caught:
         opened(table=table, categories=("color",))
     assert "missing: drop" in (caught.value.hint or "")
-    with pytest.raises(BadSamples, match="row 8 has no value in column `color`"):
+    with pytest.raises(BadSamples, match="row 8: no value in column `color`"):
         opened(table=table, categories=("color",), columns=("color",))
     dropped = opened(table=table, categories=("color",), missing="drop")
     assert sum(map(len, (dropped.train, dropped.validation, dropped.test))) == 38
@@ -125,6 +133,9 @@ def test_gaps_are_refused_dropped_or_filled(tmp_path: Path) -> None:
     fed = {int(r): p.feed(i)["row"][0] for p in parts for i, r in enumerate(p.rows)}
     assert fed[3].tolist() == [0, 1, 0]
     assert fed[6][1:].tolist() == [0, 0]
+    assert filled.doubts == (
+        "of 40 rows values that lack were filled: 1 in `age` by the mean, 1 in `color` by zeros",
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,7 +146,7 @@ def test_gaps_are_refused_dropped_or_filled(tmp_path: Path) -> None:
         ("a,a\n1,2\n", {}, "two columns are called `a`", "apart"),
         ("a,label\n1,x\n1\n", {}, "line 3 has 1 values for 2 columns", "mend"),
         ("a,label\n1,x\nold,y\n", {}, "row 3 has `old` in the number column `a`", "categories"),
-        ("a,label\n1,x\ninf,y\n", {}, "row 3 has `inf`", "categories"),
+        ("a,label\n1,x\ninf,y\n", {}, "row 3 has `inf`", "not finite"),
         ("a,label\n2024-02-27,x\n", {}, "row 2 has `2024-02-27`", "without `a`"),
         ("a;label\n1,5;x\n1.234,5;y\n", {}, "row 2 has `1,5`", "point before their decimals"),
         (rows(), {"label": "lable"}, "no column `lable`", "did you mean `label`"),
@@ -160,9 +171,22 @@ def test_bad_tables(
 
 
 def test_other_separators(tmp_path: Path) -> None:
-    for name, separator in (("a.tsv", "\t"), ("b.csv", ";")):
+    for name, separator in (("a.tsv", "\t"), ("b.csv", ";"), ("c.csv", "\t"), ("d.csv", "|")):
         table = written(tmp_path, rows().replace(",", separator), name)
         assert opened(table=table, columns=("age",)).outputs == 2
+
+
+def test_a_column_that_numbers_the_rows_is_told(tmp_path: Path) -> None:
+    lines = "".join(f"{i},{i * 7 % 31},{'ab'[i % 2]}\n" for i in range(30))
+    table = written(tmp_path, ",x,label\n" + lines)
+    [said] = opened(table=table).doubts
+    assert said.startswith("column `` numbers the rows")
+    assert opened(table=table, columns=("x",)).doubts == ()
+
+
+def test_what_spreadsheets_call_unicode(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(rows().replace("yes", "größer"), encoding="utf-16")
+    assert opened(table=str(tmp_path / "a.csv"), columns=("age",)).train.classes == ("größer", "no")
 
 
 def test_files_that_are_no_tables(tmp_path: Path) -> None:
@@ -175,21 +199,57 @@ def test_files_that_are_no_tables(tmp_path: Path) -> None:
         opened(table=str(tmp_path / "b.csv"))
 
 
-def test_parquet_is_read_or_asks_for_its_library(tmp_path: Path) -> None:
+def test_parquet_asks_for_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     path = tmp_path / "a.parquet"
     path.write_bytes(b"PAR1")
-    if not installed("pyarrow"):
-        with pytest.raises(Missing, match="`pyarrow`"):
-            opened(table=str(path))
-        return
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    table = pa.table({"x": list(range(20)), "label": ["a", "b"] * 10})
-    with pytest.raises(BadSamples, match="cannot be read"):
+    with pytest.raises(Missing, match="`pyarrow`") as caught:
         opened(table=str(path))
-    parquet.write_table(table, path)
-    assert opened(table=str(path)).train.classes == ("a", "b")
+    assert "edgedl[tables]" in (caught.value.hint or "")
+
+
+def parquet(path: Path, **columns: Any) -> str:
+    names = {"x": list(range(20)), "label": ["a", "b"] * 10, **columns}
+    pq.write_table(pa.table(names), path)
+    return str(path)
+
+
+def test_parquet_has_the_values_that_its_types_say(tmp_path: Path) -> None:
+    day = 86400 * 10**9
+    table = parquet(
+        tmp_path / "a.parquet",
+        at=pa.array([day + 17] * 20, pa.timestamp("ns", "Europe/Berlin")),
+        took=pa.array([1500] * 20, pa.duration("ms")),
+        time=pa.array([1] * 20, pa.time64("ns")),
+        color=pa.array([b"red", b"blue"] * 10),
+        price=[Decimal("1.25"), None] * 10,
+        size=pa.array([1, 2] * 10).dictionary_encode(),
+        shape=[[1, 2]] * 20,
+        noise=[b"\xff"] * 20,
+    )
+    cells = {name: column[0] for name, column in read_table(table).cells.items()}
+    assert cells["at"].startswith("1970-01-02 00:00:00.000000017")
+    assert (cells["took"], cells["color"], cells["price"]) == (1.5, "red", Decimal("1.25"))
+    assert (cells["time"], cells["size"]) == ("00:00:00.000000001", 1)
+    settings: dict[str, Any] = {"missing": "mean", "categories": ("color",)}
+    found = opened(table=table, columns=("x", "price", "size", "took"), **settings)
+    assert found.inputs["row"].shape == (6,)
+    with pytest.raises(BadSamples, match=r"column `shape` holds list<.*>, and not one value a row"):
+        opened(table=table, categories=("color",), columns=("x", "shape"))
+    with pytest.raises(BadSamples, match="column `noise` holds binary"):
+        opened(table=table, label="noise")
+    with pytest.raises(BadSamples, match="row 1 has `1970-01-02") as caught:
+        opened(table=table, columns=("x", "at"))
+    assert "a date is no number" in (caught.value.hint or "")
+
+
+def test_one_parquet_trains_and_another_tests(tmp_path: Path) -> None:
+    table, test = parquet(tmp_path / "a.parquet"), parquet(tmp_path / "b.parquet", z=[[1]] * 20)
+    found = opened(table=table, test=test)
+    assert found.test.rows.tolist() == list(range(20, 40))
+    (tmp_path / "bad.parquet").write_bytes(Path(table).read_bytes()[:300])
+    with pytest.raises(BadSamples, match="cannot be read"):
+        opened(table=str(tmp_path / "bad.parquet"))
 
 
 def test_a_limit_draws_of_every_part(tmp_path: Path) -> None:
@@ -234,3 +294,46 @@ def test_a_bad_row_of_a_second_table_is_called_by_its_file_and_line(tmp_path: Pa
     with pytest.raises(BadSamples, match="column `a` is `w`") as caught:
         opened(table=train, test=test, categories=("a",), unknown="error")
     assert caught.value.where == f"{test}: row 3"
+
+
+def ratings(folder: Path, user: str = "{}", last: str = "") -> str:
+    lines = [f"{user.format(i % 7)},{i % 11 + 1},{i % 5 + 1},{i}" for i in range(60)]
+    return written(folder, "\n".join(["who,film,stars,at", *lines, last]).rstrip() + "\n")
+
+
+def test_ids_are_inputs_of_their_own(tmp_path: Path) -> None:
+    found = opened(table=ratings(tmp_path), ids=("who", "film"), label="stars")
+    assert found.task == "regression"
+    assert found.outputs == 1
+    assert found.inputs == {
+        "who": TensorShape((1,), "int64", 7), "film": TensorShape((1,), "int64", 12)
+    }  # fmt: skip
+    row = int(found.train.rows[0])
+    fed = {name: int(one[0, 0]) for name, one in found.train.feed(0).items()}
+    assert fed == {"who": row % 7, "film": row % 11 + 1}
+    network = build("two_tower", found.inputs, 1, {})
+    assert network(*map(torch.from_numpy, found.train.feed(0).values())).shape == (1, 1)
+    assert found.standard is not None
+
+
+def test_no_and_yes_of_ids_stay_what_they_are(tmp_path: Path) -> None:
+    lines = "".join(f"{i % 7},{i * 2 % 13},{i % 2}\n" for i in range(60))
+    found = opened(table=written(tmp_path, f"a,b,label\n{lines}"), ids=("a", "b"))
+    assert found.standard is None
+    assert found.train.chosen_labels is not None
+    assert {*found.train.chosen_labels[:, 0]} == {0.0, 1.0}
+
+
+def test_bad_ids(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"ids": ("who", "film"), "label": "stars"}
+    with pytest.raises(BadSamples, match="row 2 has `u0` in the number column `who`") as caught:
+        opened(table=ratings(tmp_path, "u{}"), **settings)
+    assert "return_inverse" in (caught.value.hint or "")
+    with pytest.raises(BadSamples, match="row 62: `-1` in column `film` is no id"):
+        opened(table=ratings(tmp_path, last="3,-1,3,0"), **settings)
+    sparse = opened(table=ratings(tmp_path, last="3,90000,3,0"), **settings)
+    assert sparse.doubts[0].startswith("`film` has 12 different ids, up to 90000")
+    with pytest.raises(BadValue, match="`ids` go without `columns`"):
+        opened(table=ratings(tmp_path), columns=("at",), **settings)
+    with pytest.raises(BadValue, match="`ids` go with `table`"):
+        opened(arrays="a.npz", **settings)
