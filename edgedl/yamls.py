@@ -135,7 +135,9 @@ def _marked(path: Path, error: yaml.MarkedYAMLError) -> BadValue:
     mark = error.problem_mark or error.context_mark
     where = str(path) if mark is None else f"{path}:{mark.line + 1}"
     hint = "brackets and quotes must close, and lines of one level begin alike, without tabs"
-    if isinstance(error, _Alias):
+    if error.problem and "another document" in error.problem:
+        hint = "a file holds one: leave out what stands behind `---`"
+    elif isinstance(error, _Alias):
         hint = "write out what it stands for"
     return BadValue(error.problem or error.context or "cannot be read", where=where, hint=hint)
 

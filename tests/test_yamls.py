@@ -81,6 +81,12 @@ def test_what_is_not_read(text: str | bytes, line: int | None, says: str, tmp_pa
     assert caught.value.hint
 
 
+def test_a_second_document_is_to_be_left_out(tmp_path: Path) -> None:
+    with pytest.raises(BadValue) as caught:
+        read(tmp_path, "a: 1\n---\nb: 1\n")
+    assert "behind `---`" in (caught.value.hint or "")
+
+
 def test_laughs_are_not_multiplied(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 40)]
     with pytest.raises(BadValue, match="alias"):

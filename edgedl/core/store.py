@@ -40,6 +40,10 @@ def key_of(**parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+# No room, a quota, or the largest file that a process may write.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 @dataclass(frozen=True)
 class Store:
     """Results in `root`, one folder a key.
@@ -80,7 +84,7 @@ class Store:
                     raise
             self.tidy()
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in FULL:
                 raise
             raise EdgeError(
                 f"the store is full ({error.strerror})",

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgedl.core.errors import EdgeError
+from edgedl.core.errors import BadOption, BadSamples, BadValue, EdgeError, Unsupported
 from edgedl.core.memory import available_bytes
 from edgedl.core.own import shown
 from edgedl.core.progress import Progress, silent
@@ -85,7 +85,10 @@ def _training(line: Line, network: Any, told: Line, stage: str) -> float:
         told: the line that is told of it.
     """
     settings = line.settings
-    step_seconds, step_bytes = _step(line, network)
+    try:
+        step_seconds, step_bytes = _step(line, network)
+    except (BadValue, BadOption, BadSamples, Unsupported) as error:
+        raise line.recipe.located(error, "train") from error
     steps = max(1, len(line.dataset.train) // settings.batch)
     epoch_seconds = step_seconds * (steps + len(line.dataset.validation) / settings.batch / 3)
     parameters = sum(parameter.numel() for parameter in network.parameters())

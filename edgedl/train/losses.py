@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgedl.core.errors import BadOption, BadSamples
+from edgedl.core.errors import BadOption, BadSamples, BadValue
 from edgedl.core.own import own_callable
 from edgedl.train.settings import Bce, CrossEntropy, Ctc, Focal, Loss, Mse, OfNetwork, OwnLoss
 
@@ -78,7 +78,8 @@ def check_labels(settings: Loss, outputs: Any, labels: np.ndarray | None, where:
     """Check that labels are classes that the outputs have.
 
     Raises:
-        BadSamples: they are not, or there are none.
+        BadSamples: they are not, or there are none. BadValue: weights of classes are too many or
+            too few.
     """
     if not isinstance(settings, (CrossEntropy, Focal, Ctc, Bce)):
         return
@@ -102,9 +103,9 @@ def check_labels(settings: Loss, outputs: Any, labels: np.ndarray | None, where:
     classes = output.shape[-1] if isinstance(settings, Ctc) or output.ndim < 2 else output.shape[1]
     weights = () if isinstance(settings, Ctc) else settings.class_weights
     if weights and len(weights) != classes:
-        raise BadSamples(
+        raise BadValue(
             f"{len(weights)} class weights for {classes} outputs",
-            where=where,
+            keys=("loss", "class_weights"),
             hint="one a class, or `balanced: true`",
         )
     if not np.issubdtype(labels.dtype, np.integer):
@@ -113,6 +114,8 @@ def check_labels(settings: Loss, outputs: Any, labels: np.ndarray | None, where:
             where=where,
             hint="save them as int64, or name another `loss`",
         )
+    if isinstance(settings, Ctc):
+        _check_rows(settings, output, labels, where)
     counted = labels[labels >= 0] if isinstance(settings, Ctc) else labels[labels != IGNORED]
     if counted.size and not 0 <= counted.min() <= counted.max() < classes:
         wrong = counted.max() if counted.max() >= classes else counted.min()
@@ -120,6 +123,34 @@ def check_labels(settings: Loss, outputs: Any, labels: np.ndarray | None, where:
             f"label {wrong} is outside the network's {classes} outputs",
             where=where,
             hint="labels are class indices from 0; give the network one output a class",
+        )
+
+
+def _check_rows(settings: Ctc, output: Tensor, labels: np.ndarray, where: str) -> None:
+    """Check that labels are rows of symbols for which the outputs have enough steps."""
+    if output.ndim != 3 or labels.ndim != 2:
+        given = tuple(output.shape[1:])
+        raise BadSamples(
+            f"`ctc` wants rows of symbols, and a network that gives [steps, symbols]; a label has"
+            f" shape {labels.shape[1:]}, the network's output {given}",
+            where=where,
+            hint="fill rows up with -1; or name another `loss`",
+        )
+    if (labels == settings.blank).any():
+        row = int(np.argwhere(labels == settings.blank)[0, 0])
+        message = f"row {row} has the symbol {settings.blank}, which is the blank of `ctc`"
+        hint = "number symbols from 1, or set `blank: N` to one that no label has"
+        raise BadSamples(message, where=where, hint=hint)
+    # between two alike there has to be a blank
+    twice = ((labels[:, 1:] == labels[:, :-1]) & (labels[:, 1:] >= 0)).sum(axis=1)
+    needed = (labels >= 0).sum(axis=1) + twice
+    long = np.flatnonzero(needed > output.shape[1])
+    if len(long):
+        raise BadSamples(
+            f"{len(long)} of {len(labels)} labels need more steps than the network's"
+            f" {output.shape[1]}, as row {long[0]} with {needed[long[0]]}, and would teach nothing",
+            where=where,
+            hint="let the network shorten its input less, or leave those samples out",
         )
 
 

@@ -199,10 +199,11 @@ def test_atomic_write_needs_a_file_in_a_folder(tmp_path: Path, name: str) -> Non
     assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
+def test_a_full_disk_is_told_and_leaves_nothing(number: int, tmp_path: Path) -> None:
     def build(folder: Path) -> None:
         (folder / "half").write_text("half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     with pytest.raises(EdgeError, match="the store is full"):
         Store(tmp_path).make("ab" * 32, build)

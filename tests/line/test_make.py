@@ -132,6 +132,13 @@ def test_data_and_metrics_that_are_not_there_are_told_before_training(tmp_path: 
         make(recipe(tmp_path), output=tmp_path)
 
 
+def test_what_training_refuses_is_foreseen_with_its_line(tmp_path: Path) -> None:
+    path = recipe(tmp_path, train="train: {epochs: 1, augment: [flip]}\n")
+    with pytest.raises(EdgeError, match="`flip` needs images") as caught:
+        foresee(path, until="train")
+    assert caught.value.where == f"{path}:3"
+
+
 def test_what_it_would_take_is_told_and_nothing_is_trained(tmp_path: Path) -> None:
     found = foresee(recipe(tmp_path))
     assert [stage.name for stage in found.stages] == [

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgedl.core.errors import BadOption, BadSamples
+from edgedl.core.errors import BadOption, BadSamples, BadValue
 from edgedl.train.losses import IGNORED, check_labels, chosen, loss_of
 from edgedl.train.settings import Bce, CrossEntropy, Ctc, Focal, Loss, Mse, OfNetwork, OwnLoss
 
@@ -132,11 +132,13 @@ def test_the_users_own_may_be_a_mean_or_one_a_sample(
         (CrossEntropy(), (2, 3), np.array([0.0, 1.0]), "labels are float64 of shape"),
         (CrossEntropy(), (2, 3), None, "`cross_entropy` needs labels"),
         (Ctc(), (2, 9, 5), np.array([[1, 5], [2, -1]]), "label 5 is outside the network's 5"),
+        (Ctc(), (2, 5), np.array([1, 2]), "rows of symbols"),
+        (Ctc(), (2, 9, 5), np.array([[1, 0], [2, -1]]), "row 0 has the symbol 0, which is the bla"),
+        (Ctc(), (2, 3, 5), np.array([[1, 2, 3], [2, 2, 1]]), "1 of 2 labels need .* row 1 with 4"),
         (CrossEntropy(), (2, 1), np.array([[0.5], [2.0]]), "there is one output"),
         (CrossEntropy(), (2, 2), np.array([[0.5, 2.0]] * 2), "labels are not between 0 and 1"),
         (Focal(), (2, 1), np.array([[0.5], [2.0]]), "labels are not between 0 and 1"),
         (Bce(), (2, 1), np.array([[-1.0], [1.0]]), "labels are not between 0 and 1"),
-        (Focal(class_weights=(1, 2)), (2, 3), np.array([0, 1]), "2 class weights for 3 outputs"),
     ],
 )  # fmt: skip
 def test_labels_that_cannot_be(
@@ -159,6 +161,12 @@ def test_labels_that_cannot_be(
 )
 def test_labels_that_can(settings: Loss, shape: tuple[int, ...], labels: np.ndarray | None) -> None:
     check_labels(settings, torch.zeros(shape), labels, "here")
+
+
+def test_weights_of_other_classes_are_told_by_their_keys() -> None:
+    with pytest.raises(BadValue, match="2 class weights for 3 outputs") as caught:
+        check_labels(Focal(class_weights=(1, 2)), torch.zeros(2, 3), np.array([0, 1]), "here")
+    assert caught.value.keys == ("loss", "class_weights")
 
 
 def test_what_is_not_named_is_the_networks_own_or_what_labels_suggest() -> None:
