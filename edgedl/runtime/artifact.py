@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgedl.core.engines import ON_GPU
 from edgedl.core.errors import BadBundle, BadModel, EngineFailed
 from edgedl.core.target import target_of
-from edgedl.runtime import ON_GPU, any_engine, engine, installed_engines
+from edgedl.runtime import any_engine, engine, installed_engines
 from edgedl.runtime.bundle import SUFFIX, Bundle, is_bundle, open_bundle, read_bundle
 from edgedl.runtime.session import Session
 from edgedl.runtime.settings import refuse_unknown
