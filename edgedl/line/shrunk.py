@@ -89,7 +89,7 @@ def shrunk(
         try:
             state = _stepped(line, step, before, guide, taken)
         except (NoGain, OutOfReach) as error:
-            if isinstance(error, OutOfReach) and not _costs(line, taken):
+            if isinstance(error, OutOfReach) and not _costs(line, steps[:place]):
                 raise line.recipe.located(error, "shrink", place) from error
             why = _said(error)
             rows.append(_row(step.name, before, None, why))
@@ -111,10 +111,10 @@ def shrunk(
     return state.key, state.network, weights, tuple(rows)
 
 
-def _costs(line: Line, taken: Sequence[Step]) -> bool:
-    """Whether anything was trained so far."""
+def _costs(line: Line, before: Sequence[Step]) -> bool:
+    """Whether anything was trained so far, in steps that were undone, too."""
     return bool(line.settings.epochs) or any(
-        settings_of(line.settings, step).epochs for step in taken
+        settings_of(line.settings, step).epochs for step in before
     )
 
 
