@@ -137,8 +137,7 @@ def _reshaped(before: Sequence[int], after: Sequence[int], place: Place) -> Plac
         return starts, 1
     if ends is not None:
         return ends, after[ends]
-    within = (i for i, n in enumerate(after) if firsts[i] < ahead < firsts[i] * n)
-    found = next(within, None)
-    if found is None or ahead % firsts[found]:
-        return None
-    return found, ahead // firsts[found]
+    for i, n in enumerate(after):
+        if firsts[i] < ahead < firsts[i] * n and ahead % firsts[i] == 0:
+            return i, ahead // firsts[i]
+    return None
