@@ -103,15 +103,14 @@ def judge(candidate: Candidate, expected: Reference, threads: int | None) -> Tri
     Raises:
         EngineFailed: the engine refuses the model, or fails while it runs.
     """
-    kept = Ledger.of(
-        "answers", expected=expected.digest, machine=machine_parts(), threads=threads,
-        integers="equal",
-    )  # fmt: skip
+    kept = Ledger.of("answers", expected=expected.digest, machine=machine_parts(), threads=threads)
     name = key_of_candidate(candidate)
     for row in kept.rows():
         if row.get("candidate") == name:
             with contextlib.suppress(KeyError, TypeError, ValueError):
-                return Trial(candidate, Agreement(**row["agreement"]), float(row["drop"]))
+                # A row without it took integers for measured values.
+                alike = {**row["agreement"], "equal": row["agreement"]["equal"]}
+                return Trial(candidate, Agreement(**alike), float(row["drop"]))
     with careful(candidate):
         session = answering(candidate, expected.machine, threads)
         trial = try_out(candidate, expected, session)

@@ -107,8 +107,18 @@ def test_a_processor_with_less_is_compared_anew(
     "change",
     [
         {"agreement": {"cosine": 1.0}},
+        {"agreement": {"top1": None, "cosine": 0.5, "sqnr_db": 1.0, "samples": 6}},
         {"agreement": None},
-        {"agreement": {"top1": 1.0, "cosine": 1.0, "sqnr_db": 1.0, "samples": 6, "more": 1}},
+        {
+            "agreement": {
+                "top1": 1.0,
+                "cosine": 1.0,
+                "sqnr_db": 1.0,
+                "samples": 6,
+                "equal": None,
+                "more": 1,
+            }
+        },
         {"drop": None},
         {"drop": "none"},
     ],
@@ -118,7 +128,7 @@ def test_a_row_that_is_none_is_passed_over(
 ) -> None:
     candidate, expected = case
     kept = Ledger.of("answers", expected=expected.digest, machine=machine_parts(), threads=1)
-    whole = {"top1": None, "cosine": 0.5, "sqnr_db": 1.0, "samples": 6}
+    whole = {"top1": None, "cosine": 0.5, "sqnr_db": 1.0, "samples": 6, "equal": None}
     kept.add(
         [{"candidate": key_of_candidate(candidate), "agreement": whole, "drop": 0.0, **change}]
     )
