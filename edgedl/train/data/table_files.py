@@ -19,6 +19,7 @@ TABS = (".tsv", ".tab")
 SUFFIXES = (".csv", *TABS, ".parquet", ".pq")
 DELIMITERS = ",;\t|"
 MOST_BYTES = 1 << 31
+MOST_NAMED = 20
 COMMA = re.compile(r"\s*[+-]?\d+(,\d+)?([eE][+-]?\d+)?\s*")
 
 
@@ -30,7 +31,7 @@ class Columns:
         lines: how each row is called in errors: its line in the file, or its number from 1 on.
         doubts: sentences for the user on how cells were read.
         behind: where the rows of a second file begin, and that file; none where there is one.
-        refused: why columns hold no cells, by their names.
+        refused: why columns hold no cells, by their names, and a way out.
     """
 
     cells: Mapping[str, list[Any]]
@@ -38,7 +39,7 @@ class Columns:
     where: str
     doubts: tuple[str, ...] = ()
     behind: tuple[int, str] | None = None
-    refused: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -50,9 +51,8 @@ class Columns:
             BadSamples: there is none of this name, and the hint has the nearest; or it is refused.
         """
         if name in self.refused:
-            message = f"column `{name}` {self.refused[name]}"
-            hint = "write its values as columns of their own, or name the other `columns`"
-            raise BadSamples(message, where=self.where, hint=hint)
+            reason, hint = self.refused[name]
+            raise BadSamples(f"column `{name}` {reason}", where=self.where, hint=hint)
         if name not in self.cells:
             hint = nearest(name, self.cells)
             raise BadSamples(f"there is no column `{name}`", where=self.where, hint=hint)
@@ -114,20 +114,22 @@ def read_table(path: str | Path) -> Columns:
 
 
 def joined(first: Columns, second: Columns) -> Columns:
-    """The rows of two tables, the second's behind the first's.
-
-    Raises:
-        BadSamples: the second lacks a column.
-    """
-    for name in first.cells:
-        if name not in second.cells:
-            second.column(name)
-    cells = {name: [*column, *second.cells[name]] for name, column in first.cells.items()}
+    """The rows of two tables, the second's behind the first's; a column that the second lacks is
+    refused where it is used."""
+    gaps = [None] * len(second)
+    cells = {name: [*one, *second.cells.get(name, gaps)] for name, one in first.cells.items()}
     doubts = tuple(dict.fromkeys((*first.doubts, *second.doubts)))
-    behind = len(first), second.where
-    lines = [*first.lines, *second.lines]
-    refused = {**second.refused, **first.refused}
-    return Columns(cells, lines, first.where, doubts, behind, refused)
+    hint = f"add it, or name other `columns`; there: {', '.join(list(second.cells)[:MOST_NAMED])}"
+    reason = f"is not in `{second.where}`", hint
+    lacking = {name: reason for name in first.cells if name not in second.cells}
+    return Columns(
+        cells,
+        [*first.lines, *second.lines],
+        first.where,
+        doubts,
+        (len(first), second.where),
+        {**second.refused, **first.refused, **lacking},
+    )
 
 
 def _csv(path: Path) -> Columns:
@@ -190,8 +192,10 @@ def _encoding(path: Path) -> str:
 def _parquet(path: Path) -> Columns:
     names, columns, refused = read_parquet(path)
     cells = _named(names, columns, path)
-    return Columns(cells, range(1, len(columns[0]) + 1) if columns else (), str(path), (), None,
-                   refused)  # fmt: skip
+    lines = range(1, len(columns[0]) + 1) if columns else ()
+    hint = "write its values as columns of their own, or name the other `columns`"
+    reasons = {name: (reason, hint) for name, reason in refused.items()}
+    return Columns(cells, lines, str(path), refused=reasons)
 
 
 def _named(names: list[str], columns: list[list[Any]], path: Path) -> dict[str, list[Any]]:

@@ -78,6 +78,12 @@ def test_an_official_test_table(tmp_path: Path) -> None:
     found = opened(table=written(tmp_path, rows()), test=test, categories=("color",))
     assert found.test.rows.tolist() == [40, 41]
     assert (len(found.train), len(found.validation)) == (36, 4)
+    test = written(tmp_path, "label,age,colour\nno,1,red\nyes,2,red\n", "test.csv")
+    both = {"table": written(tmp_path, rows()), "test": test}
+    assert opened(**both, columns=("age",)).test.rows.tolist() == [40, 41]
+    with pytest.raises(BadSamples, match=r"column `color` is not in `.*test\.csv`") as caught:
+        opened(**both, columns=("age",), categories=("color",))
+    assert "colour" in (caught.value.hint or "")
 
 
 def test_values_to_regress(tmp_path: Path) -> None:
