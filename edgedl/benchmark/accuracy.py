@@ -27,8 +27,9 @@ def metric_for(samples: Samples, spec: str | None, boxes: Boxes | None = None) -
     if spec is None:
         if labels is None:
             return None
-        classes = np.issubdtype(labels.dtype, np.integer) and labels.ndim == 1
-        return metric_of("top1" if classes else "mse")
+        whole = np.issubdtype(labels.dtype, np.integer)
+        usual = {1: "top1", 3: "segmentation"} if whole else {}
+        return metric_of(usual.get(labels.ndim, "mse"))
     metric = metric_of(spec, boxes)
     if labels is None and metric.needs_labels and metric.without_labels is None:
         raise BadSamples(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from edgedl.benchmark.accuracy import (
     score,
     score_against,
 )
-from edgedl.benchmark.metrics.metric import Metric
+from edgedl.benchmark.metrics.metric import Metric, named_parts
 from edgedl.core.errors import MetricFailed
 from edgedl.core.progress import Progress, silent
 from edgedl.core.samples import Samples
@@ -100,13 +101,14 @@ def _scored(
     """What is known with labels, and the rows; where the metric failed, of the samples before."""
     try:
         rows = score(session, samples, metric, progress)
-        told: dict[str, Any] = {"accuracy": _json(metric, rows)}
+        told: dict[str, Any] = {"accuracy": _json(metric, rows, samples.classes)}
         if first is not None:
             told["difference"] = metric.compare(first, rows).to_json()
         return told, rows
     except MetricFailed as error:
         kept = list(error.rows) if len(error.rows) < len(samples) else []
-        return {"accuracy": _json(metric, kept) if kept else None, "failed": error}, None
+        found = _json(metric, kept, samples.classes) if kept else None
+        return {"accuracy": found, "failed": error}, None
 
 
 def _against(
@@ -120,12 +122,18 @@ def _against(
         return {"failed": error}
 
 
-def _json(metric: Metric, rows: list[Any]) -> dict[str, Any]:
-    """`value` is the score, of which more is better; `figure` has it in its usual direction."""
+def _json(metric: Metric, rows: list[Any], classes: Sequence[str] = ()) -> dict[str, Any]:
+    """`value` is the score, of which more is better; `figure` has it in its usual direction, and
+    `parts`, where there are such, that of each class."""
     value = metric.score(rows)
     figure = {
         "name": metric.figure,
         "lower_is_better": metric.perfect is not None,
         "value": metric.turned(value),
     }
-    return {"metric": metric.name, "value": value, "samples": len(rows), "figure": figure}
+    told = {"metric": metric.name, "value": value, "samples": len(rows), "figure": figure}
+    parts = {
+        name: None if math.isnan(one) else one
+        for name, (one,) in named_parts(metric, classes, rows).items()
+    }
+    return {**told, "parts": parts} if parts else told

@@ -42,7 +42,7 @@ metric_option = click.option(
     "--metric",
     metavar="NAME[:key=value,...]",
     help="top1, mse, detection, segmentation, ctc ..., or FILE.py:function; the labels suggest"
-    " top1 or mse.",
+    " top1, segmentation or mse.",
 )
 
 

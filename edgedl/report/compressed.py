@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from edgedl.core.program import Constants
 from edgedl.core.stats import Agreement, Interval, Verdict
 from edgedl.core.units import format_bytes, format_ms, plural
 from edgedl.report.table import table
+
+# Classes whose figures stand on the page by themselves.
+MOST_PARTS = 20
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Accuracy:
         figure: what the metric's figure is called.
         perfect: None where the score is the figure; else the score of an error of 0.
         difference: what the result's score has over the baseline's.
+        parts: figures of both for each class by name, where the metric has such.
     """
 
     metric: str
@@ -35,12 +39,17 @@ class Accuracy:
     figure: str
     perfect: float | None
     difference: Difference
+    parts: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def shown(self, score: float) -> float:
         """A score in the field's usual direction."""
         return score if self.perfect is None else self.perfect - score
 
     def to_json(self) -> dict[str, Any]:
+        parts = {
+            name: {"baseline": _finite(before), "result": _finite(after)}
+            for name, (before, after) in self.parts.items()
+        }
         return {
             "metric": self.metric,
             "baseline": _finite(self.baseline),
@@ -54,7 +63,13 @@ class Accuracy:
                 "result": _finite(self.shown(self.result)),
             },
             "difference": self.difference.to_json(),
+            **({"parts": parts} if parts else {}),
         }
+
+    def rows(self) -> list[list[str]]:
+        """The lines of the page: that of the figure, and one for each class that has its own."""
+        parts = self.parts if 1 < len(self.parts) <= MOST_PARTS else {}
+        return [self.row(), *(_part(name, *both) for name, both in parts.items())]
 
     def row(self) -> list[str]:
         """The line of the page: two figures, what the second has over the first, and whether that
@@ -221,7 +236,7 @@ class Compressed:
             ["latency p50", _ms(self.baseline_ms), _ms(self.result_ms), self._speed()],
         ]
         if self.accuracy is not None:
-            rows.append(self.accuracy.row())
+            rows += self.accuracy.rows()
         if self.against_float is not None:
             twin = self.against_float
             note = f"against float's answers, on {plural(twin.samples, 'sample')}"
@@ -271,6 +286,13 @@ class Compressed:
                 ]
             )
         return table(rows, right=(1, 2, 3, 4))
+
+
+def _part(name: str, before: float, after: float) -> list[str]:
+    """The line of one class; nothing stands where neither map nor label has it."""
+    shown = ("" if math.isnan(one) else f"{one:.4f}" for one in (before, after))
+    change = after - before
+    return [f"  {name}", *shown, "" if math.isnan(change) else f"{100 * change:+.2f} points"]
 
 
 def _finite(value: float | None) -> float | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgedl.benchmark.accuracy import agreement, has_truth, score, score_against
-from edgedl.benchmark.metrics.metric import Metric
+from edgedl.benchmark.metrics.metric import Metric, named_parts
 from edgedl.core.errors import MetricFailed
 from edgedl.core.progress import Progress
 from edgedl.core.samples import Samples
@@ -98,6 +98,10 @@ def _accuracy(
         metric.figure,
         metric.perfect,
         metric.compare(first, second),
+        {
+            name: (before, after)
+            for name, (before, after) in named_parts(metric, samples.classes, first, second).items()
+        },
     )
 
 

@@ -19,7 +19,7 @@ from edgedl.benchmark.metrics.classes import (
 )
 from edgedl.benchmark.metrics.detection import detection
 from edgedl.benchmark.metrics.embeddings import cosine, recall, recall_at_1, similarity
-from edgedl.benchmark.metrics.maps import segmentation
+from edgedl.benchmark.metrics.maps import pixel_accuracy, segmentation
 from edgedl.benchmark.metrics.metric import Metric
 from edgedl.benchmark.metrics.own import own_metric
 from edgedl.benchmark.metrics.sequences import ctc, tagging, wer
@@ -38,6 +38,7 @@ METRICS: Mapping[str, Callable[..., Metric]] = {
     "average_precision": average_precision,
     "detection": detection,
     "segmentation": segmentation,
+    "pixel_accuracy": pixel_accuracy,
     "ctc": ctc,
     "wer": wer,
     "tagging": tagging,

@@ -32,15 +32,7 @@ def segmentation(*, axis: int = 1, threshold: float | None = None, ignore: int =
     of = partial(_map, axis=axis, threshold=threshold)
 
     def collect(answers: Answers, label: Any) -> np.ndarray:
-        found, single = of(first(answers))
-        wanted = np.asarray(label).reshape(-1)
-        if found.size != wanted.size:
-            raise BadSamples(
-                f"a label has {wanted.size} pixels, the model's map {found.size}",
-                hint="save labels in the size of the output, without a channel axis",
-            )
-        counted = (wanted != ignore) & (wanted >= 0)
-        return _overlaps(found[counted], wanted[counted].astype(np.int64), single)
+        return _overlaps(*_counted(of(first(answers)), label, ignore))
 
     def twin(answers: Answers, floats: Answers) -> tuple[float, float]:
         (found, single), (wanted, _) = of(first(answers)), of(first(floats))
@@ -49,29 +41,72 @@ def segmentation(*, axis: int = 1, threshold: float | None = None, ignore: int =
             return float(intersection), float(union)
         return float(np.sum(found == wanted)), float(wanted.size)
 
-    alike = Metric(
-        "segmentation",
-        "agreement of maps",
-        twin,
-        whole=partial(ratio_of_sums, nothing=1.0),
-    )
     return Metric(
         "segmentation",
         "mIoU",
         collect,
         whole=mean_iou,
-        without_labels=alike,
-        check=lambda labels, answers: _check(collect, labels, answers),
+        parts=class_ious,
+        without_labels=_alike("segmentation", twin),
+        check=partial(_check, "segmentation", collect),
     )
 
 
-def _check(collect: Any, labels: np.ndarray, answers: Answers) -> None:
+def pixel_accuracy(*, axis: int = 1, threshold: float | None = None, ignore: int = 255) -> Metric:
+    """The share of all samples' pixels that have their class; settings as of `segmentation`.
+
+    Where one class covers most of the pictures, it says little of the others.
+    """
+    of = partial(_map, axis=axis, threshold=threshold)
+
+    def collect(answers: Answers, label: Any) -> tuple[float, float]:
+        found, wanted, _ = _counted(of(first(answers)), label, ignore)
+        return float(np.sum(found == wanted)), float(wanted.size)
+
+    def twin(answers: Answers, floats: Answers) -> tuple[float, float]:
+        (found, _), (wanted, _) = of(first(answers)), of(first(floats))
+        return float(np.sum(found == wanted)), float(wanted.size)
+
+    return Metric(
+        "pixel_accuracy",
+        "pixel accuracy",
+        collect,
+        whole=partial(ratio_of_sums, nothing=float("nan")),
+        without_labels=_alike("pixel_accuracy", twin),
+        check=partial(_check, "pixel_accuracy", collect),
+    )
+
+
+def _alike(name: str, twin: Any) -> Metric:
+    return Metric(name, "agreement of maps", twin, whole=partial(ratio_of_sums, nothing=1.0))
+
+
+def _check(name: str, collect: Any, labels: np.ndarray, answers: Answers) -> None:
     if not np.issubdtype(labels.dtype, np.integer) and labels.dtype != bool:
         raise BadSamples(
-            f"segmentation needs a class for each pixel, the labels are {labels.dtype}",
+            f"{name} needs a class for each pixel, the labels are {labels.dtype}",
             hint="save them as uint8 or int64 of shape (samples, height, width)",
         )
     collect(answers, labels[0])
+
+
+def _counted(
+    answered: tuple[np.ndarray, bool], label: Any, ignore: int
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """The classes given and wanted of the pixels that count, and whether only one class does.
+
+    Raises:
+        BadSamples: the map is of another size than the label.
+    """
+    found, single = answered
+    wanted = np.asarray(label).reshape(-1)
+    if found.size != wanted.size:
+        raise BadSamples(
+            f"a label has {wanted.size} pixels, the model's map {found.size}",
+            hint="save labels in the size of the output, without a channel axis",
+        )
+    counted = (wanted != ignore) & (wanted >= 0)
+    return found[counted], wanted[counted].astype(np.int64), single
 
 
 def _map(answer: np.ndarray, axis: int, threshold: float | None) -> tuple[np.ndarray, bool]:
@@ -100,11 +135,18 @@ def _overlaps(found: np.ndarray, wanted: np.ndarray, single: bool) -> np.ndarray
     return both[1:2] if classes > 1 else np.zeros((1, 2), np.int64)
 
 
-def mean_iou(rows: Rows) -> float:
-    """The mean over the classes that are in any of the rows' maps; NaN where there are none."""
-    most = max(len(row) for row in rows)
-    sums = np.zeros((most, 2))
+def class_ious(rows: Rows) -> np.ndarray:
+    """Intersection over union of each class over all rows' maps, float64 of shape [classes]; NaN
+    where it is in none."""
+    sums = np.zeros((max(map(len, rows), default=0), 2))
     for row in rows:
         sums[: len(row)] += row
-    there = sums[sums[:, 1] > 0]
-    return float(np.mean(there[:, 0] / there[:, 1])) if len(there) else float("nan")
+    with np.errstate(invalid="ignore"):
+        return np.asarray(sums[:, 0] / sums[:, 1])
+
+
+def mean_iou(rows: Rows) -> float:
+    """The mean over the classes that are in any of the rows' maps; NaN where there are none."""
+    ious = class_ious(rows)
+    there = ious[~np.isnan(ious)]
+    return float(np.mean(there)) if len(there) else float("nan")

@@ -34,6 +34,8 @@ class Metric:
             nothing can stand in for labels.
         needs_labels: whether there is anything to compute without labels and without float.
         with_feed: whether the label comes as a pair, the sample's inputs before it.
+        parts: the figure of each class by itself, float64 of shape [classes] with NaN where it has
+            none, of all rows; None where classes have no figure of their own.
         check: raises BadSamples where labels do not fit the answers to one sample.
     """
 
@@ -42,6 +44,7 @@ class Metric:
     collect: Callable[[Answers, Any], Any] = field(repr=False)
     each: Callable[[Rows], np.ndarray] | None = field(default=None, repr=False)
     whole: Callable[[Rows], float] | None = field(default=None, repr=False)
+    parts: Callable[[Rows], np.ndarray] | None = field(default=None, repr=False)
     perfect: float | None = None
     without_labels: Metric | None = field(default=None, repr=False)
     needs_labels: bool = True
@@ -120,6 +123,21 @@ class Metric:
                     rows=tuple(found),
                 ) from error
         return found
+
+
+def named_parts(
+    metric: Metric, classes: Sequence[str], *rows: Rows
+) -> dict[str, tuple[float, ...]]:
+    """The figures of each class by its name, or number, one for each of these rows of samples;
+    nothing where the metric has none, and for one class alone."""
+    if metric.parts is None:
+        return {}
+    found = [metric.parts(some) for some in rows]
+    count = max(len(classes), *map(len, found))
+    padded = [np.append(one, np.full(count - len(one), np.nan)) for one in found]
+    names = [*classes, *map(str, range(len(classes), count))]
+    pairs = zip(names, zip(*(one.tolist() for one in padded), strict=True), strict=True)
+    return dict(pairs) if count > 1 else {}
 
 
 def against(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgedl.benchmark.metrics import METRICS, metric_of
-from edgedl.benchmark.metrics.metric import Metric
+from edgedl.benchmark.metrics.metric import Metric, named_parts
 from edgedl.benchmark.metrics.ranks import area_under_roc, ranks, spearman
 from edgedl.benchmark.metrics.sequences import edits, greedy
 from edgedl.core.errors import BadOption, BadSamples, MetricFailed
@@ -90,6 +90,13 @@ CASES: dict[str, tuple[str, list[Any], list[Any], float]] = {
         "segmentation:axis=-1", [np.eye(2)[[0, 1]][None]], [[0, 0]], (1 / 2 + 0) / 2,
     ),
     "segmentation of classes": ("segmentation", [np.array([[0, 1, 1]])], [[0, 255, 1]], 1.0),
+    "pixel_accuracy": (
+        "pixel_accuracy", [np.eye(3)[[0, 1, 1, 2, 0]].T[None]] * 2,
+        [[0, 1, 2, 2, 1], [0, 255, -100, 255, 255]], (3 + 1) / (5 + 1),
+    ),
+    "pixel_accuracy of one map": (
+        "pixel_accuracy", [np.array([[[0.9, 0.4, 0.1]]])], [[1, 1, 0]], 2 / 3,
+    ),
     # sums over samples, not the mean of samples: (1 + 0) / (2 + 1)
     "a text detector": (
         "segmentation:threshold=0.3",
@@ -342,3 +349,36 @@ def test_a_class_that_is_given_as_one_integer_is_the_answer() -> None:
     assert metric.without_labels.total(metric.without_labels.rows(floats)) == 1
     with pytest.raises(BadSamples, match="not a score for each class"):
         metric.check(np.asarray([0, 1]), {"score": np.asarray([0.5], np.float32)})
+
+
+def test_each_class_has_its_own_intersection_over_union() -> None:
+    """Over all samples: class 0 is right in 1 of 2 pixels and then in 1 of 1, class 1 in 1 of 3 and
+    nowhere, class 2 in 1 of 2; class 3 is in none of them. The mean is that of the metric."""
+    metric = metric_of("segmentation")
+    outputs = [np.eye(4)[[0, 1, 1, 2, 0]].T[None], np.eye(4)[[0, 1]].T[None]]
+    found = rows(metric, outputs, [[0, 1, 2, 2, 1], [0, 255]])
+    named = named_parts(metric, ("a", "b", "c", "d"), found)
+    assert [named[name][0] for name in "abc"] == pytest.approx([2 / 3, 1 / 3, 1 / 2])
+    assert np.isnan(named["d"][0])
+    assert metric.total(found) == pytest.approx((2 / 3 + 1 / 3 + 1 / 2) / 3)
+    assert list(named_parts(metric, (), found, found)) == ["0", "1", "2"]
+    assert named_parts(metric_of("top1"), ("a", "b"), [1.0]) == {}
+
+
+@given(st.data())
+def test_mean_iou_is_that_of_a_count_of_pixel_by_pixel(data: st.DataObject) -> None:
+    """Against a confusion matrix that is counted one by one."""
+    count = data.draw(st.integers(2, 4))
+    classes = st.lists(st.integers(0, count - 1), min_size=4, max_size=4)
+    pairs = data.draw(st.lists(st.tuples(classes, classes), min_size=1, max_size=3))
+    matrix = np.zeros((count, count))
+    for given_classes, wanted in pairs:
+        for one, other in zip(given_classes, wanted, strict=True):
+            matrix[other, one] += 1
+    union = matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
+    expected = np.mean(matrix.diagonal()[union > 0] / union[union > 0])
+    outputs = [np.eye(count)[one].T[None] for one, _ in pairs]
+    labels = [wanted for _, wanted in pairs]
+    assert figure("segmentation", outputs, labels) == pytest.approx(expected)
+    right = matrix.trace() / matrix.sum()
+    assert figure("pixel_accuracy", outputs, labels) == pytest.approx(right)
