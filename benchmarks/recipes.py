@@ -34,7 +34,7 @@ from edgedl.train.data.settings import seen_from
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 # Needs a folder of the user's own.
-NOT_RUN = {"inspect_parts"}
+NOT_RUN = {"inspect_parts", "segmentation"}
 MOST_ROWS = 20_000
 MOST_ITERATIONS = 200
 Predict = Callable[[list[dict[str, np.ndarray]]], np.ndarray]

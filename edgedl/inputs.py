@@ -55,10 +55,16 @@ def load_samples(source: SampleSource, processing: Processing | None = None) -> 
 
 
 def open_inputs(
-    source: SampleSource, given: ProcessingSource | None, models: Sequence[str | Path | Bundle]
+    source: SampleSource,
+    given: ProcessingSource | None,
+    models: Sequence[str | Path | Bundle],
+    masks: str | Path | None = None,
 ) -> tuple[Samples, Processing | None]:
     """Samples to run, and what stands before and behind the network: where they are raw files, as
     given, or as the bundles among the models carry it.
+
+    Args:
+        masks: where the labels of a folder of pictures lie, as a recipe's `data: masks` says it.
 
     Raises:
         BadSamples, BadValue, BadBundle, BadOption: as `load_samples` and `find_processing`; or
@@ -73,7 +79,13 @@ def open_inputs(
             hint="leave --preprocess out, or give a folder of raw files",
         )
     processing = find_processing(given, models if raw else ())
-    return load_samples(source, processing), processing
+    if masks is None:
+        return load_samples(source, processing), processing
+    if not isinstance(source, (str, Path)) or not Path(source).is_dir() or processing is None:
+        hint = "--samples FOLDER, and a bundle or --preprocess that says what becomes of its files"
+        raise BadOption("masks are of pictures in a folder", hint=hint)
+    masked = load("edgedl.train.data.mask_files:masked", "reading masks")
+    return masked(source, str(masks), processing), processing
 
 
 def find_processing(

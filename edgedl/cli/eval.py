@@ -19,12 +19,18 @@ from edgedl.cli.options import (
     trust_option,
 )
 from edgedl.core.errors import BadOption, MetricFailed
+from edgedl.report.compressed import MOST_PARTS
 from edgedl.report.table import table
 
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="A [B ...]")
 @samples_option
+@click.option(
+    "--masks",
+    metavar="FOLDER|RULE",
+    help="Masks of the pictures that are the samples, of their names; or as `masks/{name}_m.png`.",
+)
 @preprocess_option
 @target_option
 @metric_option
@@ -34,6 +40,7 @@ from edgedl.report.table import table
 def command(
     models: tuple[str, ...],
     samples: str | None,
+    masks: str | None,
     preprocess: str | None,
     target: str | None,
     metric: str | None,
@@ -45,17 +52,19 @@ def command(
     if samples is None:
         raise BadOption(
             "there is nothing to evaluate on",
-            hint="--samples S.npz with an array `labels`, or a folder per class",
+            hint="--samples S.npz with an array `labels`, a folder per class, or `--masks` beside a"
+            " folder of pictures",
         )
     from edgedl import verbs
 
     with Bar() as bar:
         found = verbs.evaluate(
-            models, samples, preprocess=preprocess, target=target, metric=metric, trust=trust,
-            key=key, progress=bar,
+            models, samples, masks=masks, preprocess=preprocess, target=target, metric=metric,
+            trust=trust, key=key, progress=bar,
         )  # fmt: skip
     rows = [["artifact", "engine", found["figure"] or "", "against the first"]]
     rows += [[row["artifact"], row["engine"], _figure(row), _alike(row)] for row in found["rows"]]
+    rows += _parts(found["rows"])
     click.echo("\n".join([table(rows, right=(2,)), *found["foretold"]]), err=as_json)
     if as_json:
         print_json(found)
@@ -70,6 +79,13 @@ def _figure(row: dict[str, Any]) -> str:
         return f"{row['figure']:.4f}{' (in part)' * (row['failed'] is not None)}"
     twin = row["against_first"]
     return "" if twin is None else f"{twin['figure']['value']:.4f}"
+
+
+def _parts(rows: list[dict[str, Any]]) -> list[list[str]]:
+    """The figure of each class, under a single model where there are few."""
+    parts = rows[0]["parts"] if len(rows) == 1 else {}
+    few = parts if len(parts) <= MOST_PARTS else {}
+    return [[f"  {name}", "", "" if one is None else f"{one:.4f}", ""] for name, one in few.items()]
 
 
 def _alike(row: dict[str, Any]) -> str:

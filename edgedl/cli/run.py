@@ -19,7 +19,10 @@ from edgedl.cli.options import Bar, key_file_option, preprocess_option, target_o
     help="Inputs by name, samples along axis 0; or images, or WAV files.",
 )
 @click.option(
-    "--output", metavar="O.npz", required=True, help="Where the answers go, a row a sample."
+    "--output",
+    metavar="O.npz|O.png",
+    required=True,
+    help="Where the answers go, a row a sample; or the mask of one picture.",
 )
 @click.option(
     "--threads",

@@ -26,7 +26,7 @@ from edgedl.report.made import Stage
 from edgedl.runtime.process.boxes import Boxes
 from edgedl.train.data.dataset import signature_of
 from edgedl.train.data.load import load as load_data
-from edgedl.train.data.settings import PLACES, seen_from
+from edgedl.train.data.settings import PATHS, seen_from
 from edgedl.train.settings import Fit, OwnLoss
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def begun(recipe: Recipe, progress: Progress) -> Line:
 def _at_its_key(error: EdgeError, recipe: Recipe, above: Path) -> EdgeError:
     """The error of a file or folder that is not there, at the key that names it."""
     seen = seen_from(recipe.data, above)
-    for key in (*PLACES[1:], "test"):
+    for key in PATHS:
         path = getattr(seen, key)
         if path is not None and error.where == path and not Path(path).exists():
             named = getattr(recipe.data, key)
@@ -264,7 +264,10 @@ def network_of(line: Line) -> nn.Module:
     build: Callable[..., nn.Module] = load("edgedl.train.networks:build", "training")
     load("torch:manual_seed", "training")(recipe.seed)
     try:
-        return build(recipe.network.name, dataset.inputs, dataset.outputs, recipe.network.settings)
+        return build(
+            recipe.network.name, dataset.inputs, dataset.outputs, recipe.network.settings,
+            dataset.places,
+        )  # fmt: skip
     except BadValue as error:
         raise recipe.located(error, "network") from error
 

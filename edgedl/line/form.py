@@ -18,6 +18,8 @@ from edgedl.line.begin import Line
 from edgedl.runtime.process import Processing
 from edgedl.runtime.process.boxes import Boxes
 from edgedl.runtime.process.detect import Detect
+from edgedl.runtime.process.maps import Mask
+from edgedl.runtime.process.postprocess import Postprocess
 from edgedl.runtime.process.scores import TopK
 from edgedl.train.data.dataset import Standard, signature_of
 from edgedl.train.networks import NETWORKS
@@ -136,14 +138,13 @@ def form_of(line: Line, network: nn.Module) -> Form:
             processing,
             postprocess=Detect(boxes, "picture"),
         )
-    if (
-        dataset.task == "classification"
-        and processing is not None
-        and processing.postprocess is None
-    ):
+    if processing is not None and processing.postprocess is None:
         names = dataset.test.classes
-        postprocess = TopK(activation="softmax", labels=names)
-        processing = replace(processing, postprocess=postprocess)
+        kinds: dict[str, Postprocess] = {
+            "classification": TopK(activation="softmax", labels=names),
+            "segmentation": Mask(labels=names),
+        }
+        processing = replace(processing, postprocess=kinds.get(dataset.task))
     samples: Iterable[Samples] = (dataset.train, dataset.validation, dataset.test)
     if dataset.task == "reconstruction" and line.judged_by is None:
         # no class is answered that they could be compared with

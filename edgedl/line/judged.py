@@ -18,6 +18,7 @@ USUAL: Mapping[str, str | None] = {
     "classification": "top1",
     "regression": "mse",
     "detection": "detection",
+    "segmentation": "segmentation",
     "reconstruction": None,
     "unlabelled": None,
 }

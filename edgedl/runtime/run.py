@@ -14,6 +14,7 @@ from edgedl.core.store import atomic_write, check_writable
 from edgedl.runtime import session_of
 from edgedl.runtime.batches import row_of
 from edgedl.runtime.bundle import open_bundle
+from edgedl.runtime.masks import SUFFIX, write_mask
 from edgedl.runtime.process import Processing
 from edgedl.runtime.process.files import Files, open_files
 from edgedl.runtime.session import Session
@@ -67,10 +68,14 @@ def write_answers(
 ) -> int:
     """Save a session's outputs for samples that are bound to it; returns how many samples.
 
+    Where the file is a PNG, the mask of the one picture is what it holds.
+
     Raises:
         BadSamples: one is damaged, or the outputs of two have unlike shapes. EngineFailed: the
             engine failed while it ran.
     """
+    if Path(output).suffix.lower() == SUFFIX:
+        return write_mask(session, bound, output, progress)
     rows: dict[str, list[np.ndarray]] = {}
     outputs = {tensor.name: tensor for tensor in session.signature.outputs}
     for i, feed in enumerate(bound):

@@ -27,7 +27,7 @@ from edgedl.train.augmentations import (
     Shift,
 )
 from edgedl.train.boxes_moved import flipped_boxes, moved_boxes
-from edgedl.train.losses import IGNORED
+from edgedl.train.data.dataset import IGNORED
 
 IMAGES = "images of shape (channels, height, width)"
 
@@ -143,7 +143,7 @@ def _changed(
         return _pair(both, targets)
     if isinstance(kind, Shift):
         by = _whole((len(x),), 2 * kind.most + 1, x, generator) - kind.most
-        both = (_shifted(one, by) for one in (x, targets) if one.shape == x.shape)
+        both = (_shifted(one, by) for one in (x, targets) if one.shape == x.shape or _maps(one, x))
         return _pair(both, targets)
     if isinstance(kind, Cutout):
         rows = _range(kind.size, x.shape[-2], x, generator)
@@ -202,7 +202,7 @@ def _shifted(x: Tensor, by: Tensor) -> Tensor:
     source = torch.arange(length, device=x.device) - by[:, None]
     inside = ((source >= 0) & (source < length)).view(len(x), *[1] * (x.ndim - 2), length)
     source = source.clamp_(0, length - 1).view(inside.shape)
-    return x.gather(-1, source.expand(x.shape)).masked_fill_(~inside, 0)
+    return x.gather(-1, source.expand(x.shape)).masked_fill_(~inside, _filler(x))
 
 
 def _range(size: int, length: int, x: Tensor, generator: torch.Generator) -> Tensor:

@@ -21,6 +21,7 @@ from edgedl.train.augment import Batch
 
 CHUNK = 64
 # Types that torch computes little with, and the next one that it does.
+SMALL = ("uint8", "int8", "int16")
 WIDER = {"float64": "float32", "uint16": "int32", "uint32": "int64", "uint64": "int64"}
 
 
@@ -31,7 +32,8 @@ class Data:
     Attributes:
         names: of the inputs, in the order that the network takes them.
         held: all samples' inputs, [samples, ...] each; None where they are prepared when used.
-        targets: all samples' labels; None where the first input is the target.
+        targets: all samples' labels; None where the first input is the target. Maps of classes
+            stay in the type that they come in, and are int64 in a batch.
         device: where batches are wanted.
         threads: how many prepare samples ahead.
     """
@@ -71,7 +73,8 @@ class Data:
         if self.targets is None:
             return Batch(inputs, inputs[0])
         targets = self.targets[torch.from_numpy(rows).to(self.targets.device)]
-        return Batch(inputs, targets.to(self.device, non_blocking=True))
+        targets = targets.to(self.device, non_blocking=True)
+        return Batch(inputs, targets if targets.is_floating_point() else targets.long())
 
     def stream(self, groups: Sequence[np.ndarray]) -> Iterator[Batch]:
         """A batch for each group of places, in this order, the next ones prepared meanwhile."""
@@ -250,7 +253,9 @@ def _targets(samples: Samples) -> Tensor | None:
             where=samples.where,
             hint="save class indices as int64, or values as float32",
         )
-    return torch.from_numpy(labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64))
+    maps = labels.ndim > 2 and labels.dtype.name in SMALL
+    wanted = "float32" if labels.dtype.kind == "f" else labels.dtype.name if maps else "int64"
+    return torch.from_numpy(labels.astype(wanted))
 
 
 def _plain(array: np.ndarray) -> np.ndarray:

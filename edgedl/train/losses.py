@@ -17,9 +17,9 @@ from torch.nn import functional
 
 from edgedl.core.errors import BadOption, BadSamples, BadValue
 from edgedl.core.own import own_callable
+from edgedl.train.data.dataset import IGNORED
 from edgedl.train.settings import Bce, CrossEntropy, Ctc, Focal, Loss, Mse, OfNetwork, OwnLoss
 
-IGNORED = -100
 FORM = "loss: file.py:function or module:function, called with (outputs, labels), to [batch]"
 PerSample = Callable[[Any, Tensor], Tensor]
 
@@ -30,7 +30,9 @@ def chosen(settings: Loss | None, network: nn.Module, labels: np.ndarray | None)
         return settings
     if hasattr(network, "loss"):
         return OfNetwork()
-    classes = labels is not None and labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer)
+    # one a sample, or one a pixel
+    one = labels is not None and labels.ndim in (1, 3)
+    classes = one and np.issubdtype(labels.dtype, np.integer)  # type: ignore[union-attr]
     return CrossEntropy() if classes else Mse()
 
 
@@ -65,7 +67,8 @@ def loss_of(
         tensor = torch.tensor(weights, dtype=torch.float32, device=device) if weights else None
         if isinstance(settings, Focal):
             return partial(_focal, settings.gamma, tensor)
-        return partial(_cross_entropy, settings.label_smoothing, tensor)
+        plain = partial(_cross_entropy, settings.label_smoothing, tensor)
+        return partial(_with_dice, settings.dice, plain) if settings.dice else plain
     if isinstance(settings, Ctc):
         return partial(_ctc, settings.blank)
     if isinstance(settings, Bce):
@@ -124,6 +127,25 @@ def check_labels(settings: Loss, outputs: Any, labels: np.ndarray | None, where:
             where=where,
             hint="labels are class indices from 0; give the network one output a class",
         )
+    if not isinstance(settings, Ctc):
+        _check_places(settings, output, labels, where)
+
+
+def _check_places(
+    settings: CrossEntropy | Focal, output: Tensor, labels: np.ndarray, where: str
+) -> None:
+    """Check that there is a label for each place that is answered for."""
+    places = tuple(output.shape[2:])
+    if labels.shape[1:] != places:
+        raise BadSamples(
+            f"a label has shape {labels.shape[1:]}, and the network answers for {places or 'one'}",
+            where=where,
+            hint="`unet` answers for each pixel; where there is one class a sample, labels are of"
+            " shape (rows,)",
+        )
+    if isinstance(settings, CrossEntropy) and settings.dice and not places:
+        hint = "leave it out where a sample has one class"
+        raise BadSamples("`dice` is of masks, and labels are none", where=where, hint=hint)
 
 
 def _check_rows(settings: Ctc, output: Tensor, labels: np.ndarray, where: str) -> None:
@@ -195,6 +217,24 @@ def _cross_entropy(
         scores, targets, each, reduction="none", label_smoothing=smoothing
     )
     return _over_places(losses, targets)
+
+
+def _with_dice(share: float, plain: PerSample, outputs: Any, targets: Tensor) -> Tensor:
+    return plain(outputs, targets).lerp(_dice(first_of(outputs).float(), targets), share)
+
+
+def _dice(scores: Tensor, targets: Tensor) -> Tensor:
+    """1 less the soft Dice coefficient, its mean over the classes that a sample's mask holds:
+    what a class is given wrongly is missing from another, which does occur."""
+    classes = scores.shape[1]
+    counted = (targets != IGNORED).unsqueeze(1)
+    given = (scores.softmax(dim=1) * counted).flatten(2)
+    wanted = functional.one_hot(targets.clamp_min(0), classes).movedim(-1, 1) * counted
+    wanted = wanted.flatten(2).to(given.dtype)
+    size = wanted.sum(dim=2)
+    overlap = 2 * (given * wanted).sum(dim=2) / (given.sum(dim=2) + size).clamp_min(1e-6)
+    there = size > 0
+    return ((1 - overlap) * there).sum(dim=1) / there.sum(dim=1).clamp_min(1)
 
 
 def _focal(gamma: float, weights: Tensor | None, outputs: Any, targets: Tensor) -> Tensor:

@@ -33,15 +33,18 @@ class CrossEntropy:
             Rethinking the Inception Architecture, CVPR 2016).
         class_weights: one a class; none, and `balanced`, from how often each class occurs, so that
             their mean over the training samples is 1.
+        dice: of masks, the share of the loss that soft Dice makes (Milletari et al., V-Net, 3DV
+            2016; Sudre et al., DLMIA 2017), which small classes count in as much as large ones.
     """
 
     name: Literal["cross_entropy"] = "cross_entropy"
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] = ()
     balanced: bool = False
+    dice: float = 0.0
 
     def __post_init__(self) -> None:
-        within(self, 0, 1, "label_smoothing")
+        within(self, 0, 1, "label_smoothing", "dice")
         _weights(self)
 
 

@@ -33,6 +33,7 @@ def evaluate(
     models: Sequence[str | Path],
     samples: SampleSource,
     *,
+    masks: str | Path | None = None,
     preprocess: ProcessingSource | None = None,
     target: str | None = None,
     metric: str | None = None,
@@ -49,6 +50,7 @@ def evaluate(
     Args:
         metric: a name of `edgedl.benchmark.metrics.METRICS` with its settings, or `module:function`
             of your own; where None, what the labels suggest.
+        masks: where the masks of the pictures lie that are the samples, as a recipe says it.
         preprocess: what turns raw files into inputs, where samples are a folder of them; what the
             bundles carry where None.
         target: an engine, or a processor of `edgedl.core.target.PROCESSORS`, whose answers are then
@@ -58,15 +60,16 @@ def evaluate(
     Returns:
         `metric`, `figure`, its name in its field, `foretold`, how answers of another processor came
         about, and `rows`, each with `artifact`, `engine`,
-        `value` (more is better), `figure` (in its usual direction), `samples`, `agreement`,
-        `difference` from the first, `against_first` without labels, and `failed`.
+        `value` (more is better), `figure` (in its usual direction), `parts`, that of each class
+        where the metric has such, `samples`, `agreement`, `difference` from the first,
+        `against_first` without labels, and `failed`.
 
     Raises:
         EdgeError: a file is unsound, its engine is missing, or the samples do not fit.
     """
     engine_name, processor = engine_of_target(target), processor_of(target)
     opened = [opened_at(path, trust) for path in models]
-    given, processing = open_inputs(samples, preprocess, opened)
+    given, processing = open_inputs(samples, preprocess, opened, masks)
     if processing is None and (metric or "").partition(":")[0] == "detection":
         processing = find_processing(None, opened)
     artifacts = [artifact_at(path, engine_name, trust, key) for path in models]
@@ -91,6 +94,7 @@ def evaluate(
             "precision": artifact.precision,
             "value": None if one.accuracy is None else one.accuracy["value"],
             "figure": None if one.accuracy is None else one.accuracy["figure"]["value"],
+            "parts": {} if one.accuracy is None else one.accuracy.get("parts", {}),
             "samples": one.samples,
             "agreement": one.agreement,
             "difference": one.difference,

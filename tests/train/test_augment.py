@@ -21,7 +21,7 @@ from edgedl.train.augmentations import (
     Noise,
     Shift,
 )
-from edgedl.train.losses import IGNORED
+from edgedl.train.data.dataset import IGNORED
 
 ALL: list[Augment] = [
     Crop(), Flip(), Cutout(), Noise(), Gain(), Shift(), Mask(bands=3, frames=4), Mixup(), Cutmix(),
@@ -171,3 +171,27 @@ def test_parts_of_a_batch_are_all_of_it() -> None:
     assert torch.equal(torch.cat([p.others for p in parts if p.others is not None]), batch.others)  # type: ignore[arg-type]
     assert {part.share for part in parts} == {batch.share}
     assert len(batch.cut(99)) == 7
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [Flip(probability=1.0), Flip(axis="vertical"), Crop(padding=2), Shift(most=3), Cutmix()],
+    ids=lambda kind: kind.name,
+)
+def test_a_mask_goes_where_its_picture_goes(kind: Augment) -> None:
+    """Each pixel of a picture is its own number, and so is that of the mask."""
+    numbers = torch.arange(1, 1 + 8 * 6 * 7).reshape(8, 6, 7)
+    picture = numbers[:, None].repeat(1, 3, 1, 1).float()
+    found = changed(kind, Batch((picture,), numbers))
+    moved = found.inputs[0][:, 0].long()
+    assert not torch.equal(moved, numbers)
+    assert torch.equal(found.targets, torch.where(moved == 0, IGNORED, moved))
+
+
+@pytest.mark.parametrize("kind", [Gain(), Noise(), Cutout(size=3)], ids=lambda kind: kind.name)
+def test_what_changes_colours_alone_leaves_the_mask(kind: Augment) -> None:
+    masks = torch.randint(0, 3, (8, 6, 7), generator=torch.Generator().manual_seed(0))
+    batch = batch_of(8, 3, 6, 7, targets=masks)
+    found = changed(kind, batch)
+    assert torch.equal(found.targets, masks)
+    assert not torch.equal(found.inputs[0], batch.inputs[0])

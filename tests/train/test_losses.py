@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgedl.core.errors import BadOption, BadSamples, BadValue
-from edgedl.train.losses import IGNORED, check_labels, chosen, loss_of
+from edgedl.train.data.dataset import IGNORED
+from edgedl.train.losses import check_labels, chosen, loss_of
 from edgedl.train.settings import Bce, CrossEntropy, Ctc, Focal, Loss, Mse, OfNetwork, OwnLoss
 
 CPU = torch.device("cpu")
@@ -184,3 +185,42 @@ def test_what_is_not_named_is_the_networks_own_or_what_labels_suggest() -> None:
     assert own(torch.ones(2, 3), torch.zeros(2, 3)).tolist() == [3.0, 3.0]
     with pytest.raises(BadOption, match="no `loss` of its own"):
         loss_of(OfNetwork(), None, CPU, plain)
+
+
+def test_dice_by_hand() -> None:
+    """Two pixels of one picture, each class of one, both told with 3/4: of each class the overlap
+    is 2 * 3/4 over a size of 1 + 1; a pixel that counts nowhere changes nothing."""
+    scores = torch.tensor([[[[math.log(3), 0, 5.0]], [[0, math.log(3), 0.0]]]])
+    targets = torch.tensor([[[0, 1, IGNORED]]])
+    entropy = made(CrossEntropy(), scores, targets)
+    assert entropy.tolist() == pytest.approx([math.log(4 / 3)])
+    assert made(CrossEntropy(dice=1.0), scores, targets).tolist() == pytest.approx([1 / 4])
+    half = made(CrossEntropy(dice=0.5), scores, targets)
+    assert half.tolist() == pytest.approx([(math.log(4 / 3) + 1 / 4) / 2])
+    assert made(CrossEntropy(dice=1.0), scores, torch.full((1, 1, 3), IGNORED)).tolist() == [0.0]
+
+
+def test_dice_counts_the_classes_that_a_mask_holds() -> None:
+    """All of class 0, told with 1/2: 2 * 1 over 2 + 1 for two pixels."""
+    scores = torch.zeros(1, 2, 1, 2)
+    found = made(CrossEntropy(dice=1.0), scores, torch.zeros(1, 1, 2, dtype=torch.int64))
+    assert found.tolist() == pytest.approx([1 - 2 / 3])
+
+
+def test_masks_suggest_cross_entropy_and_their_places_are_checked() -> None:
+    masks = np.zeros((4, 6, 8), np.int16)
+    masks[0, 0, 0] = IGNORED
+    network = torch.nn.Identity()
+    assert chosen(None, network, masks) == CrossEntropy()
+    assert chosen(None, network, masks.astype(np.float32)) == Mse()
+    maps = torch.zeros(2, 3, 6, 8)
+    check_labels(CrossEntropy(dice=0.5, class_weights=(1, 2, 3)), maps, masks, "here")
+    for outputs in (torch.zeros(2, 3), torch.zeros(2, 3, 3, 4)):
+        with pytest.raises(BadSamples, match=r"a label has shape \(6, 8\)"):
+            check_labels(CrossEntropy(), outputs, masks, "here")
+    with pytest.raises(BadSamples, match="label 3 is outside the network's 3 outputs"):
+        check_labels(CrossEntropy(), maps, masks + 3, "here")
+    with pytest.raises(BadValue, match="2 class weights for 3 outputs"):
+        check_labels(CrossEntropy(class_weights=(1, 2)), maps, masks, "here")
+    with pytest.raises(BadSamples, match="`dice` is of masks"):
+        check_labels(CrossEntropy(dice=1), torch.zeros(2, 3), np.zeros(4, np.int64), "here")

@@ -45,6 +45,21 @@ class Place:
         whole[:, columns < 0] = outside
         return np.asarray(whole)
 
+    def taken(self, whole: np.ndarray, outside: int) -> np.ndarray:
+        """A map over the picture, [height, width] of its size, over the input: each pixel takes
+        the value that its middle lies on, and `outside` where the input shows no picture."""
+        rows, columns = (self._seen(axis) for axis in (0, 1))
+        found = whole[np.maximum(rows, 0)[:, None], np.maximum(columns, 0)]
+        found[rows < 0] = outside
+        found[:, columns < 0] = outside
+        return np.asarray(found)
+
+    def _seen(self, axis: int) -> np.ndarray:
+        """For each of the input's rows or columns that of the picture, -1 where it has none."""
+        twice = 2 * (np.arange(self.area[axis], dtype=np.int64) - self.shift[axis]) + 1
+        found = twice * self.picture[axis] // (2 * self.resized[axis])
+        return np.where((found >= 0) & (found < self.picture[axis]), found, -1)
+
     def _sources(self, axis: int, size: int) -> np.ndarray:
         """For each of the picture's rows or columns that of the map, -1 where it has none."""
         middles = np.arange(self.picture[axis]) + 0.5

@@ -21,13 +21,16 @@ from edgedl.train.data.labels import (
     is_regression,
     true_boxes,
 )
+from edgedl.train.data.masks import archived
 from edgedl.train.data.pixels import normal_image
 from edgedl.train.data.rows import prepared
 from edgedl.train.data.settings import Data
 from edgedl.train.shapes import TensorShape
 
 TRAIN, TEST = "train_", "test_"
+MASKS = "masks"
 HINT = "np.savez('data.npz', input=x, labels=y), or train_input, train_labels, test_input, ..."
+MASKS_HINT = "np.savez('data.npz', images=x, masks=y), y of a class number for each pixel"
 KINDS = {"float64": "float32", "float16": "float32", "int32": "int64"}
 
 
@@ -57,7 +60,7 @@ def from_named(
     Raises:
         BadSamples: one is not there, or they do not fit together.
     """
-    label = settings.label or LABELS
+    label = settings.label or _usual_label(arrays, settings)
     if settings.label is not None and label not in arrays:
         hint = nearest(label, arrays)
         raise BadSamples(f"there is no array `{label}`", where=where, hint=hint)
@@ -71,7 +74,7 @@ def from_named(
         inputs = {name: inputs[name] for name in settings.columns}
     given = {**inputs, **({LABELS: arrays[label]} if label in arrays else {})}
     count = len(from_arrays(given, where=where))
-    labels, task, outputs, classes = _labels(arrays.get(label), settings, where)
+    labels, task, outputs, classes = _labels(arrays.get(label), inputs, settings, where)
     groups = None
     if settings.group is not None:
         if settings.group not in arrays or arrays[settings.group].shape != (count,):
@@ -92,6 +95,12 @@ def from_named(
         standardize=settings.task != "detection",
         doubts=_odd_values(labels) if settings.task is None and task == "regression" else (),
     )
+
+
+def _usual_label(arrays: Mapping[str, np.ndarray], settings: Data) -> str:
+    """The name of the array with the labels, where nobody has said it."""
+    masks = settings.task == "segmentation" and LABELS not in arrays and MASKS in arrays
+    return MASKS if masks else LABELS
 
 
 def _two_groups(
@@ -124,14 +133,15 @@ def _two_groups(
 
 
 def _labels(
-    labels: np.ndarray | None, settings: Data, where: str
+    labels: np.ndarray | None, inputs: Mapping[str, np.ndarray], settings: Data, where: str
 ) -> tuple[np.ndarray | None, Task, int | None, tuple[str, ...]]:
     if settings.task == "unlabelled":
         return None, "unlabelled", None, ()
     if labels is None:
         if settings.task not in (None, "reconstruction"):
             message = f"there is no array `{settings.label or LABELS}`"
-            raise BadSamples(message, where=where, hint=HINT)
+            hint = MASKS_HINT if settings.task == "segmentation" else HINT
+            raise BadSamples(message, where=where, hint=hint)
         if settings.normal is not None:
             message = "no array says what is normal"
             raise BadSamples(message, where=where, hint="`label: NAME`")
@@ -139,6 +149,9 @@ def _labels(
     if settings.task == "detection":
         values, classes = true_boxes(labels, settings.classes, where)
         return values, "detection", len(classes), classes
+    if settings.task == "segmentation":
+        values, classes = archived(labels, inputs, settings, where)
+        return values, "segmentation", len(classes), classes
     whole = labels.dtype.kind in "iub" and labels.ndim == 1
     task: Task = settings.task or ("classification" if whole else "regression")
     if task == "regression":

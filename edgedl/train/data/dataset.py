@@ -13,7 +13,11 @@ from edgedl.core.samples import Samples, Source
 from edgedl.runtime.process import Processing
 from edgedl.train.shapes import TensorShape
 
-Task = Literal["classification", "regression", "reconstruction", "unlabelled", "detection"]
+Task = Literal[
+    "classification", "regression", "reconstruction", "unlabelled", "detection", "segmentation"
+]
+# The class of a place that counts nowhere.
+IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,13 @@ class Dataset:
     standard: Standard | None = None
     normal_only: bool = False
 
+    @property
+    def places(self) -> tuple[int, ...]:
+        """Of what there is an answer in each sample: the height and width of masks; of nothing but
+        the sample itself else."""
+        labels = self.train.labels
+        return labels.shape[1:] if self.task == "segmentation" and labels is not None else ()
+
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
@@ -73,7 +84,8 @@ class Found:
     Attributes:
         prepare: what makes of it inputs, given the rows to train on, int64: means, deviations and
             vocabularies come from these alone.
-        labels: one entry a row: classes int64, or values float32; None where the task needs none.
+        labels: one entry a row: classes int64, values float32, or masks int16 of the input's height
+            and width, `IGNORED` where nothing counts; None where the task needs none.
         groups: int64, one a row: rows of one group never stand on two sides of a split.
         test: one truth value a row, where there is an official test split.
         spans: int64 [rows, 3], for windows over streams that are split in time: stream, first

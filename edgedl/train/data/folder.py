@@ -73,7 +73,7 @@ def find(settings: Data, *, progress: Progress = silent) -> Found:
     source = samples.source
     assert isinstance(source, Files)
     given = settings.image or settings.features or settings.sound
-    fitter = _Fitter(source, given, settings.check, progress)
+    fitter = Fitter(source, given, settings.check, progress)
     return Found(
         count=len(samples),
         prepare=fitter.prepare,
@@ -89,7 +89,7 @@ def find(settings: Data, *, progress: Progress = silent) -> Found:
 
 
 @dataclass(frozen=True, eq=False)
-class _Fitter:
+class Fitter:
     """What finds the pre-processing's open values from files to train on."""
 
     source: Files

@@ -21,6 +21,7 @@ from edgedl.train.data.leaks import (
     said_of_damage,
     torn,
 )
+from edgedl.train.data.masks import pixel_doubts
 from edgedl.train.data.rows import as_samples
 from edgedl.train.data.sets import SETS
 from edgedl.train.data.settings import PLACES, Data
@@ -29,6 +30,7 @@ from edgedl.train.data.split import Parts, draw, split, split_in_time
 FEW_SHARED = 0.05
 LOADERS = {
     "folder": "edgedl.train.data.folder:find",
+    "masks": "edgedl.train.data.mask_files:find",
     "table": "edgedl.train.data.table:find",
     "arrays": "edgedl.train.data.arrays:find",
     "text": "edgedl.train.data.texts:find",
@@ -51,7 +53,9 @@ def load(settings: Data, *, seed: int, cache: Path, progress: Progress = silent)
         find = resolve(SETS, settings.set, kind="data set", group="edgedl.sets")
         found: Found = find(settings, cache=cache, progress=progress)
     else:
-        place = next(name for name in PLACES if getattr(settings, name) is not None)
+        # masks stand beside a folder of pictures, and say what it is
+        places = ("masks", *PLACES)
+        place = next(name for name in places if getattr(settings, name) is not None)
         found = load_name(LOADERS[place], f"reading `{place}` data")(settings, progress=progress)
     return assemble(found, settings, seed=seed, progress=progress)
 
@@ -190,6 +194,8 @@ def _check_classes(found: Found) -> None:
 
 
 def _class_doubts(found: Found, parts: Parts) -> tuple[str, ...]:
+    if found.labels is not None and found.task == "segmentation":
+        return pixel_doubts(found.labels, parts.train, found.classes)
     if found.task != "classification" or found.labels is None:
         return ()
     names = found.classes or tuple(map(str, range(found.outputs or 0)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,8 @@ from edgedl.train.data.dataset import Task
 
 SAID_BY_SETS = ("test", "label", "group", "categories", "ids", "classes", "normal")
 PLACES = ("set", "folder", "table", "arrays", "text", "series")
+# What names a file or a folder.
+PATHS = (*PLACES[1:], "test", "masks", "test_masks")
 UNLABELLED = ("folder", "table", "arrays")
 
 
@@ -55,10 +58,18 @@ class Data:
         text: a table with a text and a label a row, or a folder of `.txt` files, one folder a
             class.
         series: a CSV, Parquet or `.npz` file of frames in the order of time, or a folder of them.
+        masks: where the masks of the pictures in `folder` lie: a folder with masks of their names,
+            or a path in which `{name}` stands for a picture's, as `photos/{name}_mask.png`. A
+            mask's values are class numbers, or indices into its palette; or 0 and 255 of two
+            classes.
         test: the official test split: a file or folder of the same kind.
+        test_masks: as `masks`, of the pictures in `test`.
+        ignore: the value of pixels of masks that count nowhere; 255 where it is None, but in masks
+            of 0 and 255 alone.
         variant: which of a set's variants.
         label: the column, or array, with the labels; of a forecast the channel, all where None.
-        group: the column, or array, whose rows never stand on two sides of a split.
+        group: the column, or array, whose rows never stand on two sides of a split; of pictures
+            with masks, a regular expression that finds it in their paths below `folder`.
         columns: those that are taken; all others where empty.
         categories: columns whose texts are categories.
         ids: columns of a table that hold ids, whole numbers from 0 on, each an input of its own; a
@@ -67,7 +78,9 @@ class Data:
         class_count: how many there are, where labels are their numbers and not all occur.
         task: what is learned; of `unlabelled` inputs what another model, the teacher, answers; in
             `detection`, which goes with `arrays`, labels are boxes: left, top, right, bottom in
-            pixels and a class, float of shape [rows, most, 5], where rows of class -1 fill up.
+            pixels and a class, float of shape [rows, most, 5], where rows of class -1 fill up; in
+            `segmentation` they are masks: those of a folder, or an array `masks` or `labels` of
+            whole numbers of shape [rows, height, width].
         normal: the class that a reconstruction is trained on; the others are for the test.
         missing: what becomes of a row with a value that is not there.
         damaged: what becomes of samples that cannot be read, or are not finite: an error names them
@@ -92,7 +105,10 @@ class Data:
     arrays: str | None = None
     text: str | None = None
     series: str | None = None
+    masks: str | None = None
     test: str | None = None
+    test_masks: str | None = None
+    ignore: int | None = None
     variant: str | None = None
     label: str | None = None
     group: str | None = None
@@ -139,6 +155,7 @@ class Data:
         if self.task == "detection" and given[0] != "arrays":
             message = f"`task: detection` does not go with `{given[0]}`"
             raise BadValue(message, keys=("task",), hint="give `arrays`")
+        _check_masks(self, given[0])
         for name in ("validation", "holdout"):
             if not 0 < getattr(self, name) < 1:
                 message = f"`{name}` is {getattr(self, name):g}"
@@ -156,8 +173,9 @@ class Data:
         if self.damaged == "drop" and not self.check:
             message = "`damaged: drop` wants every sample to be read once"
             raise BadValue(message, keys=("damaged",), hint="leave `check: false` out")
-        if self.class_count is not None and (self.classes or given != ["arrays"]):
-            message = "`class_count` is of labels in `arrays` that have no names"
+        counted = given == ["arrays"] or self.masks is not None
+        if self.class_count is not None and (self.classes or not counted):
+            message = "`class_count` is of labels in `arrays`, or of masks, that have no names"
             raise BadValue(message, keys=("class_count",), hint="`classes` names them")
         for name in ("limit", "length", "hop", "horizon", "class_count"):
             if (value := getattr(self, name)) is not None and value < 1:
@@ -173,10 +191,48 @@ class Data:
             raise BadValue(message, keys=("normal",), hint="add it, or leave `normal` out")
 
 
+def _check_masks(settings: Data, place: str) -> None:
+    """What says where masks are, and what goes with them.
+
+    Raises:
+        BadValue: it does not fit together.
+    """
+    if settings.masks is not None and (place != "folder" or settings.set is not None):
+        hint = "leave it out" if place == "set" else "`folder` says where the pictures are"
+        raise BadValue(f"`masks` does not go with `{place}`", keys=("masks",), hint=hint)
+    if settings.task == "segmentation" and settings.masks is None and place != "arrays":
+        message = "`task: segmentation` needs masks"
+        hint = "`folder: photos` with `masks: masks`, or `arrays`"
+        raise BadValue(message, keys=("task",), hint=hint)
+    if settings.masks is not None and settings.task not in (None, "segmentation"):
+        message = f"`task: {settings.task}` does not go with `masks`"
+        raise BadValue(message, keys=("task",), hint="leave it out")
+    if settings.masks is None or settings.test is None:
+        wrong = "test_masks" if settings.test_masks is not None else ""
+    else:
+        wrong = "test" if settings.test_masks is None else ""
+    if wrong:
+        message = "`test_masks` goes with `test` and `masks`, and these with it"
+        raise BadValue(message, keys=(wrong,), hint="give all three, or `folder` and `masks` alone")
+    if settings.ignore is not None:
+        if settings.masks is None and settings.task != "segmentation":
+            raise BadValue("`ignore` is of masks", keys=("ignore",), hint="leave it out")
+        if not 0 <= settings.ignore <= 255:
+            raise BadValue(f"`ignore` is {settings.ignore}", keys=("ignore",), hint="0 to 255")
+    for name in ("sound", "features") if settings.masks is not None else ():
+        if getattr(settings, name) is not None:
+            raise BadValue(f"`{name}` has no masks", keys=(name,), hint="`image`")
+    if settings.masks is not None and settings.group is not None:
+        try:
+            re.compile(settings.group)
+        except re.error as error:
+            message = f"`group` is no regular expression: {error}"
+            raise BadValue(message, keys=("group",), hint="like '[^_]+'") from error
+
+
 def seen_from(settings: Data, folder: Path) -> Data:
     """The same settings with relative paths that begin at a folder."""
-    places = (*PLACES[1:], "test")
-    named = {name: getattr(settings, name) for name in places}
+    named = {name: getattr(settings, name) for name in PATHS}
     paths: dict[str, Any] = {n: str(folder / word) for n, word in named.items() if word is not None}
     file = settings.vocabulary.file
     if file is not None:

@@ -53,6 +53,7 @@ def build(
     inputs: Mapping[str, TensorShape],
     outputs: int | None,
     settings: Mapping[str, Any],
+    places: tuple[int, ...] = (),
 ) -> nn.Module:
     """The network of this name, its weights drawn anew, once it has answered a batch of two.
 
@@ -71,6 +72,7 @@ def build(
         outputs: classes, or values to regress; 0 where the input itself is the target; None where
             no labels say it, and the network does, as `onnx`.
         settings: of the network, as plain data: `{"width": 16}`.
+        places: height and width of the mask that is to be answered, where there is one.
 
     Raises:
         BadValue: no such network or setting, or it does not fit the inputs; `keys` says which
@@ -96,7 +98,7 @@ def build(
             f"network `{name}` cannot be made for {shown(inputs)}: {reason_of(error, name)}",
             hint=f"settings given: {written}; {_settings(factory)}",
         ) from error
-    load(f"{HERE}.trial:try_out", f"network `{name}`")(name, network, inputs, outputs)
+    load(f"{HERE}.trial:try_out", f"network `{name}`")(name, network, inputs, outputs, places)
     return network
 
 

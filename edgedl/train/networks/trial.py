@@ -16,12 +16,17 @@ BATCH = 2
 
 
 def try_out(
-    name: str, network: Any, inputs: Mapping[str, TensorShape], outputs: int | None
+    name: str,
+    network: Any,
+    inputs: Mapping[str, TensorShape],
+    outputs: int | None,
+    places: tuple[int, ...] = (),
 ) -> None:
     """Feeds a batch of two in evaluation mode, which leaves the network as it was.
 
     Args:
         outputs: answers a sample; 0 for the first input again; None for any number.
+        places: of what in a sample each is an answer, where it is not of the sample itself.
 
     Raises:
         BadValue: it is no network, fails, or answers in another size.
@@ -43,7 +48,7 @@ def try_out(
     finally:
         for module, mode in training:
             module.training = mode
-    _check(name, answer, inputs, outputs, shapes)
+    _check(name, answer, inputs, outputs, shapes, places)
 
 
 def example(inputs: Mapping[str, TensorShape], batch: int) -> tuple[Tensor, ...]:
@@ -61,7 +66,12 @@ def example(inputs: Mapping[str, TensorShape], batch: int) -> tuple[Tensor, ...]
 
 
 def _check(
-    name: str, answer: Any, inputs: Mapping[str, TensorShape], outputs: int | None, shapes: str
+    name: str,
+    answer: Any,
+    inputs: Mapping[str, TensorShape],
+    outputs: int | None,
+    shapes: str,
+    places: tuple[int, ...],
 ) -> None:
     several = isinstance(answer, (dict, tuple, list))
     parts = list(answer.values()) if isinstance(answer, dict) else list(answer) if several else []
@@ -76,6 +86,12 @@ def _check(
     says = f"network `{name}` answers {shapes} with {given}"
     if any(one.dim() < 1 or one.shape[0] != BATCH for one in found):
         raise BadValue(f"{says}, where a batch of {BATCH} comes first", hint="keep the batch axis")
+    wanted = (BATCH, outputs or 0, *places)
+    if places and tuple(found[0].shape) != wanted:
+        raise BadValue(
+            f"{says}, not with a score for each class and pixel, {_shape(wanted)}",
+            hint="`unet` does; one of your own gives maps as large as its input, one a class",
+        )
     if several or outputs is None:
         return
     [one] = found

@@ -116,3 +116,29 @@ def test_outputs_that_do_not_fit(after: Any, shape: tuple[int, ...], says: str) 
 def test_a_stride_of_nothing() -> None:
     with pytest.raises(BadValue, match="`stride` is 0"):
         Keypoints(stride=0)
+
+
+@given(images(), st.tuples(SIDES, SIDES))
+@settings(deadline=None)
+def test_a_map_over_the_picture_is_brought_to_the_input_as_pixels_are(
+    image: Image, picture: tuple[int, int]
+) -> None:
+    """A map goes where Pillow's nearest brings a picture of its values: its rows, and then its
+    columns, from 1 on."""
+    place = image.place(picture)
+    for axis in (0, 1):
+        shape = (-1, 1) if axis == 0 else (1, -1)
+        numbers = np.arange(1, picture[axis] + 1).reshape(shape)
+        whole = np.ascontiguousarray(np.broadcast_to(numbers, picture))
+        found = place.taken(whole, 0)
+        brought = image.apply(whole.astype(np.uint8)).astype(int)
+        assert found.shape == place.area
+        assert np.array_equal(found == 0, brought == 0)
+        # a middle that lies on a pixel's edge may belong to either side
+        middles = np.arange(place.area[axis]) - place.shift[axis] + 0.5
+        edges = middles * picture[axis] / place.resized[axis]
+        on_edge = np.broadcast_to(
+            (np.abs(edges - np.rint(edges)) < 1e-6).reshape(shape), found.shape
+        )
+        assert np.array_equal(found[~on_edge], brought[~on_edge])
+        assert np.abs(found - brought).max(initial=0) <= 1
