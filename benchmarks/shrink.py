@@ -18,6 +18,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 
 from edgedl.benchmark.machine import this_machine
 from edgedl.core.progress import silent
@@ -75,12 +76,15 @@ def tables(found: list[dict[str, Any]]) -> str:
         cells = [[f"`{one['recipe']}`: {row[0]}", *row[1:]] for row in shrink_cells(steps)]
         last, pair = cells[-1], one["faster"]
         end = [
-            f"`{one['recipe']}`: what ships", last[1], last[2], f"{one['ships']:.4f}", last[4],
+            f"`{one['recipe']}`: what ships", last[1], last[2], f"{one['ships']:.4f}", "", last[5],
             format_bytes(one["bytes"]), f"{one['p50_ms'][1]:.3g} ms",
             f"{pair['ratio']:.2f}x [{pair['low']:.2f}, {pair['high']:.2f}]",
             f"{one['float_bytes'] / one['bytes']:.1f}x",
         ]  # fmt: skip
-        parts.append(markdown([list(SHRINK_HEAD), *cells, end], right=range(1, len(SHRINK_HEAD))))
+        lines = [list(SHRINK_HEAD), *cells, end]
+        told = [i for i in range(len(SHRINK_HEAD)) if any(line[i] for line in lines[1:])]
+        lines = [[line[i] for i in told] for line in lines]
+        parts.append(markdown(lines, right=range(1, len(told))))
     return "\n\n".join(parts) + "\n"
 
 
@@ -107,6 +111,9 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
                 xytext=(8, 12 if i % 2 else -26), fontsize=8,
             )  # fmt: skip
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        axis.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel(f"latency, ms, one thread, {one['engine']}")
         axis.set_ylabel(f"{one['metric']}, %")
         axis.set_title(one["recipe"], fontsize=10)
