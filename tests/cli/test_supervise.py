@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 from pathlib import Path
@@ -18,6 +19,7 @@ def crashing(marks: Path, times: int, then: int) -> int:
     """Crash so many times, by the marks of earlier calls, then give a status."""
     if len(list(marks.iterdir())) < times:
         (marks / str(os.getpid())).touch()
+        faulthandler.disable()  # pytest's would fill the log with a trace of each
         os.kill(os.getpid(), signal.SIGSEGV)
     return then
 
