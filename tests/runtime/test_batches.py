@@ -22,8 +22,7 @@ from edgedl.runtime.session import EngineSession
 from edgedl.runtime.warm import warm
 from edgedl.runtime.writing import Contents, write_bundle
 from tests import models
-from tests.runtime.slow import endless_net, rounds
-from tests.runtime.test_deadlines import MANY
+from tests.runtime.slow import endless_net, many_rounds, rounds
 from tests.runtime.test_session import typed_net
 
 
@@ -185,7 +184,7 @@ def test_a_deadline_is_for_all_calls_together(first: Any) -> None:
 
 
 def test_an_engine_without_end_is_stopped_within_a_batch(name: str) -> None:
-    one = rounds(MANY[name])
+    one = rounds(many_rounds(name))
     feed = {"x": np.repeat(one["x"], 2, 0), "n": np.repeat(one["n"], 2)}
     data = endless_net().SerializeToString()
     with (

@@ -18,11 +18,7 @@ from edgedl.core.errors import Late, WrongInput
 from edgedl.runtime import engine, installed_engines
 from edgedl.runtime.alarm import Alarm, ends_at
 from edgedl.runtime.session import EngineSession
-from tests.runtime.slow import endless_net, rounds
-
-# Rounds of the loop: onnxruntime is stopped in the midst; OpenVINO, and whoever knows no deadlines
-# yet, ends a loop that it began.
-WITHOUT_END, LONG = 10**13, 10**5
+from tests.runtime.slow import endless_net, many_rounds, rounds
 
 
 @pytest.fixture(params=installed_engines())
@@ -32,7 +28,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def many(name: str) -> int:
-    return WITHOUT_END if name == "onnxruntime" else LONG
+    return many_rounds(name)
 
 
 @pytest.fixture

@@ -240,7 +240,7 @@ def test_the_average_is_what_is_judged_and_kept(tmp_path: Path) -> None:
         ({"loss": "nothing_like_it:loss"}, BadOption, "no module `nothing_like_it`"),
         ({"loss": "tests.train.small:los"}, BadOption, "`tests.train.small` has no `los`"),
         ({"augment": "mask", "balance": True}, BadValue, "`mask` covers nothing"),
-        ({"loss": {"name": "cross_entropy", "class_weights": [1, 2]}}, BadSamples, "2 class wei"),
+        ({"loss": {"name": "cross_entropy", "class_weights": [1, 2]}}, BadValue, "2 class wei"),
         ({"accumulate": 99}, BadValue, "more parts than samples"),
         ({"augment": ["mixup", "flip"]}, BadValue, "comes once, and last"),
         ({"optimizer": {"name": "sgd", "lr": 0}}, BadValue, "`lr` is 0"),

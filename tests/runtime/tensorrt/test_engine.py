@@ -116,7 +116,7 @@ def test_of_another_version_it_is_built_again_with_a_reason(machine: Machine) ->
     with pytest.raises(EngineFailed, match="built by another version"):
         # the fake builder makes what the model says, which is not what this library takes
         machine.answers(machine.engine())
-    assert "version of it 10.3.0 then, 10.13.3 now; about 0 s, as it took then" in machine.told[1]
+    assert "version of it 10.3.0 then, 10.13.3 now; about 0.0 s, as it took then" in machine.told[1]
     assert "does not open: the engine was built by another version" in machine.told[2]
     assert len(machine.told) == 4
 
