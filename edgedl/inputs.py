@@ -169,12 +169,20 @@ class Groups:
 
 
 def split(
-    samples: Samples, test: Samples | None, seed: int, validation: Samples | None = None
+    samples: Samples,
+    test: Samples | None,
+    seed: int,
+    validation: Samples | None = None,
+    most_choice: int = MOST_CHOICE,
 ) -> Groups:
-    """Samples to calibrate with, 512 at most, to choose by, 256 at most, and to report on.
+    """Samples to calibrate with, 512 at most, to choose by, and to report on.
 
     Where there are no `test` samples, half of the samples calibrate; where there are no
-    `validation` samples to choose by, a part of those for the report is.
+    `validation` samples to choose by, a part of those for the report is: half of them and 256 at
+    most, or a quarter of them.
+
+    Args:
+        most_choice: samples to choose by, at most; 256 or more.
 
     Raises:
         BadSamples: validation samples have labels and those for the report have none, or the other
@@ -194,12 +202,12 @@ def split(
     doubts = () if size >= 16 else (f"{size} calibration samples; 100 or more give safer ranges",)
     if validation is not None:
         _check_alike(validation, rest)
-        most = min(MOST_CHOICE, len(validation))
+        most = min(most_choice, len(validation))
         return Groups(calibration, validation.split([most], seed + 1)[0], rest, doubts)
     if len(rest) < FEW:
         few = f"{len(rest)} held-back samples served for choosing and for the report"
         return Groups(calibration, rest, rest, (*doubts, few))
-    choice = min(MOST_CHOICE, len(rest) // 2)
+    choice = max(min(MOST_CHOICE, len(rest) // 2), min(most_choice, len(rest) // 4))
     chosen, report = rest.split([choice, len(rest) - choice], seed + 1)
     return Groups(calibration, chosen, report, doubts)
 

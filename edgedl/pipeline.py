@@ -22,6 +22,7 @@ from edgedl.core.samples import Arrays, Samples
 from edgedl.core.store import check_writable
 from edgedl.core.target import target_of
 from edgedl.inputs import (
+    MOST_CHOICE,
     ProcessingSource,
     SampleSource,
     find_processing,
@@ -29,6 +30,8 @@ from edgedl.inputs import (
     load_samples,
     split,
 )
+from edgedl.passes.graph import read
+from edgedl.passes.macs import macs_of
 from edgedl.passes.plan_file import fit, from_document
 from edgedl.report.compressed import Compressed
 from edgedl.runtime import ENGINES, how_to_get, installed_engines
@@ -57,6 +60,10 @@ from edgedl.untimed import untimed
 from edgedl.yamls import read_yaml
 
 MOST_PLAN_BYTES = 20_000_000
+# Multiply-accumulates that the samples to choose by may take of each candidate, and the bytes of a
+# model beyond which nobody counts them.
+CHOICE_MACS = 12 * 10**9
+LIGHT_BYTES = 16_000_000
 
 
 def compress(
@@ -142,7 +149,8 @@ def compress(
         for one in (samples, test, validation)
     )
     assert bound is not None
-    groups = split(bound, tested, seed, validated)
+    most = MOST_CHOICE if max_drop is None else _to_choose_by(given)
+    groups = split(bound, tested, seed, validated, most)
     named = metric_for(groups.report, metric, None if processing is None else processing.boxes)
     few = groups.report.take(range(min(MOST_AGREEMENT, len(groups.report))))
     for group in (groups.calibration, groups.choice, groups.report if named else few):
@@ -182,6 +190,14 @@ def compress(
     if isinstance(backends[0], Emulated):
         return untimed(backends[0], order)
     return timed(backends, order, seed=seed, seconds=seconds)
+
+
+def _to_choose_by(model: Model) -> int:
+    """Samples to hold a drop against: 256, of which one is 0.4 % already, and up to 2,048 of a
+    model that answers so many in moments."""
+    macs = macs_of(read(model.path)) if model.bytes <= LIGHT_BYTES else None
+    affordable = 1 if not macs else max(1, CHOICE_MACS // macs)
+    return min(max(MOST_CHOICE, 1 << affordable.bit_length() - 1), 8 * MOST_CHOICE)
 
 
 class _Wanted:

@@ -9,12 +9,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import edgedl
 from edgedl.benchmark.metrics import METRICS, metric_of
 from edgedl.core.errors import BadSamples
 from edgedl.core.samples import Samples, from_arrays
 from edgedl.inputs import split
+from edgedl.passes.graph import open_model
+from edgedl.pipeline import _to_choose_by
 from edgedl.runtime import installed_engines
 from edgedl.runtime.process import Processing
 from edgedl.runtime.process.boxes import Boxes
@@ -269,7 +272,33 @@ def test_samples_to_choose_by_leave_all_of_the_test_to_the_report() -> None:
     groups = split(some(20), some(300), 7, some(400))
     assert (len(groups.calibration), len(groups.choice), len(groups.report)) == (20, 256, 300)
     assert groups.doubts == ()
+    groups = split(some(20), some(300), 7, some(400), 1024)
+    assert len(groups.choice) == 400
+    groups = split(some(20), some(3000), 7, most_choice=1024)
+    assert (len(groups.choice), len(groups.report)) == (750, 2250)
     groups = split(some(20), None, 7, some(5))
     assert (len(groups.calibration), len(groups.choice), len(groups.report)) == (10, 5, 10)
     with pytest.raises(BadSamples, match="labels both, or neither"):
         split(some(20), some(30), 7, some(30, labels=False))
+
+
+def test_a_drop_is_held_against_as_many_samples_as_a_model_answers_in_moments(
+    tmp_path: Path,
+) -> None:
+    def most(channels: int) -> int:
+        path = tmp_path / "product.onnx"
+        value = helper.make_tensor_value_info
+        weight = np.zeros((channels, channels), np.float32)
+        graph = helper.make_graph(
+            [helper.make_node("MatMul", ["x", "w"], ["y"])],
+            "product",
+            [value("x", TensorProto.FLOAT, ["n", 4096, channels])],
+            [value("y", TensorProto.FLOAT, ["n", 4096, channels])],
+            [numpy_helper.from_array(weight, "w")],
+        )
+        onnx.save(helper.make_model(graph, ir_version=8), path)
+        return _to_choose_by(open_model(path))
+
+    assert most(8) == 2048
+    assert most(64) == 512  # 16.8 million multiplications, 715 times
+    assert most(512) == 256
