@@ -117,7 +117,7 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
         axis.set_xlabel(f"latency, ms, one thread, {one['engine']}")
         axis.set_ylabel(f"{one['metric']}, %")
         axis.set_title(one["recipe"], fontsize=10)
-        axis.margins(0.25)
+        axis.margins(x=0.35, y=0.25)
         axis.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, metadata={"Software": None})
