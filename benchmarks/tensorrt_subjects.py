@@ -23,7 +23,7 @@ from edgedl.passes.half import Half
 from edgedl.passes.plan import Plan
 from edgedl.passes.quantize import Quantize
 from edgedl.search.candidates import stored_weights
-from edgedl.search.ready import prepare
+from edgedl.search.ready import prepare, proven_clean
 from edgedl.train.shapes import TensorShape
 
 HERE = Path(__file__).resolve().parent
@@ -245,10 +245,12 @@ def _zoo(folder: Path | None) -> Iterator[Subject]:
             shapes = {
                 key: tuple(map(int, text.split("x"))) for key, text in RECIPES[name].shapes.items()
             }
-            clean = prepare(open_model(place / f"{name}.onnx"), shapes)
-            return clean, open_npz(place / "samples.npz").bind(clean.signature).take(
-                range(CALIBRATED)
-            )
+            given = open_model(place / f"{name}.onnx")
+            clean = prepare(given, shapes)
+            bound = open_npz(place / "samples.npz").bind(clean.signature)
+            samples = bound.take(range(CALIBRATED))
+            # a branch that is never taken may not bear the shapes
+            return proven_clean(given, clean, samples)[0], samples
 
         return make
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -132,18 +133,21 @@ def for_shapes(built: Backend, model: Model, samples: Samples) -> Backend:
 
 
 def proven_clean(given: Model, clean: Model, samples: Samples) -> tuple[Model, list[str]]:
-    """The cleaned model, or the given one where cleaning changed the answers."""
+    """The cleaned model, or the given one where cleaning changed the answers, or made what an
+    engine that takes the given one refuses."""
     few = samples.take(range(min(4, len(samples))))
     first = next(iter(few))
     for name in installed_engines():
-        try:
-            with (
-                open_carefully(name, given, {}, feed=first) as before,
-                open_carefully(name, clean, {}, feed=first) as after,
-            ):
+        with contextlib.ExitStack() as opened:
+            try:
+                before = opened.enter_context(open_carefully(name, given, {}, feed=first))
+            except EdgeError:
+                continue
+            try:
+                after = opened.enter_context(open_carefully(name, clean, {}, feed=first))
                 alike = agreement(before, after, few)
-        except EdgeError:
-            continue
+            except EdgeError as error:
+                return given, [f"cleaning was undone: {error.message}"]
         if alike.cosine >= SAME_ANSWERS:
             return clean, []
         note = f"cleaning changed the answers (cosine {alike.cosine:.4f} on {name}) and was undone"

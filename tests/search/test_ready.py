@@ -15,7 +15,7 @@ from edgedl.core.samples import from_arrays
 from edgedl.core.stats import cosine
 from edgedl.passes.graph import open_model
 from edgedl.runtime import installed_engines
-from edgedl.search.ready import SAME_ANSWERS, of_one_mind
+from edgedl.search.ready import SAME_ANSWERS, of_one_mind, proven_clean
 from tests.models import Sketch, answers, residual_net, samples, saved
 
 both = pytest.mark.skipif(
@@ -73,3 +73,18 @@ def test_engines_that_answer_alike_stay(tmp_path: Path) -> None:
     model = saved(residual_net(), tmp_path)
     engines, bound = [backend("openvino"), backend("onnxruntime")], samples(model.signature, 4)
     assert of_one_mind(engines, model, model, bound, force=False) == (engines, [])
+
+
+def test_what_cleaning_made_refusable_is_undone(tmp_path: Path) -> None:
+    """As where a branch that is never taken does not bear the shapes that were fixed."""
+    given = saved(residual_net(), tmp_path)
+    folder = tmp_path / "clean"
+    folder.mkdir()
+    broken = residual_net()
+    broken.graph.node[0].attribute.append(helper.make_attribute("no_such_attribute", 1))
+    onnx.save(broken, folder / "model.onnx")
+    few = samples(given.signature, 2)
+    kept, said = proven_clean(given, open_model(folder / "model.onnx"), few)
+    assert kept is given
+    assert "cleaning was undone" in said[0]
+    assert proven_clean(given, given, few) == (given, [])
