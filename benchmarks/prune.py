@@ -59,6 +59,10 @@ def by_macs(structure: Structure, scores: Any, price: Prices, budget: float) -> 
             low, found = share, kept
         else:
             high = share
+    if found is None:
+        raise SystemExit(
+            "error: no widths by multiplications take so little time\nhint: --share 0.7"
+        )
     return found
 
 
